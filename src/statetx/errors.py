@@ -1,0 +1,86 @@
+"""One way to say that something is wrong: what, where, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class StatetxError(Exception):
+    """An error that a user can mend.
+
+    Parameters
+    ----------
+    what
+        One sentence with the offending value in it.
+    where
+        File, and the column, key or row inside it.
+    fix
+        What to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.fix = fix
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling, which multiprocessing uses.
+        return (_rebuild, (type(self), self.what, self.where, self.fix))
+
+
+class ConfigError(StatetxError):
+    """The configuration does not say what it must."""
+
+
+class DataError(StatetxError):
+    """An input file is not what was declared."""
+
+
+class SplitError(StatetxError):
+    """A split names things that do not exist, or leaks."""
+
+
+class ModelError(StatetxError):
+    """A model cannot be built, loaded or asked for this."""
+
+
+class ResultsError(StatetxError):
+    """A result of an earlier stage is missing, broken or does not fit."""
+
+
+def _rebuild(
+    kind: type[StatetxError], what: str, where: str | None, fix: str | None
+) -> StatetxError:
+    return kind(what, where=where, fix=fix)
+
+
+def did_you_mean(name: object, options: Iterable[object]) -> str:
+    """Return ``did you mean 'x'?`` for the nearest option, or a short list of the options.
+
+    Parameters
+    ----------
+    name
+        What was asked for.
+    options
+        What there is.
+    """
+    known = [str(option) for option in options]
+    lowered = {option.lower(): option for option in reversed(known)}
+    near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {lowered[near[0]]!r}?"
+    shown = ", ".join(repr(option) for option in known[:8])
+    more = f", … ({len(known)} in all)" if len(known) > 8 else ""
+    return f"known: {shown}{more}" if known else "there are none"

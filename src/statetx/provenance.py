@@ -1,0 +1,235 @@
+"""What a result was made from: digests, code fingerprints, versions, and whole-or-nothing writes."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from statetx.errors import ResultsError
+
+PACKAGE = "statetx"
+
+NEVER_FOLLOWED = frozenset({"config", "errors", "provenance", "cli", "stages"})
+"""Modules whose text cannot change a number: settings reach a stage as parameters, messages and
+provenance are not results. Following them would retrain every model for a reworded error."""
+
+_SILENT_CALLS = frozenset(
+    {"print", "log", "debug", "info", "warning", "warn", "error", "exception", "critical"}
+    | {"update", "advance", "set_postfix", "set_description", "set_postfix_str"}
+)
+_SILENT_OWNERS = frozenset({"log", "logger", "logging", "console", "progress", "bar", "warnings"})
+
+
+def digest(value: Any, length: int = 16) -> str:
+    """Return the first `length` hex digits of the SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def file_digest(path: str | Path, length: int = 16) -> str:
+    """Return the first `length` hex digits of the SHA-256 of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:length]
+
+
+def versions(packages: Iterable[str] = ("statetx", "numpy", "pandas", "anndata")) -> dict[str, str]:
+    """Return the installed version of each package, and of Python."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
+# code fingerprints
+
+
+class _Meaning(ast.NodeTransformer):
+    """Drops what cannot change a result: docstrings, messages, logging and progress calls."""
+
+    def _body(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        kept = [node for node in body if not _is_silent(node)]
+        return kept or [ast.Pass()]
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for field in ("body", "orelse", "finalbody"):
+            body = getattr(node, field, None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.stmt):
+                setattr(node, field, self._body(body))
+        return node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if isinstance(node.exc, ast.Call):
+            node.exc = node.exc.func
+        return node
+
+
+def _is_silent(node: ast.stmt) -> bool:
+    if not isinstance(node, ast.Expr):
+        return False
+    value = node.value
+    if isinstance(value, ast.Constant):  # a docstring, or an attribute's
+        return True
+    if not isinstance(value, ast.Call):
+        return False
+    func = value.func
+    if isinstance(func, ast.Name):
+        return func.id == "print"
+    return (
+        isinstance(func, ast.Attribute)
+        and func.attr in _SILENT_CALLS
+        and isinstance(func.value, ast.Name)
+        and func.value.id in _SILENT_OWNERS
+    )
+
+
+def _source_of(module: str, root: Path) -> Path | None:
+    relative = Path(*module.split(".")[1:]) if "." in module else Path()
+    for candidate in (root / relative.with_suffix(".py"), root / relative / "__init__.py"):
+        if module != PACKAGE and candidate.is_file():
+            return candidate
+    return None
+
+
+def _imports(tree: ast.AST, module: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = module.split(".")[: -node.level]
+                base = ".".join([*parent, base] if base else parent)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _followed(module: str) -> bool:
+    parts = module.split(".")
+    return parts[0] == PACKAGE and len(parts) > 1 and parts[1] not in NEVER_FOLLOWED
+
+
+def followed_modules(roots: Iterable[str], package_dir: Path | None = None) -> dict[str, Path]:
+    """Return every in-package module that `roots` import, directly or not, with its file."""
+    base = package_dir or Path(__file__).parent
+    queue, seen = list(roots), {}
+    while queue:
+        module = queue.pop()
+        if module in seen or not _followed(module):
+            continue
+        path = _source_of(module, base)
+        if path is None or path.name == "__init__.py":
+            continue
+        seen[module] = path
+        queue.extend(_imports(ast.parse(path.read_text(encoding="utf-8")), module))
+    return dict(sorted(seen.items()))
+
+
+@cache
+def _meaning(path: Path, _stamp: tuple[int, int]) -> str:
+    tree = _Meaning().visit(ast.parse(path.read_text(encoding="utf-8")))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def code_fingerprint(roots: Iterable[str], package_dir: Path | None = None) -> str:
+    """Return a digest of what the code of `roots` means.
+
+    Comments, docstrings, layout, and the text inside ``raise``, logging and progress calls do not
+    count; every module of this package that a root imports does, except `NEVER_FOLLOWED` and
+    ``__init__`` files.
+
+    Parameters
+    ----------
+    roots
+        Dotted module names, such as ``statetx.evaluation.evaluate``.
+    package_dir
+        Directory of the package; the installed one by default.
+    """
+    modules = followed_modules(roots, package_dir)
+    missing = [root for root in roots if root not in modules]
+    if missing:
+        raise ResultsError(f"no source found for the code root {missing[0]!r}")
+    parts = []
+    for module, path in modules.items():
+        stat = path.stat()
+        parts.append((module, _meaning(path, (stat.st_mtime_ns, stat.st_size))))
+    return digest(parts)
+
+
+# ---------------------------------------------------------------------------------------------
+# whole-or-nothing writes
+
+
+@contextlib.contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it into place if the block succeeds.
+
+    Works for files and for directories (create the yielded path as either). On any failure
+    nothing is left behind and an earlier `path` is untouched.
+
+    Raises
+    ------
+    ResultsError
+        The directory cannot be written to.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise ResultsError(
+            f"cannot write here: {error.strerror}",
+            where=target,
+            fix="make the directory writable, free space, or choose another results directory",
+        ) from error
+    try:
+        part = room / target.name
+        yield part
+        if not part.exists():
+            raise ResultsError("nothing was written", where=target)
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON (non-finite numbers as null), whole or not at all."""
+    text = json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return _plain(value.tolist())
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,10 +1,10 @@
 """The configuration: typed sections and their reader."""
 
 from statetx.config.load import explain, load
+from statetx.config.root import Config, Run
 from statetx.config.sections import (
     BASELINES,
     BlockSplit,
-    Config,
     ContextMean,
     Dataset,
     Evaluation,
@@ -14,7 +14,6 @@ from statetx.config.sections import (
     PerturbationFolds,
     PerturbationMean,
     Prune,
-    Run,
     Simulate,
     TomlSplit,
     Tracking,

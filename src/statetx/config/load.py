@@ -9,7 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from statetx.config import sections
-from statetx.config.sections import BASELINES, Config, Section
+from statetx.config.root import Config
+from statetx.config.sections import BASELINES, Section
 from statetx.errors import ConfigError, did_you_mean
 
 

@@ -6,8 +6,7 @@ Every key has its meaning in its ``description``; the JSON schema and the table 
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -16,17 +15,14 @@ from pydantic import (
     Field,
     Tag,
     field_validator,
-    model_validator,
 )
-
-from statetx.errors import did_you_mean
-
-NAME = re.compile(r"[A-Za-z0-9_.+-]+")
-RESERVED = frozenset({"pack", "simulate", "reference", "genes", "reports"})
-"""Names that are directories of their own inside ``results/{dataset}``."""
 
 BASELINES = frozenset({"no_change", "context_mean", "perturbation_mean"})
 """Kinds of model that a trained model has to beat."""
+
+
+def _unit(name: str) -> dict[str, Any]:
+    return {"unit": name}
 
 
 class Section(BaseModel):
@@ -45,15 +41,24 @@ class Section(BaseModel):
 class Simulate(Section):
     """Planted-truth data: sparse, dose-monotone, partly line-specific effects on counts."""
 
-    n_lines: int = Field(10, ge=1, description="cell lines")
-    n_drugs: int = Field(20, ge=1, description="drugs")
+    n_lines: int = Field(10, ge=1, description="cell lines", json_schema_extra=_unit("cell lines"))
+    n_drugs: int = Field(20, ge=1, description="drugs", json_schema_extra=_unit("drugs"))
     doses: list[float] = Field(
-        [0.05, 0.5, 5.0], min_length=1, description="doses of every drug, uM"
+        [0.05, 0.5, 5.0],
+        min_length=1,
+        description="doses of every drug, uM",
+        json_schema_extra=_unit("uM"),
     )
-    cells_per_condition: int = Field(40, ge=2, description="mean number of cells per condition")
-    controls_per_line: int = Field(400, ge=4, description="control cells per line")
-    n_genes: int = Field(1000, ge=20, description="genes in X")
-    n_hvg: int = Field(400, ge=10, description="genes in obsm X_hvg")
+    cells_per_condition: int = Field(
+        40, ge=2, description="mean number of cells per condition", json_schema_extra=_unit("cells")
+    )
+    controls_per_line: int = Field(
+        400, ge=4, description="control cells per line", json_schema_extra=_unit("cells")
+    )
+    n_genes: int = Field(1000, ge=20, description="genes in X", json_schema_extra=_unit("genes"))
+    n_hvg: int = Field(
+        400, ge=10, description="genes in obsm X_hvg", json_schema_extra=_unit("genes")
+    )
     seed: int = Field(0, description="seed of the planted truth and of the cells")
 
 
@@ -74,7 +79,10 @@ class Dataset(Section):
     )
     scale: Literal["counts", "log1p"] = Field(description="what X holds; checked, never guessed")
     target_sum: float = Field(
-        10000.0, gt=0, description="log1p = ln(1 + target_sum * count / total)"
+        10000.0,
+        gt=0,
+        description="log1p = ln(1 + target_sum * count / total)",
+        json_schema_extra=_unit("counts per cell"),
     )
     total_counts_col: str | None = Field(
         None, description="obs column with a cell's total counts; null: row sum over all genes"
@@ -100,13 +108,33 @@ class BlockSplit(Section):
 
     dataset: str = Field(description="name of a data set")
     generator: Literal["dc_block"] = Field(description="drug x cell-line block")
-    drug_fraction: float = Field(0.2, gt=0, lt=1, description="share of drugs in the test block")
-    line_fraction: float = Field(0.2, gt=0, lt=1, description="share of lines in the test block")
+    drug_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="share of drugs in the test block",
+        json_schema_extra=_unit("share of drugs"),
+    )
+    line_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="share of lines in the test block",
+        json_schema_extra=_unit("share of lines"),
+    )
     val_drug_fraction: float = Field(
-        0.1, ge=0, lt=1, description="share of drugs in validation; 0: none"
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of drugs in validation; 0: none",
+        json_schema_extra=_unit("share of drugs"),
     )
     val_line_fraction: float = Field(
-        0.1, ge=0, lt=1, description="share of lines in validation; 0: none"
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of lines in validation; 0: none",
+        json_schema_extra=_unit("share of lines"),
     )
     seed: int = Field(0, description="seed of the draw")
 
@@ -116,7 +144,11 @@ class LineFolds(Section):
 
     dataset: str = Field(description="name of a data set")
     generator: Literal["line_folds"] = Field(description="leave lines out")
-    k: int = Field(ge=2, description="number of folds; the number of lines: leave one out")
+    k: int = Field(
+        ge=2,
+        description="number of folds; the number of lines: leave one out",
+        json_schema_extra=_unit("folds"),
+    )
     val: bool = Field(True, description="the lines of the next fold validate")
     seed: int = Field(0, description="seed of the draw")
 
@@ -126,7 +158,7 @@ class PerturbationFolds(Section):
 
     dataset: str = Field(description="name of a data set")
     generator: Literal["perturbation_folds"] = Field(description="leave drugs out")
-    k: int = Field(ge=2, description="number of folds")
+    k: int = Field(ge=2, description="number of folds", json_schema_extra=_unit("folds"))
     val: bool = Field(True, description="the drugs of the next fold validate")
     seed: int = Field(0, description="seed of the draw")
 
@@ -176,12 +208,19 @@ class PerturbationMean(Section):
 class Backbone(Section):
     """The set transformer (Llama layout)."""
 
-    num_hidden_layers: int = Field(4, ge=1, description="layers")
-    num_attention_heads: int = Field(8, ge=1, description="attention heads")
-    head_dim: int = Field(
-        32, ge=1, description="width of a head; heads x head_dim may differ from hidden_dim"
+    num_hidden_layers: int = Field(4, ge=1, description="layers", json_schema_extra=_unit("layers"))
+    num_attention_heads: int = Field(
+        8, ge=1, description="attention heads", json_schema_extra=_unit("heads")
     )
-    intermediate_size: int = Field(1024, ge=1, description="width of the gated MLP")
+    head_dim: int = Field(
+        32,
+        ge=1,
+        description="width of a head; heads x head_dim may differ from hidden_dim",
+        json_schema_extra=_unit("features"),
+    )
+    intermediate_size: int = Field(
+        1024, ge=1, description="width of the gated MLP", json_schema_extra=_unit("features")
+    )
     attention: Literal["bidirectional"] = Field(
         "bidirectional",
         description="who sees whom: bidirectional = every cell of a set, no positions",
@@ -191,15 +230,27 @@ class Backbone(Section):
 class Training(Section):
     """How long and how fast."""
 
-    max_steps: int = Field(40000, ge=1, description="optimiser steps")
-    batch_size: int = Field(16, ge=1, description="sets per step")
+    max_steps: int = Field(
+        40000, ge=1, description="optimiser steps", json_schema_extra=_unit("steps")
+    )
+    batch_size: int = Field(16, ge=1, description="sets per step", json_schema_extra=_unit("sets"))
     lr: float = Field(1e-4, gt=0, description="learning rate of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
     gradient_clip_val: float = Field(
-        10.0, ge=0, description="largest gradient norm; 0: no clipping"
+        10.0,
+        ge=0,
+        description="largest gradient norm; 0: no clipping",
+        json_schema_extra=_unit("L2 norm"),
     )
-    val_freq: int = Field(2000, ge=1, description="steps between validations")
-    ckpt_every_n_steps: int = Field(2000, ge=1, description="steps between kept step checkpoints")
+    val_freq: int = Field(
+        2000, ge=1, description="steps between validations", json_schema_extra=_unit("steps")
+    )
+    ckpt_every_n_steps: int = Field(
+        2000,
+        ge=1,
+        description="steps between kept step checkpoints",
+        json_schema_extra=_unit("steps"),
+    )
 
 
 class PertSets(Section):
@@ -209,11 +260,25 @@ class PertSets(Section):
     embed_key: str | None = Field(
         None, description="matrix the model works in; must be the data set's expression_key"
     )
-    cell_set_len: int = Field(256, ge=2, description="cells per set")
-    hidden_dim: int = Field(328, ge=1, description="width of the transformer")
-    n_encoder_layers: int = Field(4, ge=1, description="layers of the two encoders")
-    n_decoder_layers: int = Field(4, ge=1, description="layers of the output MLP")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of encoders and output MLP")
+    cell_set_len: int = Field(
+        256, ge=2, description="cells per set", json_schema_extra=_unit("cells")
+    )
+    hidden_dim: int = Field(
+        328, ge=1, description="width of the transformer", json_schema_extra=_unit("features")
+    )
+    n_encoder_layers: int = Field(
+        4, ge=1, description="layers of the two encoders", json_schema_extra=_unit("layers")
+    )
+    n_decoder_layers: int = Field(
+        4, ge=1, description="layers of the output MLP", json_schema_extra=_unit("layers")
+    )
+    dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="dropout of encoders and output MLP",
+        json_schema_extra=_unit("probability"),
+    )
     use_basal_projection: bool = Field(
         True, description="basal encoder: MLP (true) or one linear layer"
     )
@@ -250,12 +315,20 @@ class Evaluation(Section):
         ["best"], min_length=1, description="best, last or step=N; the verdict judges the first"
     )
     max_cells: int = Field(
-        1500, ge=2, description="largest number of cells per condition, both sides"
+        1500,
+        ge=2,
+        description="largest number of cells per condition, both sides",
+        json_schema_extra=_unit("cells"),
     )
     seed: int = Field(
         0, description="seed of subsampling, of the split halves and of the bootstrap"
     )
-    n_bootstrap: int = Field(2000, ge=100, description="bootstrap draws behind an interval")
+    n_bootstrap: int = Field(
+        2000,
+        ge=100,
+        description="bootstrap draws behind an interval",
+        json_schema_extra=_unit("draws"),
+    )
 
 
 class Prune(Section):
@@ -279,107 +352,3 @@ class Report(Section):
     """The page."""
 
     title: str | None = Field(None, description="title; null: the experiment's name")
-
-
-class Run(NamedTuple):
-    """One model trained on one split with one seed."""
-
-    dataset: str
-    split: str
-    model: str
-    seed: int
-
-
-class Config(Section):
-    """A whole configuration."""
-
-    data_root: str = Field(
-        ".", description="replaces `{data_root}` in dataset files and TOML paths"
-    )
-    datasets: dict[str, Dataset] = Field(min_length=1, description="single-cell data, by name")
-    splits: dict[str, Split] = Field(min_length=1, description="hold-outs, by name")
-    models: dict[str, Model] = Field(min_length=1, description="models, by name")
-    experiments: dict[str, Experiment] = Field(min_length=1, description="comparisons, by name")
-    evaluation: Evaluation = Field(Evaluation(), description="how predictions are scored")
-    prune: Prune = Field(Prune(), description="which checkpoints stay")
-    tracking: Tracking = Field(Tracking(), description="where training curves go")
-    report: Report = Field(Report(), description="the page")
-
-    @model_validator(mode="after")
-    def _names_fit(self) -> Config:
-        for section in ("datasets", "splits", "models", "experiments"):
-            for name in getattr(self, section):
-                if not NAME.fullmatch(name) or name in RESERVED:
-                    raise ValueError(
-                        f"{section}.{name}: this name cannot be used: it becomes a directory; use "
-                        f"letters, digits and _ . + -, and none of {', '.join(sorted(RESERVED))}"
-                    )
-        for name, split in self.splits.items():
-            _known(split.dataset, self.datasets, f"splits.{name}.dataset")
-        for name, experiment in self.experiments.items():
-            here = f"experiments.{name}"
-            for split_name in experiment.splits:
-                _known(split_name, [*self.splits, *self.split_names()], f"{here}.splits")
-            for model in experiment.models:
-                _known(model, self.models, f"{here}.models")
-            homes = {self.split(s)[0].dataset for s in self.folds(experiment.splits)}
-            if len(homes) > 1:
-                raise ValueError(f"{here}.splits: these belong to different data sets: {homes}")
-            if name in self.splits or name in self.split_names():
-                raise ValueError(f"{here}: a split has this name too; both would share a directory")
-        for name, chosen in self.models.items():
-            if chosen.kind == "pertsets":
-                self._fits_expression(name, chosen)
-        return self
-
-    def _fits_expression(self, name: str, model: PertSets) -> None:
-        for run in self.runs():
-            key = self.datasets[run.dataset].expression_key
-            if run.model == name and model.embed_key != key:
-                raise ValueError(
-                    f"models.{name}.embed_key: {model.embed_key!r} is not the expression_key of "
-                    f"data set {run.dataset!r} ({key!r}); set both to the same matrix"
-                )
-
-    def split_names(self) -> list[str]:
-        """All split names, folds expanded to ``name.0 … name.{k-1}``."""
-        return self.folds(self.splits)
-
-    def folds(self, names: Any) -> list[str]:
-        """The given split names with fold generators expanded."""
-        out: list[str] = []
-        for name in names:
-            k = getattr(self.splits.get(name), "k", None)
-            out += [name] if k is None else [f"{name}.{fold}" for fold in range(k)]
-        return out
-
-    def split(self, name: str) -> tuple[Any, int | None]:
-        """The settings of a split and, for ``name.fold``, the number of the fold."""
-        if name in self.splits:
-            return self.splits[name], None
-        base, _, fold = name.rpartition(".")
-        return self.splits[base], int(fold)
-
-    def runs(self, experiment: str | None = None) -> list[Run]:
-        """Every run of one experiment, or of all, without repeats."""
-        chosen = (
-            self.experiments if experiment is None else {experiment: self.experiments[experiment]}
-        )
-        return list(
-            dict.fromkeys(
-                Run(self.split(split)[0].dataset, split, model, seed)
-                for item in chosen.values()
-                for split in self.folds(item.splits)
-                for model in item.models
-                for seed in item.seeds
-            )
-        )
-
-    def experiment_dataset(self, experiment: str) -> str:
-        """The data set that an experiment is about."""
-        return self.runs(experiment)[0].dataset
-
-
-def _known(name: str, options: Any, where: str) -> None:
-    if name not in options:
-        raise ValueError(f"{where}: no {name!r}; {did_you_mean(name, options)}")

@@ -1,0 +1,79 @@
+# What every rule file uses: the checked configuration, the table of runs, and inputs that are known
+# only when a plan exists.
+from snakemake.exceptions import WorkflowError
+
+from statetx import stages
+from statetx.config import BASELINES, load
+from statetx.data.plan import read_plan
+from statetx.data.store import file_name
+from statetx.errors import StatetxError
+
+try:
+    CFG = load(dict(config))
+    LINES = {name: stages.cell_lines(CFG, name) for name in CFG.datasets}
+    SOURCES = {name: stages.source_files(CFG, name) for name in CFG.datasets}
+    PACK = {name: stages.pack_params(CFG, name) for name in CFG.datasets}
+    SPLIT = {name: stages.split_params(CFG, name) for name in CFG.split_names()}
+except StatetxError as error:
+    raise WorkflowError(str(error)) from None
+
+RUNS = CFG.runs()
+CODES = {
+    stage: stages.code(stage)
+    for stage in stages.CODE
+    if stage not in ("train", "predict")
+}
+
+
+def one_of(names):
+    return "|".join(sorted(re.escape(name) for name in names))
+
+
+wildcard_constraints:
+    dataset=one_of(CFG.datasets),
+    split=one_of(CFG.split_names()),
+    model=one_of(CFG.models),
+    experiment=one_of(CFG.experiments),
+    seed=r"\d+",
+    checkpoint=r"best|last|step=\d+",
+    cell_line=r"[A-Za-z0-9_.+%-]+",
+
+
+def store_files(wildcards):
+    """Every file of a packed store."""
+    home = f"results/{wildcards.dataset}/pack"
+    lines = [f"{home}/{file_name(line)}.h5ad" for line in LINES[wildcards.dataset]]
+    return [f"{home}/manifest.json", f"{home}/conditions.parquet", *lines]
+
+
+def line_files(wildcards):
+    """The files of a packed store that a stage for one cell line reads."""
+    home = f"results/{wildcards.dataset}/pack"
+    return [
+        f"{home}/manifest.json",
+        f"{home}/conditions.parquet",
+        f"{home}/{wildcards.cell_line}.h5ad",
+    ]
+
+
+def plan_of(wildcards):
+    """The plan of a split. Asking the checkpoint stops the chain where a plan did not change."""
+    return checkpoints.split.get(
+        dataset=wildcards.dataset, split=wildcards.split
+    ).output.plan
+
+
+def test_lines(dataset, split):
+    """The cell lines, as they stand in paths, that a split tests."""
+    plan = checkpoints.split.get(dataset=dataset, split=split).output.plan
+    return [file_name(line) for line in read_plan(plan).lines("test")]
+
+
+def per_test_line(pattern, runs, checkpoints_wanted=("best",)):
+    """`pattern` for every run, checkpoint and test line."""
+    return [
+        pattern.format(**run._asdict(), checkpoint=checkpoint, cell_line=line)
+        for run in runs
+        for checkpoint in checkpoints_wanted
+        for line in test_lines(run.dataset, run.split)
+    ]

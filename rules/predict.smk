@@ -1,0 +1,41 @@
+# predict: the held-out cells of one cell line, by one checkpoint of one run.
+#
+# Required input: the model directory, the plan, the store files of the line
+# Output:         results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad
+
+
+def predict_params(wildcards):
+    return stages.predict_params(CFG, wildcards.model)
+
+
+rule predict:
+    input:
+        model="results/{dataset}/{split}/{model}/seed{seed}/model",
+        plan=plan_of,
+        store=line_files,
+    output:
+        cells="results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad",
+    log:
+        "logs/{dataset}/{split}/{model}/seed{seed}/predict.{checkpoint}.{cell_line}.log",
+    benchmark:
+        "results/{dataset}/{split}/{model}/seed{seed}/benchmarks/predict.{checkpoint}.{cell_line}.tsv"
+    conda:
+        "../envs/statetx.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        settings=lambda wildcards: predict_params(wildcards)["settings"],
+        code=lambda wildcards: predict_params(wildcards)["code"],
+    script:
+        "../workflow/scripts/predict.py"
+
+
+rule predict_all:
+    input:
+        lambda wildcards: per_test_line(
+            "results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad",
+            RUNS,
+            CFG.evaluation.checkpoints,
+        ),
+    localrule: True

@@ -1,0 +1,54 @@
+# report: one page per experiment that opens offline. It only draws.
+#
+# Required input: verdict.json, plans, model directories (curves, provenance), the store's manifest
+# Output:         results/reports/{experiment}.html
+
+
+def home_of(wildcards):
+    return CFG.experiment_dataset(wildcards.experiment)
+
+
+def report_plans(wildcards):
+    return [
+        f"results/{home_of(wildcards)}/{split}/plan.parquet"
+        for split in dict.fromkeys(run.split for run in CFG.runs(wildcards.experiment))
+    ]
+
+
+rule report:
+    input:
+        verdict=lambda wildcards: f"results/{home_of(wildcards)}/{wildcards.experiment}/verdict.json",
+        manifest=lambda wildcards: f"results/{home_of(wildcards)}/pack/manifest.json",
+        plans=report_plans,
+        models=lambda wildcards: [
+            f"results/{r.dataset}/{r.split}/{r.model}/seed{r.seed}/model"
+            for r in CFG.runs(wildcards.experiment)
+        ],
+    output:
+        page=report(
+            "results/reports/{experiment}.html",
+            caption="../workflow/report/page.rst",
+            category="Verdict",
+            labels={"experiment": "{experiment}"},
+        ),
+    log:
+        "logs/reports/{experiment}.log",
+    benchmark:
+        "results/reports/benchmarks/{experiment}.tsv"
+    conda:
+        "../envs/statetx.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        title=lambda wildcards: CFG.report.title or wildcards.experiment,
+        runs=lambda wildcards: stages.verdict_params(CFG, wildcards.experiment)["runs"],
+        code=CODES["report"],
+    script:
+        "../workflow/scripts/report.py"
+
+
+rule report_all:
+    input:
+        [f"results/reports/{name}.html" for name in CFG.experiments],
+    localrule: True

@@ -1,0 +1,46 @@
+# train: fit one model on one split with one seed. Baselines are models like any other.
+#
+# Required input: the plan and the store
+# Output:         results/{dataset}/{split}/{model}/seed{seed}/model/
+#
+# What a killed run needs to resume lies under .state/, undeclared: Snakemake deletes the declared
+# outputs of a failed job. Step checkpoints lie beside the model, undeclared too; rule prune tends them.
+
+
+def train_params(wildcards):
+    return stages.train_params(CFG, wildcards.model)
+
+
+def needs_gpu(wildcards):
+    return int(CFG.models[wildcards.model].kind not in BASELINES)
+
+
+rule train:
+    input:
+        plan=plan_of,
+        store=store_files,
+    output:
+        model=directory("results/{dataset}/{split}/{model}/seed{seed}/model"),
+    log:
+        "logs/{dataset}/{split}/{model}/seed{seed}/train.log",
+    benchmark:
+        "results/{dataset}/{split}/{model}/seed{seed}/benchmarks/train.tsv"
+    conda:
+        "../envs/statetx.yaml"
+    threads: lambda wildcards: 8 if needs_gpu(wildcards) else 1
+    resources:
+        gpu=needs_gpu,
+        mem_mb=16000,
+        runtime=lambda wildcards: 2880 if needs_gpu(wildcards) else 60,
+    params:
+        settings=lambda wildcards: train_params(wildcards)["settings"],
+        keep=lambda wildcards: train_params(wildcards)["keep"],
+        code=lambda wildcards: train_params(wildcards)["code"],
+    script:
+        "../workflow/scripts/train.py"
+
+
+rule train_all:
+    input:
+        [f"results/{r.dataset}/{r.split}/{r.model}/seed{r.seed}/model" for r in RUNS],
+    localrule: True

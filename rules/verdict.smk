@@ -1,0 +1,65 @@
+# verdict: does a model beat the best baseline? Folds and seeds are pooled.
+#
+# Required input: scores of every run of the experiment, references of every test line
+# Output:         results/{dataset}/{experiment}/leaderboard.csv, verdict.json
+
+
+def verdict_scores(wildcards):
+    return per_test_line(
+        "results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/scores.csv",
+        CFG.runs(wildcards.experiment),
+        CFG.evaluation.checkpoints[:1],
+    )
+
+
+def verdict_references(wildcards):
+    splits = dict.fromkeys(
+        (run.dataset, run.split) for run in CFG.runs(wildcards.experiment)
+    )
+    return [
+        f"results/{dataset}/{split}/reference/{line}/{part}.csv"
+        for dataset, split in splits
+        for line in test_lines(dataset, split)
+        for part in ("floor", "ceiling")
+    ]
+
+
+rule verdict:
+    input:
+        scores=verdict_scores,
+        references=verdict_references,
+    output:
+        leaderboard=report(
+            "results/{dataset}/{experiment}/leaderboard.csv",
+            caption="../workflow/report/leaderboard.rst",
+            category="Verdict",
+            labels={"experiment": "{experiment}"},
+        ),
+        verdict="results/{dataset}/{experiment}/verdict.json",
+    log:
+        "logs/{dataset}/{experiment}/verdict.log",
+    benchmark:
+        "results/{dataset}/{experiment}/benchmarks/verdict.tsv"
+    conda:
+        "../envs/statetx.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=lambda wildcards: stages.verdict_params(CFG, wildcards.experiment)[
+            "settings"
+        ],
+        runs=lambda wildcards: stages.verdict_params(CFG, wildcards.experiment)["runs"],
+        checkpoint=CFG.evaluation.checkpoints[0],
+        code=CODES["verdict"],
+    script:
+        "../workflow/scripts/verdict.py"
+
+
+rule verdict_all:
+    input:
+        [
+            f"results/{CFG.experiment_dataset(name)}/{name}/verdict.json"
+            for name in CFG.experiments
+        ],
+    localrule: True

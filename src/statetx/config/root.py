@@ -1,0 +1,130 @@
+"""A whole configuration: its sections, the names that must fit together, the table of runs."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from pydantic import Field, model_validator
+
+from statetx.config.sections import (
+    Dataset,
+    Evaluation,
+    Experiment,
+    Model,
+    PertSets,
+    Prune,
+    Report,
+    Section,
+    Split,
+    Tracking,
+)
+from statetx.errors import did_you_mean
+
+NAME = re.compile(r"[A-Za-z0-9_.+-]+")
+RESERVED = frozenset({"pack", "simulate", "reference", "genes", "reports", "all"})
+"""Names that are directories of their own inside ``results/{dataset}``."""
+
+
+class Run(NamedTuple):
+    """One model trained on one split with one seed."""
+
+    dataset: str
+    split: str
+    model: str
+    seed: int
+
+
+class Config(Section):
+    """A whole configuration."""
+
+    data_root: str = Field(
+        ".", description="replaces `{data_root}` in dataset files and TOML paths"
+    )
+    datasets: dict[str, Dataset] = Field(min_length=1, description="single-cell data, by name")
+    splits: dict[str, Split] = Field(min_length=1, description="hold-outs, by name")
+    models: dict[str, Model] = Field(min_length=1, description="models, by name")
+    experiments: dict[str, Experiment] = Field(min_length=1, description="comparisons, by name")
+    evaluation: Evaluation = Field(Evaluation(), description="how predictions are scored")
+    prune: Prune = Field(Prune(), description="which checkpoints stay")
+    tracking: Tracking = Field(Tracking(), description="where training curves go")
+    report: Report = Field(Report(), description="the page")
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Config:
+        for section in ("datasets", "splits", "models", "experiments"):
+            for name in getattr(self, section):
+                if not NAME.fullmatch(name) or name in RESERVED:
+                    raise ValueError(
+                        f"{section}.{name}: this name cannot be used: it becomes a directory; use "
+                        f"letters, digits and _ . + -, and none of {', '.join(sorted(RESERVED))}"
+                    )
+        for name, split in self.splits.items():
+            _known(split.dataset, self.datasets, f"splits.{name}.dataset")
+        for name, experiment in self.experiments.items():
+            here = f"experiments.{name}"
+            for split_name in experiment.splits:
+                _known(split_name, [*self.splits, *self.split_names()], f"{here}.splits")
+            for model in experiment.models:
+                _known(model, self.models, f"{here}.models")
+            homes = {self.split(s)[0].dataset for s in self.folds(experiment.splits)}
+            if len(homes) > 1:
+                raise ValueError(f"{here}.splits: these belong to different data sets: {homes}")
+            if name in self.splits or name in self.split_names():
+                raise ValueError(f"{here}: a split has this name too; both would share a directory")
+        for name, chosen in self.models.items():
+            if chosen.kind == "pertsets":
+                self._fits_expression(name, chosen)
+        return self
+
+    def _fits_expression(self, name: str, model: PertSets) -> None:
+        for run in self.runs():
+            key = self.datasets[run.dataset].expression_key
+            if run.model == name and model.embed_key != key:
+                raise ValueError(
+                    f"models.{name}.embed_key: {model.embed_key!r} is not the expression_key of "
+                    f"data set {run.dataset!r} ({key!r}); set both to the same matrix"
+                )
+
+    def split_names(self) -> list[str]:
+        """All split names, folds expanded to ``name.0 … name.{k-1}``."""
+        return self.folds(self.splits)
+
+    def folds(self, names: Any) -> list[str]:
+        """The given split names with fold generators expanded."""
+        out: list[str] = []
+        for name in names:
+            k = getattr(self.splits.get(name), "k", None)
+            out += [name] if k is None else [f"{name}.{fold}" for fold in range(k)]
+        return out
+
+    def split(self, name: str) -> tuple[Any, int | None]:
+        """The settings of a split and, for ``name.fold``, the number of the fold."""
+        if name in self.splits:
+            return self.splits[name], None
+        base, _, fold = name.rpartition(".")
+        return self.splits[base], int(fold)
+
+    def runs(self, experiment: str | None = None) -> list[Run]:
+        """Every run of one experiment, or of all, without repeats."""
+        chosen = (
+            self.experiments if experiment is None else {experiment: self.experiments[experiment]}
+        )
+        return list(
+            dict.fromkeys(
+                Run(self.split(split)[0].dataset, split, model, seed)
+                for item in chosen.values()
+                for split in self.folds(item.splits)
+                for model in item.models
+                for seed in item.seeds
+            )
+        )
+
+    def experiment_dataset(self, experiment: str) -> str:
+        """The data set that an experiment is about."""
+        return self.runs(experiment)[0].dataset
+
+
+def _known(name: str, options: Any, where: str) -> None:
+    if name not in options:
+        raise ValueError(f"{where}: no {name!r}; {did_you_mean(name, options)}")

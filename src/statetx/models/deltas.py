@@ -1,0 +1,87 @@
+"""What the mean baselines share: training statistics, and moving cells by a mean delta."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Pseudobulks of the training data.
+
+    Attributes
+    ----------
+    lines
+        All cell lines, sorted; controls serve every role, so lines that are only tested are here.
+    control_means
+        Mean expression of each line's control cells, float64 [lines, G].
+    conditions
+        The training conditions (line, perturbation).
+    deltas
+        Condition pseudobulk minus the control pseudobulk of its line, float64 [conditions, G].
+    """
+
+    lines: list[str]
+    control_means: np.ndarray
+    conditions: list[tuple[str, str]]
+    deltas: np.ndarray
+
+    def mean_delta(self) -> np.ndarray:
+        """Unweighted mean delta of all training conditions, [G]."""
+        return self.deltas.mean(axis=0)
+
+    def mean_deltas_by(self, position: int) -> tuple[list[str], np.ndarray]:
+        """Unweighted mean delta per line (position 0) or per perturbation (position 1).
+
+        Conditions count equally, whatever their number of cells: else the deepest plate would
+        decide what "the mean effect" is.
+        """
+        names = np.array([condition[position] for condition in self.conditions], dtype=object)
+        groups = sorted(set(names))
+        return groups, np.stack([self.deltas[names == name].mean(axis=0) for name in groups])
+
+
+def move(cells: np.ndarray, control_mean: np.ndarray, delta: np.ndarray) -> np.ndarray:
+    """Move control cells so that their mean changes by `delta` and none falls below zero.
+
+    Where delta >= 0 it is added. Where delta < 0 a cell keeps the share ``max(0, 1 + delta /
+    control_mean)`` of its expression. Both change the mean of the line's controls by exactly
+    `delta` (down to zero at most). Adding a negative delta and clipping at zero would not: a gene
+    with mean 0.1 that 90 % of the cells lack cannot fall by 0.05 that way, only by 0.005, because
+    the zeros cannot give anything. Most genes of single-cell data are of that sort, so a clipped
+    baseline would lose most of its down-regulation, and a model would seem better than it is.
+
+    Parameters
+    ----------
+    cells
+        Control cells, log1p expression, [S, G].
+    control_mean
+        Pseudobulk of the line's controls, [G].
+    delta
+        Change of the mean, [G].
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [S, G], non-negative wherever `cells` is.
+    """
+    falls = delta < 0
+    mean = np.where(control_mean > 0, control_mean, 1.0)
+    share = np.where(control_mean > 0, np.maximum(0.0, 1.0 + delta / mean), 0.0)
+    scale = np.where(falls, share, 1.0).astype(np.float32)
+    shift = np.where(falls, 0.0, delta).astype(np.float32)
+    return (cells * scale + shift).astype(np.float32, copy=False)
+
+
+class ControlMeans:
+    """Control pseudobulk by line; a line never seen gets the mean of the cells at hand."""
+
+    def __init__(self, lines: list[str], means: np.ndarray) -> None:
+        self._means = dict(zip(lines, means.astype(np.float64), strict=True))
+
+    def of(self, line: str, cells: np.ndarray) -> np.ndarray:
+        """Return the control pseudobulk [G] of `line`, or of `cells` when the line is new."""
+        known = self._means.get(line)
+        return cells.mean(axis=0, dtype=np.float64) if known is None else known

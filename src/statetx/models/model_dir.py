@@ -1,0 +1,415 @@
+"""The model directory: what training leaves behind and everything later opens.
+
+Files: ``model.json`` (what it is), ``genes.txt`` (output genes in order), ``best.safetensors`` and
+other checkpoints, ``golden.npz`` (cells in, cells out, replayed on load), ``metrics.csv`` (training
+curves), ``config.yaml``. A kind of model is one module ``statetx.models.<kind>`` with a function
+``restore(meta, arrays) -> Predictor``, found by name: a list of kinds here would put every kind
+into the code fingerprint of all others, and a new baseline would retrain every model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import yaml
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from statetx.errors import ModelError, did_you_mean
+from statetx.provenance import file_digest, whole, write_json
+
+FORMAT = 1
+GOLDEN_CELLS = 16
+GOLDEN_TOLERANCE = 1e-4
+"""Largest difference of a replay, relative to the largest golden value. Reordered float32 sums on
+another CPU differ by about 1e-6; one wrong tensor of a trained model by more than 1e-2."""
+
+_REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "kind": str,
+    "architecture": dict,
+    "hyper_parameters": dict,
+    "n_genes": int,
+    "n_inputs": int,
+    "control": str,
+    "control_aliases": list,
+    "perturbations": list,
+    "lines": list,
+    "embed_key": (str, type(None)),
+    "cell_set_len": (int, type(None)),
+    "checkpoints": dict,
+    "files": dict,
+}
+
+
+class Predicted(NamedTuple):
+    """Predicted cells.
+
+    Attributes
+    ----------
+    cells
+        Float32 [S, G], log1p expression, one row per basal cell.
+    fallback
+        The model had nothing learned for this condition and used a coarser mean.
+    """
+
+    cells: np.ndarray
+    fallback: bool
+
+
+class Predictor(Protocol):
+    """What ``restore`` of a kind returns."""
+
+    def predict(self, control: np.ndarray, line: str, perturbation: str) -> Predicted:
+        """Predict the cells of one set from its basal cells, float32 [S, D]."""
+        ...
+
+    def to(self, device: str) -> Predictor:
+        """Move to ``cpu``, ``cuda`` or ``auto``; models without tensors return themselves."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A checked model, ready to predict.
+
+    Attributes
+    ----------
+    path, checkpoint
+        Where it came from.
+    meta
+        Content of ``model.json``.
+    genes
+        Names of the predicted columns, in order.
+    predictor
+        The model of its kind.
+    """
+
+    path: Path
+    checkpoint: str
+    meta: dict[str, Any]
+    genes: list[str]
+    predictor: Predictor
+
+    @property
+    def kind(self) -> str:
+        """Kind of model, such as ``pertsets``."""
+        return str(self.meta["kind"])
+
+    @property
+    def control(self) -> str:
+        """Canonical control label."""
+        return str(self.meta["control"])
+
+    @property
+    def control_aliases(self) -> list[str]:
+        """Other spellings of the control label."""
+        return list(self.meta["control_aliases"])
+
+    @property
+    def perturbations(self) -> list[str]:
+        """Training vocabulary, the control first. Baselines predict other labels too, flagged."""
+        return list(self.meta["perturbations"])
+
+    @property
+    def lines(self) -> list[str]:
+        """Cell lines with training conditions."""
+        return list(self.meta["lines"])
+
+    @property
+    def embed_key(self) -> str | None:
+        """Matrix that the basal cells must come from; None: X as log1p."""
+        return self.meta["embed_key"]
+
+    @property
+    def cell_set_len(self) -> int | None:
+        """Cells per set in training; None: cells do not see each other."""
+        return self.meta["cell_set_len"]
+
+    def predict(self, control: np.ndarray, line: str, perturbation: str) -> Predicted:
+        """Predict one set of cells.
+
+        Parameters
+        ----------
+        control
+            Basal cells, float32 [S, D], any S >= 1.
+        line
+            Their cell line.
+        perturbation
+            Label; an alias of the control label counts as the control.
+
+        Raises
+        ------
+        ModelError
+            Wrong shape, non-finite cells, or a perturbation that this model cannot predict.
+        """
+        cells = np.asarray(control, dtype=np.float32)
+        if cells.ndim != 2 or len(cells) == 0 or cells.shape[1] != self.meta["n_inputs"]:
+            raise ModelError(
+                f"the basal cells have shape {cells.shape}, the model takes "
+                f"[cells, {self.meta['n_inputs']}]",
+                where=self.path,
+                fix="give the columns that the model was trained on, in the order of genes.txt",
+            )
+        if not np.isfinite(cells).all():
+            raise ModelError(
+                f"basal cells of {line!r} hold NaN or infinite values", where=self.path
+            )
+        label = self.control if perturbation in self.control_aliases else perturbation
+        return self.predictor.predict(cells, line, label)
+
+
+def save(
+    out: Path,
+    *,
+    meta: Mapping[str, Any],
+    genes: list[str],
+    checkpoints: Mapping[str, Mapping[str, np.ndarray]],
+    basal: np.ndarray,
+    line: str,
+    perturbation: str,
+    metrics: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model directory, whole or not at all, and load it once to prove that it opens.
+
+    Parameters
+    ----------
+    out
+        The directory; replaced if it exists.
+    meta
+        What ``model.json`` says; number of genes, checkpoint names and digests are added.
+    genes
+        Names of the predicted columns.
+    checkpoints
+        ``{name: {tensor name: array}}``; must hold ``best``.
+    basal, line, perturbation
+        The golden input: basal cells [n, D], their line, and a label the model predicts.
+    metrics
+        Text of ``metrics.csv``.
+    config
+        Content of ``config.yaml``.
+
+    Raises
+    ------
+    ModelError
+        The model does not predict finite cells, or does not survive the round trip.
+    """
+    with whole(out) as part:
+        part.mkdir()
+        (part / "genes.txt").write_text("".join(f"{gene}\n" for gene in genes), encoding="utf-8")
+        cells = np.ascontiguousarray(basal, dtype=np.float32)
+        golden: dict[str, Any] = {"control": cells, "line": line, "perturbation": perturbation}
+        for name, arrays in checkpoints.items():
+            kept = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+            save_file(kept, part / f"{name}.safetensors")
+            predicted = _kind(meta["kind"], out).restore(dict(meta), kept).predict
+            golden[f"cells_{name}"] = predicted(cells, line, perturbation).cells
+            if not np.isfinite(golden[f"cells_{name}"]).all():
+                raise ModelError(f"checkpoint {name!r} predicts NaN or infinite values", where=out)
+        np.savez(part / "golden.npz", **golden)
+        if metrics is not None:
+            (part / "metrics.csv").write_text(metrics, encoding="utf-8")
+        (part / "config.yaml").write_text(
+            yaml.safe_dump(dict(config or {}), sort_keys=False, allow_unicode=True),
+            encoding="utf-8",
+        )
+        functional = ["genes.txt", "golden.npz", *(f"{name}.safetensors" for name in checkpoints)]
+        described = {
+            **meta,
+            "format": FORMAT,
+            "n_genes": len(genes),
+            "checkpoints": {
+                name: meta.get("checkpoints", {}).get(name, {}) for name in checkpoints
+            },
+            "files": {name: file_digest(part / name) for name in functional},
+        }
+        write_json(part / "model.json", described)
+        for name in checkpoints:
+            load(part, name)
+
+
+def load(path: str | Path, checkpoint: str = "best", device: str = "cpu") -> LoadedModel:
+    """Open a model directory, check all of it and replay its golden cells.
+
+    Parameters
+    ----------
+    path
+        The model directory.
+    checkpoint
+        ``best``, ``last`` or ``step=N``.
+    device
+        ``cpu``, ``cuda`` or ``auto``. The replay always runs on the CPU.
+
+    Raises
+    ------
+    ModelError
+        A file is missing, broken, altered or does not fit the others; unknown checkpoint; the
+        replay differs by more than `GOLDEN_TOLERANCE`.
+    """
+    directory = Path(path)
+    meta = _read_meta(directory)
+    if checkpoint not in meta["checkpoints"]:
+        raise ModelError(
+            f"the model has no checkpoint {checkpoint!r}",
+            where=directory,
+            fix=f"{did_you_mean(checkpoint, meta['checkpoints'])} "
+            "(models without training steps have only 'best')",
+        )
+    weights = f"{checkpoint}.safetensors"
+    for name in ("genes.txt", "golden.npz", weights):
+        _check_file(directory, name, meta)
+    genes = (directory / "genes.txt").read_text(encoding="utf-8").splitlines()
+    if len(genes) != meta["n_genes"] or len(set(genes)) != len(genes):
+        raise ModelError(
+            f"genes.txt lists {len(set(genes))} different genes, model.json says {meta['n_genes']}",
+            where=directory / "genes.txt",
+            fix="the directory was edited or mixed from two models: train or copy it again",
+        )
+    try:
+        arrays = load_file(directory / weights)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot read the weights: {error}", where=directory / weights, fix="train again"
+        ) from error
+    try:
+        predictor = _kind(meta["kind"], directory).restore(meta, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"model.json does not describe a {meta['kind']} model: {error!r}",
+            where=directory / "model.json",
+            fix="it was edited, or written by another version: train again",
+        ) from error
+    model = LoadedModel(directory, checkpoint, meta, genes, predictor)
+    _replay(model)
+    if device != "cpu":
+        model = LoadedModel(directory, checkpoint, meta, genes, predictor.to(device))
+    return model
+
+
+def expect_tensors(
+    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], kind: str
+) -> None:
+    """Check that the tensors are exactly those of the architecture: no more, no fewer, same shapes.
+
+    Parameters
+    ----------
+    arrays
+        What the file holds.
+    shapes
+        What the architecture has.
+    kind
+        Kind of model, for the message.
+
+    Raises
+    ------
+    ModelError
+        Naming the first tensor that is missing, unknown, or of another shape.
+    """
+    missing = sorted(shapes.keys() - arrays.keys())
+    unknown = sorted(arrays.keys() - shapes.keys())
+    if missing or unknown:
+        lists = [("lack", missing), ("hold unknown", unknown)]
+        said = ", ".join(
+            f"{verb} {len(names)} tensor(s), first {names[0]!r}" for verb, names in lists if names
+        )
+        raise ModelError(
+            f"these weights do not fit a {kind} model: they {said}",
+            fix="half-loaded weights would predict nonsense: use the file that belongs to model.json",
+        )
+    for name, shape in shapes.items():
+        if tuple(arrays[name].shape) != tuple(shape):
+            raise ModelError(
+                f"tensor {name!r} has shape {tuple(arrays[name].shape)}, "
+                f"the {kind} model of model.json has {tuple(shape)}",
+                fix="weights and model.json belong to different models",
+            )
+
+
+def _kind(kind: str, where: Path) -> Any:
+    name = f"{__package__}.{kind}"
+    if kind.isidentifier() and importlib.util.find_spec(name) is not None:
+        module = importlib.import_module(name)
+        if hasattr(module, "restore"):
+            return module
+    folder = str(Path(__file__).parent)
+    modules = [module.name for module in pkgutil.iter_modules([folder])]
+    raise ModelError(
+        f"unknown kind of model {kind!r}", where=where, fix=did_you_mean(kind, modules)
+    )
+
+
+def _read_meta(directory: Path) -> dict[str, Any]:
+    path = directory / "model.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(
+            f"this is no model directory: {error.strerror}",
+            where=path,
+            fix="give the directory `model` of a finished training run",
+        ) from error
+    except ValueError as error:
+        raise ModelError(
+            f"model.json is broken: {error}", where=path, fix="train or copy the model again"
+        ) from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else meta
+        raise ModelError(
+            f"model format {found!r}, this version reads {FORMAT}", where=path, fix="train again"
+        )
+    for key, kinds in _REQUIRED.items():
+        if key not in meta or not isinstance(meta[key], kinds) or isinstance(meta[key], bool):
+            raise ModelError(
+                f"model.json has no valid {key!r}", where=path, fix="train or copy the model again"
+            )
+    return meta
+
+
+def _check_file(directory: Path, name: str, meta: Mapping[str, Any]) -> None:
+    path = directory / name
+    if not path.is_file():
+        raise ModelError(
+            f"the model directory lacks {name}", where=path, fix="train or copy the model again"
+        )
+    if file_digest(path) != meta["files"].get(name):
+        raise ModelError(
+            f"{name} is not the file that training wrote",
+            where=path,
+            fix="it is damaged, edited, or of another model: train or copy the model again",
+        )
+
+
+def _replay(model: LoadedModel) -> None:
+    path = model.path / "golden.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            golden = {key: file[key] for key in file.files}
+        expected = golden[f"cells_{model.checkpoint}"]
+        asked = (golden["control"], str(golden["line"]), str(golden["perturbation"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot read the golden cells: {error}", where=path) from error
+    got = model.predict(*asked).cells
+    if got.shape != (len(golden["control"]), model.meta["n_genes"]):
+        raise ModelError(
+            f"the model predicts cells of shape {got.shape}, genes.txt has "
+            f"{model.meta['n_genes']} genes",
+            where=model.path,
+            fix="weights, model.json and genes.txt belong to different models",
+        )
+    scale = max(float(np.abs(expected).max()), 1e-6)
+    error_size = float(np.abs(got - expected).max()) / scale
+    if not error_size <= GOLDEN_TOLERANCE:
+        raise ModelError(
+            f"the model does not reproduce its golden cells: relative difference {error_size:.1e}, "
+            f"allowed {GOLDEN_TOLERANCE:.0e}",
+            where=model.path,
+            fix="weights or library versions changed what it computes: train again",
+        )

@@ -1,0 +1,292 @@
+"""The verdict, read and laid out once, for the page and for the terminal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from statetx.errors import ResultsError
+from statetx.reporting import words
+
+FORMAT = 1
+ROLES = ("floor", "baseline", "model", "ceiling")
+GROUPS = {"floor": "floor", "baseline": "baselines", "model": "trained", "ceiling": "ceiling"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One scored thing: floor, a baseline, a model with its seed, or the ceiling."""
+
+    name: str
+    title: str
+    role: str
+    seed: int | None
+    metrics: dict[str, dict[str, Any]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table, as text."""
+
+    text: str
+    interval: str
+    notes: tuple[str, ...]
+    best: bool
+    role: str
+    value: float | None
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric of the table."""
+
+    metric: dict[str, Any]
+    label: str
+    arrow: str
+    cells: list[Cell]
+    scaled: list[str]
+    grey: str = ""
+    """Why this metric is greyed; empty: it is not."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """The verdict on one trained model."""
+
+    model: str
+    call: str
+    glyph: str
+    text: str
+    others: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Board:
+    """Everything that verdict.json says, in the order in which it is shown."""
+
+    raw: dict[str, Any]
+    columns: list[Column]
+    metrics: list[dict[str, Any]]
+    rows: list[MetricRow]
+    models: list[Column]
+    primary: dict[str, Any] | None
+    sentences: list[Sentence]
+    comparisons: list[dict[str, Any]]
+
+    @property
+    def groups(self) -> list[tuple[str, str, int]]:
+        """(role, heading, width) of the groups of columns."""
+        counted = [(role, sum(c.role == role for c in self.columns)) for role in ROLES]
+        return [(role, GROUPS[role], n) for role, n in counted if n]
+
+
+def read(path: Path) -> Board:
+    """Read verdict.json and lay it out.
+
+    Raises
+    ------
+    ResultsError
+        Missing, unreadable, of another format, or without metrics or rows.
+    """
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(
+            f"cannot read the verdict: {error}", where=path, fix="run the verdict stage again"
+        ) from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+        raise ResultsError(
+            f"this verdict has format {found!r}, not {FORMAT}",
+            where=path,
+            fix="run the verdict stage again with this version of statetx",
+        )
+    for key in ("metrics", "rows"):
+        if not raw.get(key):
+            raise ResultsError(f"the verdict has no {key}", where=path, fix="run it again")
+    return layout(raw)
+
+
+def layout(raw: dict[str, Any]) -> Board:
+    """Lay out what verdict.json holds."""
+    metrics = sorted(raw["metrics"], key=lambda m: not m.get("headline"))
+    columns = _columns(raw["rows"])
+    models = [column for column in columns if column.role == "model"]
+    headline = [m for m in metrics if m.get("headline")]
+    primary = next((m for m in headline if has_range(m)), next(iter(headline), None))
+    comparisons = [dict(item) for item in raw.get("comparisons") or []]
+    for item in comparisons:
+        item["title"] = _title_of(item, models)
+    comparisons = _against_best(comparisons, columns, metrics)
+    rows = [_row(metric, columns, models, comparisons) for metric in metrics]
+    sentences = [_sentence(model, primary, headline, comparisons) for model in models]
+    return Board(raw, columns, metrics, rows, models, primary, sentences, comparisons)
+
+
+def label(metric: dict[str, Any]) -> str:
+    """The metric as people call it."""
+    return str(metric.get("label") or metric["name"])
+
+
+def has_range(metric: dict[str, Any]) -> bool:
+    """Whether floor and ceiling leave room for a model (unknown counts as yes)."""
+    return metric.get("has_range") is not False
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[Column]:
+    """Rows of verdict.json in order of role; baselines whose seeds all agree become one column."""
+    names: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        names.setdefault((row["role"], row["name"]), []).append(row)
+    columns = []
+    for role in ROLES:
+        for (own_role, name), twins in names.items():
+            if own_role != role:
+                continue
+            same = all(twin["metrics"] == twins[0]["metrics"] for twin in twins)
+            if role != "model" and same and len(twins) > 1:
+                note = f"{len(twins)} seeds, all equal"
+                columns.append(Column(name, name, role, None, twins[0]["metrics"], note))
+                continue
+            for twin in twins:
+                seed = twin.get("seed")
+                title = name if len(twins) == 1 else f"{name}, seed {seed}"
+                columns.append(Column(name, title, role, seed, twin["metrics"]))
+    return columns
+
+
+def _title_of(comparison: dict[str, Any], models: list[Column]) -> str:
+    for model in models:
+        if (model.name, model.seed) == (comparison["model"], comparison.get("seed")):
+            return model.title
+    return str(comparison["model"])
+
+
+def _mean(column: Column, metric: str) -> float | None:
+    value = (column.metrics.get(metric) or {}).get("mean")
+    return value if words.is_number(value) else None
+
+
+def _against_best(
+    comparisons: list[dict[str, Any]], columns: list[Column], metrics: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Keep, of several comparisons of one model in one metric, the one with the best baseline."""
+    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    order = {metric["name"]: i for i, metric in enumerate(metrics)}
+    for item in comparisons:
+        if item["metric"] not in order:
+            continue
+        key = (order[item["metric"]], item["title"])
+        baselines = [c for c in columns if c.role == "baseline" and c.name == item.get("against")]
+        means = [m for c in baselines if (m := _mean(c, item["metric"])) is not None]
+        sign = -1 if metrics[order[item["metric"]]].get("better") == "lower" else 1
+        item["_rank"] = max((sign * m for m in means), default=float("-inf"))
+        if key not in kept or item["_rank"] > kept[key]["_rank"]:
+            kept[key] = item
+    for item in kept.values():
+        item.pop("_rank")
+    return [kept[key] for key in sorted(kept)]
+
+
+def _row(
+    metric: dict[str, Any],
+    columns: list[Column],
+    models: list[Column],
+    comparisons: list[dict[str, Any]],
+) -> MetricRow:
+    name = metric["name"]
+    means = [_mean(column, name) for column in columns]
+    places = words.decimals(means)
+    rivals = [
+        m for m, c in zip(means, columns, strict=True) if m is not None and c.role != "ceiling"
+    ]
+    best = (min if metric.get("better") == "lower" else max)(rivals) if rivals else None
+    sizes = [c.metrics.get(name, {}).get("n") for c in columns]
+    usual = max((n for n in sizes if words.is_number(n)), default=None)
+    cells = []
+    for column, mean in zip(columns, means, strict=True):
+        entry = column.metrics.get(name) or {}
+        notes = []
+        if entry.get("undefined"):
+            notes.append(f"{entry['undefined']} undefined")
+        if words.is_number(entry.get("n")) and entry["n"] != usual:
+            notes.append(f"n = {entry['n']}")
+        cells.append(
+            Cell(
+                words.number(mean, places),
+                words.interval(entry.get("low"), entry.get("high"), places),
+                tuple(notes),
+                mean is not None and column.role != "ceiling" and mean == best,
+                column.role,
+                mean,
+            )
+        )
+    scaled = [
+        words.number(
+            next(
+                (
+                    c.get("scaled")
+                    for c in comparisons
+                    if (c["title"], c["metric"]) == (m.title, name)
+                ),
+                None,
+            ),
+            2,
+            sign=True,
+        )
+        for m in models
+    ]
+    arrow = words.ARROWS.get(str(metric.get("better")), "")
+    return MetricRow(metric, label(metric), arrow, cells, scaled, _grey(metric, columns, places))
+
+
+def _grey(metric: dict[str, Any], columns: list[Column], places: int | None) -> str:
+    if has_range(metric):
+        return ""
+    if metric.get("reason"):
+        return str(metric["reason"])
+    ends = {c.role: _mean(c, metric["name"]) for c in columns if c.role in ("floor", "ceiling")}
+    if ends.get("ceiling") is None:
+        return "no ceiling could be measured, so nobody knows what a good value is"
+    return (
+        f"no range: the ceiling ({words.number(ends['ceiling'], places)}) is not clearly better than "
+        f"the floor ({words.number(ends.get('floor'), places)}), so it cannot tell good from poor"
+    )
+
+
+def _sentence(
+    model: Column,
+    primary: dict[str, Any] | None,
+    headline: list[dict[str, Any]],
+    comparisons: list[dict[str, Any]],
+) -> Sentence:
+    own = {item["metric"]: item for item in comparisons if item["title"] == model.title}
+    if primary is None:
+        text = f"{model.title}: the verdict names no headline metric, so there is no verdict."
+        return Sentence(model.title, "UNDECIDED", words.GLYPHS["UNDECIDED"], text)
+    item = own.get(primary["name"], {"against": None})
+    call = _call(item)
+    text = words.sentence(item, model.title, label(primary), str(primary.get("better")))
+    if not has_range(primary):
+        text += " No headline metric has a range between floor and ceiling here: do not rely on it."
+    others = [
+        {
+            "call": _call(own[m["name"]]),
+            "glyph": words.GLYPHS[_call(own[m["name"]])],
+            "label": label(m),
+            "evidence": words.evidence(own[m["name"]], str(m.get("better"))),
+            "against": str(own[m["name"]].get("against")),
+            "grey": "" if has_range(m) else "no range",
+        }
+        for m in headline
+        if m is not primary and m["name"] in own
+    ]
+    return Sentence(model.title, call, words.GLYPHS[call], text, others)
+
+
+def _call(item: dict[str, Any]) -> str:
+    call = str(item.get("call") or "UNDECIDED").upper()
+    return call if call in words.GLYPHS else "UNDECIDED"

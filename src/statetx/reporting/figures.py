@@ -1,0 +1,335 @@
+"""Figures as inline SVG: real text, colours that follow the page, equal bytes for equal inputs.
+
+Inks are drawn in sentinel colours which become CSS variables of the page, so one figure serves
+light, dark and print. Data colours are those of Okabe & Ito (2008), apart for every common kind of
+colour vision; no figure relies on colour alone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from statetx.reporting import words
+from statetx.reporting.board import Board, Column, label
+
+INK, SOFT, HAIR, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
+_VARIABLES = {INK: "--ink", SOFT: "--soft", HAIR: "--hair", PAPER: "--paper"}
+
+BLUE, SKY, ORANGE, VERMILLION, GREEN = "#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73"
+PURPLE = "#cc79a7"
+
+ROLE_COLOURS = {"train": "#b9d7ea", "val": ORANGE, "test": BLUE, "mixed": PURPLE}
+"""Pale, middle, dark: the roles of a split stay apart in grey print."""
+
+ROLE_WORDS = {"train": "train", "val": "validation", "test": "test", "mixed": "differs by dose"}
+
+_MARKS: dict[str, dict[str, Any]] = {
+    "floor": {"marker": "D", "facecolor": "none", "edgecolor": SOFT, "s": 30},
+    "baseline": {"marker": "o", "facecolor": ORANGE, "edgecolor": ORANGE, "s": 36},
+    "model": {"marker": "s", "facecolor": BLUE, "edgecolor": BLUE, "s": 44},
+    "ceiling": {"marker": "^", "facecolor": GREEN, "edgecolor": GREEN, "s": 44},
+}
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "statetx",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",  # wide: what is measured in it fits in any reader's font
+    "font.size": 9,
+    "axes.edgecolor": HAIR,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlecolor": INK,
+    "axes.unicode_minus": True,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+}
+
+
+def svg(figure: Figure, name: str, description: str) -> str:
+    """Return a figure as an inline SVG element and close it.
+
+    Parameters
+    ----------
+    figure
+        What was drawn.
+    name
+        Prefix of every id, so that several figures can share one page.
+    description
+        What the figure shows, for those who cannot see it.
+    """
+    buffer = io.StringIO()
+    empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
+    plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
+    text = text.replace("xlink:href", "href")
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r"\n\s*\n", "\n", text)
+    box = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', text)
+    if box:  # points to CSS pixels; narrower screens shrink it
+        width = float(box[1]) * 4 / 3
+        size = f'style="width:{width:.0f}px" role="img" aria-labelledby="{name}-title"'
+        text = text.replace(box[0], size, 1)
+    escaped = description.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    head, _, rest = text.partition(">")
+    return f'{head}><title id="{name}-title">{escaped}</title>{rest.strip()}'
+
+
+def forest(board: Board) -> str | None:
+    """Dot plot of the headline metrics: floor, baselines, models with intervals, ceiling."""
+    metrics = [m for m in board.metrics if m.get("headline")] or board.metrics[:1]
+    metrics = [m for m in metrics if any(_point(c, m)[0] is not None for c in board.columns)]
+    if not metrics:
+        return None
+    across = min(2, len(metrics))
+    down = -(-len(metrics) // across)
+    longest = max(len(column.title) for column in board.columns)
+    left = min(2.6, 0.35 + 0.075 * longest)
+    panel = (0.27 * len(board.columns), 3.35 if across == 2 else 5.0)
+    width = left + across * panel[1] + (across - 1) * 0.85 + 0.75
+    height = down * (panel[0] + 0.95)
+    with plt.rc_context(_STYLE):
+        figure = plt.figure(figsize=(width, height))
+        for i, metric in enumerate(metrics):
+            row, column = divmod(i, across)
+            x = left + column * (panel[1] + 0.85)
+            y = height - (row + 1) * (panel[0] + 0.95) + 0.55
+            box = (x / width, y / height, panel[1] / width, panel[0] / height)
+            _forest_panel(figure.add_axes(box), board, metric, column == 0)
+        names = ", ".join(label(m) for m in metrics)
+        return svg(figure, "forest", f"Floor, baselines, models and ceiling in {names}")
+
+
+def _point(column: Column, metric: dict[str, Any]) -> tuple[float | None, Any, Any]:
+    entry = column.metrics.get(metric["name"]) or {}
+    mean, low, high = (entry.get(key) for key in ("mean", "low", "high"))
+    return (mean if words.is_number(mean) else None), low, high
+
+
+def _forest_panel(axes: Axes, board: Board, metric: dict[str, Any], names: bool) -> None:
+    places = words.decimals([_point(c, metric)[0] for c in board.columns])
+    best: list[float] = []
+    for i, column in enumerate(board.columns):
+        mean, low, high = _point(column, metric)
+        value = axes.get_yaxis_transform()
+        text = words.number(mean, places) if mean is not None else "undefined"
+        weight = "bold" if column.role == "model" else "normal"
+        axes.text(1.02, i, text, transform=value, va="center", fontsize=8.5, fontweight=weight)
+        if mean is None:
+            continue
+        mark = _MARKS[column.role]
+        if words.is_number(low) and words.is_number(high):
+            colour = mark["edgecolor"]
+            axes.plot([low, high], [i, i], color=colour, lw=2.2, solid_capstyle="butt", zorder=2)
+        axes.scatter([mean], [i], linewidths=1.4, zorder=3, **mark)
+        if column.role == "ceiling":
+            axes.axvline(mean, color=GREEN, lw=1, ls=(0, (4, 3)), zorder=1)
+        if column.role == "baseline":
+            best.append(mean)
+    if best:
+        edge = min(best) if metric.get("better") == "lower" else max(best)
+        axes.axvline(edge, color=ORANGE, lw=1, ls=(0, (1, 2)), zorder=1)
+    axes.set_ylim(len(board.columns) - 0.4, -0.6)
+    axes.set_yticks(range(len(board.columns)))
+    axes.set_yticklabels([c.title for c in board.columns] if names else [])
+    for tick, column in zip(axes.get_yticklabels(), board.columns, strict=True):
+        tick.set_fontweight("bold" if column.role == "model" else "normal")
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="y", color=HAIR, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    hint = {"higher": "higher is better →", "lower": "← lower is better"}
+    axes.set_title(label(metric), loc="left", fontsize=10, fontweight="bold", pad=7)
+    axes.set_xlabel(hint.get(str(metric.get("better")), ""), color=SOFT, fontsize=8.5)
+
+
+# ---------------------------------------------------------------------------------------------
+# training
+
+
+def curves(runs: Sequence[tuple[str, pd.DataFrame, int | None]]) -> str | None:
+    """Training and validation loss against step, one panel per run, chosen checkpoint marked.
+
+    Parameters
+    ----------
+    runs
+        (title, table with ``step`` and ``train_loss`` and/or ``val_loss``, chosen step or None).
+    """
+    if not runs:
+        return None
+    across = min(3, len(runs))
+    down = -(-len(runs) // across)
+    width, height = {1: 6.8, 2: 9.6, 3: 10.4}[across], 2.75
+    with plt.rc_context({**_STYLE, "ytick.labelcolor": SOFT, "ytick.major.size": 3}):
+        figure, grid = plt.subplots(
+            down, across, figsize=(width, height * down), squeeze=False, layout="constrained"
+        )
+        for axes, run in zip(grid.flat, runs, strict=False):
+            _curve_panel(axes, *run)
+        for axes in list(grid.flat)[len(runs) :]:
+            axes.set_visible(False)
+        for row in grid:
+            row[0].set_ylabel("loss")
+        return svg(figure, "curves", "Training and validation loss against step")
+
+
+def _curve_panel(axes: Axes, title: str, table: pd.DataFrame, chosen: int | None) -> None:
+    drawn = []
+    if "train_loss" in table:
+        train = table[["step", "train_loss"]].dropna()
+        if len(train):
+            thin = _thinned(train)
+            noisy = len(thin) > 60
+            axes.plot(*thin.T, color=SKY, lw=0.8 if noisy else 1.6, alpha=0.6 if noisy else 1)
+            if noisy:
+                smooth = pd.Series(thin[:, 1]).rolling(len(thin) // 25, center=True, min_periods=1)
+                axes.plot(thin[:, 0], smooth.median(), color=BLUE, lw=1.6)
+            axes.plot([], [], color=BLUE if noisy else SKY, lw=1.6, label="train")
+            drawn.append(thin[:, 1])
+    if "val_loss" in table:
+        val = table[["step", "val_loss"]].dropna()
+        if len(val):
+            few = len(val) <= 40
+            axes.plot(
+                val["step"],
+                val["val_loss"],
+                color=VERMILLION,
+                lw=1.6,
+                ls=(0, (4, 1.5)),
+                marker="o" if few else None,
+                ms=3.5,
+                label="validation",
+            )
+            drawn.append(val["val_loss"].to_numpy())
+    if chosen is not None:
+        axes.axvline(chosen, color=INK, lw=1, ls=(0, (1, 2)), label=f"chosen: step {chosen:,}")
+    seen = np.concatenate(drawn) if drawn else np.array([])
+    if len(seen) and seen.min() > 0 and seen.max() / seen.min() > 20:
+        axes.set_yscale("log")
+    axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    axes.grid(color=HAIR, lw=0.5)
+    axes.legend(fontsize=8, loc="best", handlelength=1.8)
+
+
+def _thinned(curve: pd.DataFrame, most: int = 600) -> np.ndarray:
+    """Means over equal runs of points: a long curve must not weigh megabytes."""
+    points = curve.to_numpy(dtype=float)
+    if len(points) <= most:
+        return points
+    return np.stack([part.mean(axis=0) for part in np.array_split(points, most)])
+
+
+# ---------------------------------------------------------------------------------------------
+# the split
+
+
+def role_picture(grid: pd.DataFrame, name: str, rows: str, columns: str, description: str) -> str:
+    """Draw rows × columns coloured by role.
+
+    Parameters
+    ----------
+    grid
+        Roles (train, val, test, mixed; NaN where there is no condition), named rows and columns.
+    name
+        Prefix of ids.
+    rows, columns
+        What they are, in the plural, such as ``cell lines`` and ``drugs``.
+    description
+        What the picture shows, for those who cannot see it.
+    """
+    n_rows, n_columns = grid.shape
+    cell = float(np.clip(9.4 / n_columns, 9.4 / 380, 0.27))
+    tall = float(np.clip(cell, 0.14, 0.27))
+    row_labels, column_labels = n_rows <= 80, cell >= 0.125
+    shown_rows = [_short(str(r)) for r in grid.index] if row_labels else []
+    shown_columns = [_short(str(c)) for c in grid.columns] if column_labels else []
+    left = 0.3 + 0.078 * max((len(t) for t in shown_rows), default=6)
+    top = 0.35 + (0.072 * max((len(t) for t in shown_columns), default=0) if column_labels else 0)
+    width = max(left + n_columns * cell + 0.3, 3.4)
+    height = top + n_rows * tall + 0.15
+    with plt.rc_context(_STYLE):
+        figure = plt.figure(figsize=(width, height))
+        box = (
+            left / width,
+            0.12 / height,
+            n_columns * cell / width,
+            n_rows * tall / height,
+        )
+        axes = figure.add_axes(box)
+        axes.imshow(_painted(grid), aspect="auto", interpolation="none")
+        if cell >= 0.1:
+            axes.set_xticks(np.arange(1, n_columns) - 0.5, minor=True)
+        axes.set_yticks(np.arange(1, n_rows) - 0.5, minor=True)
+        axes.grid(which="minor", color=PAPER, lw=1.2 if tall > 0.16 else 0.6)
+        axes.tick_params(which="both", length=0, pad=3)
+        axes.xaxis.set_ticks_position("top")
+        axes.xaxis.set_label_position("top")
+        axes.set_xticks(range(n_columns) if column_labels else [], shown_columns, rotation=90)
+        axes.set_yticks(range(n_rows) if row_labels else [], shown_rows)
+        small = 8.5 if min(cell, tall) > 0.18 else 7
+        axes.tick_params(labelsize=small, labelcolor=INK)
+        if not column_labels:
+            axes.set_xlabel(f"{n_columns:,} {columns}", fontsize=8.5, color=SOFT)
+        if not row_labels:
+            axes.set_ylabel(f"{n_rows:,} {rows}", fontsize=8.5, color=SOFT)
+        axes.spines[:].set_visible(False)
+        return svg(figure, name, description)
+
+
+def _painted(grid: pd.DataFrame) -> np.ndarray:
+    """RGBA of every cell; transparent where there is no condition."""
+    image = np.zeros((*grid.shape, 4))
+    values = grid.to_numpy(dtype=object)
+    for role, colour in ROLE_COLOURS.items():
+        image[values == role] = (*to_rgb(colour), 1.0)
+    return image
+
+
+def _short(text: str, most: int = 24) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def cividis(share: float) -> tuple[str, str]:
+    """Return (background, text colour) of the cividis map at `share` in [0, 1], as CSS colours."""
+    red, green, blue = matplotlib.colormaps["cividis"](float(np.clip(share, 0, 1)))[:3]
+    # relative luminance, WCAG 2.1: black text above 0.18 keeps a contrast of at least 4.5
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)
+    ]
+    dark = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18
+    code = "#" + "".join(f"{round(255 * c):02x}" for c in (red, green, blue))
+    return code, "#000000" if dark else "#ffffff"

@@ -1,0 +1,161 @@
+"""The split as a reader wants to see it: counts per role, and who meets whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from statetx import labels
+from statetx.data.plan import ROLES, Plan, read_plan
+from statetx.reporting import figures
+
+MOST_PICTURES = 12
+"""More pictures than this are a wall; the counts stay complete."""
+
+
+@dataclass(frozen=True)
+class RoleCount:
+    """What one role of one split holds."""
+
+    role: str
+    lines: int
+    drugs: int
+    perturbations: int
+    conditions: int
+    cells: int | None
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """One split in numbers."""
+
+    name: str
+    digest: str
+    roles: list[RoleCount]
+    reasons: list[tuple[str, str, int]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawing with its caption."""
+
+    title: str
+    svg: str
+    roles: list[str]
+
+
+def read_plans(plans: Mapping[str, Path]) -> dict[str, Plan]:
+    """Read every plan."""
+    return {name: read_plan(path) for name, path in plans.items()}
+
+
+def counts(name: str, plan: Plan, cells: pd.Series | None) -> SplitCount:
+    """Count lines, drugs, perturbations, conditions and cells per role.
+
+    Parameters
+    ----------
+    name
+        Name of the split.
+    plan
+        Its plan.
+    cells
+        Number of cells by (line, perturbation), or None when nobody knows.
+    """
+    table = plan.table
+    drugs = _drugs(table["perturbation"])
+    found = []
+    for role in ROLES:
+        own = table["role"] == role
+        part = table[own]
+        n_cells = None
+        if cells is not None:
+            keys = pd.MultiIndex.from_frame(part[["line", "perturbation"]])
+            n_cells = int(cells.reindex(keys).fillna(0).sum())
+        found.append(
+            RoleCount(
+                role,
+                part["line"].nunique(),
+                drugs[own].nunique(),
+                part["perturbation"].nunique(),
+                len(part),
+                n_cells,
+            )
+        )
+    grouped = table.groupby(["role", "reason"], sort=True).size()
+    reasons = [
+        (role, str(reason), int(n)) for (role, reason), n in grouped.items() if str(reason).strip()
+    ]
+    return SplitCount(name, plan.digest, found, sorted(reasons, key=lambda r: ROLES.index(r[0])))
+
+
+def cells_per_condition(manifest: Path) -> pd.Series | None:
+    """Number of cells by (line, perturbation) from the table beside the manifest, if it is there."""
+    path = manifest.parent / "conditions.parquet"
+    if not path.is_file():
+        return None
+    table = pd.read_parquet(path, columns=["line", "perturbation", "n_cells"])
+    return table.groupby(["line", "perturbation"])["n_cells"].sum()
+
+
+def pictures(plans: Mapping[str, Plan]) -> list[Picture]:
+    """Draw the splits: one picture of all folds where that says everything, else one per split."""
+    folds = _folds(plans) if len(plans) > 1 else None
+    if folds is not None:
+        grid, what = folds
+        grid = _ordered_columns(grid) if what == "drugs" else grid
+        drawn = figures.role_picture(grid, "folds", "splits", what, f"Role of the {what} by split")
+        return [Picture(f"Splits × {what}", drawn, _roles(grid))]
+    out = []
+    for i, (name, plan) in enumerate(list(plans.items())[:MOST_PICTURES]):
+        grid = lines_by_drugs(plan)
+        text = f"Role of every drug in every cell line, split {name}"
+        drawn = figures.role_picture(grid, f"split{i}", "cell lines", "drugs", text)
+        out.append(Picture(f"{name}: cell lines × drugs", drawn, _roles(grid)))
+    return out
+
+
+def lines_by_drugs(plan: Plan) -> pd.DataFrame:
+    """Return roles as lines × drugs; a drug whose doses differ in role is ``mixed``.
+
+    Tested lines come first and tested drugs first, so that a block looks like one.
+    """
+    table = plan.table.assign(drug=_drugs(plan.table["perturbation"]))
+    grid = table.groupby(["line", "drug"])["role"].agg(_one_role).unstack()
+    return _ordered_columns(_ordered_columns(grid.T).T)
+
+
+def _drugs(perturbations: pd.Series) -> pd.Series:
+    return perturbations.map({p: labels.parse(p).drug for p in perturbations.unique()})
+
+
+def _one_role(roles: pd.Series) -> str:
+    return str(roles.iloc[0]) if roles.nunique() == 1 else "mixed"
+
+
+def _ordered_columns(grid: pd.DataFrame) -> pd.DataFrame:
+    weight = {
+        column: (-(grid[column] == "test").sum(), -(grid[column] == "val").sum(), str(column))
+        for column in grid.columns
+    }
+    return grid[sorted(grid.columns, key=weight.__getitem__)]
+
+
+def _folds(plans: Mapping[str, Plan]) -> tuple[pd.DataFrame, str] | None:
+    """Splits × lines (or × drugs), when in every split each line (or drug) has a single role."""
+    for key, what in (("line", "cell lines"), ("drug", "drugs")):
+        rows = {}
+        for name, plan in plans.items():
+            table = plan.table.assign(drug=_drugs(plan.table["perturbation"]))
+            rows[name] = table.groupby(key)["role"].agg(_one_role)
+        grid = pd.DataFrame(rows).T
+        if not (grid == "mixed").any(axis=None):
+            return grid, what
+    return None
+
+
+def _roles(grid: pd.DataFrame) -> list[str]:
+    present = set(grid.to_numpy(dtype=object).ravel())
+    return [role for role in figures.ROLE_COLOURS if role in present]

@@ -1,0 +1,149 @@
+"""Numbers and sentences as people read them. Used by the page and by the terminal alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+MINUS = "\N{MINUS SIGN}"
+NOTHING = "–"
+"""Stands where a number is undefined or absent."""
+
+GLYPHS = {"BETTER": "▲", "WORSE": "▼", "SAME": "=", "UNDECIDED": "?"}
+"""A shape for every call, so that no colour has to be seen."""
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def decimals(values: Iterable[Any]) -> int | None:
+    """Return how many decimals a family of numbers deserves; None: scientific notation.
+
+    Three significant digits of the largest magnitude, at most five decimals: a row of a table
+    shares one format, so that its numbers can be compared by eye.
+    """
+    sizes = [abs(value) for value in values if is_number(value) and value != 0]
+    if not sizes:
+        return 2
+    exponent = math.floor(math.log10(max(sizes)))
+    if exponent < -3:
+        return None
+    return max(0, min(5, 2 - exponent)) if exponent < 6 else None
+
+
+def number(value: Any, places: int | None = 3, *, sign: bool = False) -> str:
+    """Format one number; a true minus sign, and a dash for what is undefined."""
+    if not is_number(value):
+        return NOTHING
+    plus = "+" if sign else ""
+    text = f"{value:{plus}.2e}" if places is None else f"{value:{plus},.{places}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("-+")
+    return text.replace("-", MINUS)
+
+
+def interval(low: Any, high: Any, places: int | None = 3, *, sign: bool = False) -> str:
+    """Format ``[low, high]``, or nothing when there is no interval."""
+    if not (is_number(low) and is_number(high)):
+        return ""
+    return f"[{number(low, places, sign=sign)}, {number(high, places, sign=sign)}]"
+
+
+def p_value(value: Any) -> str:
+    """Format a p-value: ``p = 0.003`` or ``p < 0.001``."""
+    if not is_number(value):
+        return ""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def percent(value: Any) -> str:
+    """Format a share as ``58 %``."""
+    return f"{100 * value:.0f} %" if is_number(value) else NOTHING
+
+
+def count(n: Any, singular: str, plural: str | None = None) -> str:
+    """Format ``1 condition`` or ``24 conditions``."""
+    word = singular if n == 1 else (plural or singular + "s")
+    return f"{n:,} {word}" if is_number(n) else f"{NOTHING} {plural or singular + 's'}"
+
+
+def size(n_bytes: Any) -> str:
+    """Format a number of bytes."""
+    if not is_number(n_bytes):
+        return NOTHING
+    value, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def listing(names: Sequence[str], most: int = 8) -> str:
+    """Join names with commas; the tail of a long list becomes a number."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, … ({len(names):,} in all)"
+
+
+def stop(sentence: str) -> str:
+    """End a sentence with exactly one full stop."""
+    return sentence.rstrip(" .;") + "."
+
+
+def difference_places(comparison: dict[str, Any]) -> int | None:
+    """Decimals for a difference and its interval: two significant digits of the difference."""
+    value = comparison.get("difference")
+    if not is_number(value) or value == 0:
+        return decimals([comparison.get("low"), comparison.get("high")])
+    exponent = math.floor(math.log10(abs(value)))
+    return None if exponent < -4 else max(2, min(5, 1 - exponent))
+
+
+def sentence(comparison: dict[str, Any], model: str, metric: str, better: str) -> str:
+    """Return the verdict on one model in one metric, in plain words.
+
+    Parameters
+    ----------
+    comparison
+        An entry of ``comparisons`` in verdict.json.
+    model
+        The model as the reader knows it (with its seed when there are several).
+    metric
+        Label of the metric.
+    better
+        ``higher`` or ``lower``.
+    """
+    call = str(comparison.get("call") or "UNDECIDED").upper()
+    against = comparison.get("against")
+    if against is None:
+        why = comparison.get("reason") or "there is no baseline to compare with"
+        return stop(f"{model} is UNDECIDED in {metric}: {why}")
+    rival = f"the best baseline ({against})"
+    opening = {
+        "BETTER": f"{model} is BETTER than {rival} in {metric}",
+        "WORSE": f"{model} is WORSE than {rival} in {metric}",
+        "SAME": f"{model} is the SAME as {rival} in {metric}",
+    }.get(call, f"{model} against {rival} is UNDECIDED in {metric}")
+    text = f"{opening}: {evidence(comparison, better)}"
+    reason = comparison.get("reason")
+    return stop(f"{text}; {reason}" if reason else text)
+
+
+def evidence(comparison: dict[str, Any], better: str = "higher") -> str:
+    """Return difference, interval, wins and p as one phrase."""
+    places = difference_places(comparison)
+    difference = number(comparison.get("difference"), places, sign=True)
+    between = interval(comparison.get("low"), comparison.get("high"), places, sign=True)
+    parts = [f"{difference} {between}" if between else f"{difference}, no interval"]
+    if better == "lower":
+        parts[0] += " (lower is better)"
+    if is_number(comparison.get("wins")):
+        parts.append(f"wins {percent(comparison['wins'])} of conditions")
+    if is_number(comparison.get("p")):
+        parts.append(p_value(comparison["p"]))
+    return ", ".join(parts)

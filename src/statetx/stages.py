@@ -1,0 +1,315 @@
+"""The stages of the road: where each writes, which settings it reads, which code it depends on.
+
+Used by the workflow when it is parsed and by the commands of the same names. Knows nothing of
+Snakemake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import sys
+import tomllib
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from statetx import provenance
+from statetx.config import Config
+from statetx.errors import ConfigError, StatetxError
+
+if TYPE_CHECKING:
+    from statetx.evaluation.verdict import RefScores, RunScores
+
+CODE: dict[str, tuple[str, ...]] = {
+    "simulate": ("statetx.data.simulate",),
+    "pack": ("statetx.data.pack",),
+    # Not splits.split and not splits.lint: a new check must not make every split stale.
+    "split": ("statetx.splits.generate", "statetx.splits.toml"),
+    "train": ("statetx.training.fit", "statetx.models.{kind}"),
+    "predict": ("statetx.inference.predict", "statetx.models.{kind}"),
+    "reference": ("statetx.evaluation.reference",),
+    "evaluate": ("statetx.evaluation.evaluate",),
+    "verdict": ("statetx.evaluation.verdict",),
+    "prune": ("statetx.maintenance.prune",),
+    "report": ("statetx.reporting.page",),
+}
+"""Root modules of every stage; what they import inside the package counts too."""
+
+
+def code(stage: str, kind: str | None = None) -> str:
+    """Fingerprint of the code that a stage runs, for a model of one kind where it has a model."""
+    roots = [root.format(kind=kind) for root in CODE[stage] if kind or "{kind}" not in root]
+    found = provenance.code_fingerprint(roots)
+    if stage == "report":
+        templates = Path(__file__).parent / "reporting" / "templates"
+        files = sorted(path for path in templates.iterdir() if path.is_file())
+        found = provenance.digest([found, *(provenance.file_digest(path) for path in files)])
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
+# where things are
+
+
+def pack_dir(dataset: str) -> Path:
+    """The packed store of a data set."""
+    return Path("results") / dataset / "pack"
+
+
+def split_dir(dataset: str, split: str) -> Path:
+    """The plan of a split."""
+    return Path("results") / dataset / split
+
+
+def run_dir(dataset: str, split: str, model: str, seed: int) -> Path:
+    """Everything of one run."""
+    return split_dir(dataset, split) / model / f"seed{seed}"
+
+
+def state_dir(dataset: str, split: str, model: str, seed: int, made_from: Any) -> Path:
+    """Where a run keeps what it needs to resume, keyed by all that training depends on.
+
+    Without the key, a run whose learning rate changed would resume the old model and train zero
+    steps.
+    """
+    name = f"{dataset}.{split}.{model}.seed{seed}-{provenance.digest(made_from)}"
+    return Path(".state") / "train" / name
+
+
+# ---------------------------------------------------------------------------------------------
+# source files
+
+
+def source_files(cfg: Config, dataset: str) -> list[str]:
+    """The h5ad files of a data set, globs expanded, ``{data_root}`` replaced.
+
+    Raises
+    ------
+    ConfigError
+        A path or pattern matches nothing.
+    """
+    from statetx.data.simulate import line_names
+    from statetx.data.store import file_name
+
+    section = cfg.datasets[dataset]
+    if section.files == "simulate":
+        home = Path("results") / dataset / "simulate"
+        return [str(home / f"{file_name(line)}.h5ad") for line in line_names(section.simulate)]
+    found: list[str] = []
+    for pattern in section.files:
+        path = os.path.expandvars(str(Path(rooted(cfg, pattern)).expanduser()))
+        matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (absolute patterns)
+        if not matches:
+            raise ConfigError(
+                f"no file matches {pattern!r} (looked for {path})",
+                where=f"datasets.{dataset}.files",
+                fix="correct the path, or give its root: --config data_root=DIRECTORY",
+            )
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def rooted(cfg: Config, path: str) -> str:
+    """`path` with ``{data_root}`` replaced."""
+    return path.replace("{data_root}", cfg.data_root)
+
+
+def source_facts(cfg: Config, dataset: str) -> list[dict[str, Any]]:
+    """What the workflow must know of the source files before it runs anything.
+
+    One dict per file: ``path``, ``identity`` (size and digest of header and obs columns, not the
+    modification time, so that copying a file retrains nothing) and its ``lines``. Cached under
+    ``.state/inspect`` by path, size and modification time.
+    """
+    from statetx.data import h5ad
+
+    section = cfg.datasets[dataset]
+    columns = [section.pert_col, section.cell_type_key]
+    columns += [name for name in (section.batch_col, section.total_counts_col) if name]
+    facts = []
+    for path in source_files(cfg, dataset):
+        stat = Path(path).stat()
+        key = provenance.digest(
+            [str(Path(path).absolute()), stat.st_size, stat.st_mtime_ns, columns]
+        )
+        cached = Path(".state") / "inspect" / f"{key}.json"
+        if not cached.exists():
+            lines = h5ad.cell_lines([Path(path)], section.cell_type_key)
+            found = {"identity": h5ad.identity(Path(path), columns), "lines": lines}
+            provenance.write_json(cached, found)
+        facts.append({"path": path, **json.loads(cached.read_text())})
+    return facts
+
+
+def cell_lines(cfg: Config, dataset: str) -> list[str]:
+    """The cell lines of a data set, sorted."""
+    from statetx.data.simulate import line_names
+
+    section = cfg.datasets[dataset]
+    if section.files == "simulate":
+        return sorted(line_names(section.simulate))
+    return sorted({line for fact in source_facts(cfg, dataset) for line in fact["lines"]})
+
+
+# ---------------------------------------------------------------------------------------------
+# parameters: exactly the settings that a stage reads
+
+
+def simulate_params(cfg: Config, dataset: str) -> dict[str, Any]:
+    """Settings of `simulate`."""
+    return {"settings": cfg.datasets[dataset].simulate.changed(), "code": code("simulate")}
+
+
+def pack_params(cfg: Config, dataset: str) -> dict[str, Any]:
+    """Settings of `pack`; ``identity`` stands for the content of source files nobody makes."""
+    section = cfg.datasets[dataset]
+    identity = None
+    if section.files != "simulate":
+        identity = [fact["identity"] for fact in source_facts(cfg, dataset)]
+    settings = {k: v for k, v in section.changed().items() if k not in ("files", "simulate")}
+    return {"settings": settings, "identity": identity, "code": code("pack")}
+
+
+def split_params(cfg: Config, split: str) -> dict[str, Any]:
+    """Settings of `split`. A TOML file counts by what it says, not by how it is written."""
+    section, fold = cfg.split(split)
+    toml = read_toml(rooted(cfg, section.toml)) if hasattr(section, "toml") else None
+    settings = {k: v for k, v in section.changed().items() if k not in ("dataset", "toml")}
+    return {"settings": settings, "fold": fold, "toml": toml, "code": code("split")}
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """Parse a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        Missing or malformed file.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the split: {error}", where=path) from error
+
+
+def train_params(cfg: Config, model: str) -> dict[str, Any]:
+    """Settings of `train`; ``keep`` names step checkpoints that evaluation wants."""
+    section = cfg.models[model]
+    wanted = sorted(c for c in cfg.evaluation.checkpoints if c not in ("best", "last"))
+    return {"settings": section.changed(), "keep": wanted, "code": code("train", section.kind)}
+
+
+def predict_params(cfg: Config, model: str) -> dict[str, Any]:
+    """Settings of `predict`."""
+    own = _pick(cfg, "max_cells", "seed")
+    return {"settings": own, "code": code("predict", cfg.models[model].kind)}
+
+
+def reference_params(cfg: Config) -> dict[str, Any]:
+    """Settings of `reference`."""
+    return {"settings": _pick(cfg, "max_cells", "seed"), "code": code("reference")}
+
+
+def evaluate_params(cfg: Config) -> dict[str, Any]:
+    """Settings of `evaluate`."""
+    return {"settings": _pick(cfg, "max_cells", "seed", "profile"), "code": code("evaluate")}
+
+
+def verdict_params(cfg: Config, experiment: str) -> dict[str, Any]:
+    """Settings of `verdict`."""
+    runs = [
+        [run.split, run.model, cfg.models[run.model].kind, run.seed] for run in cfg.runs(experiment)
+    ]
+    return {"settings": _pick(cfg, "seed", "n_bootstrap"), "runs": runs, "code": code("verdict")}
+
+
+def prune_params(cfg: Config) -> dict[str, Any]:
+    """Settings of `prune`: what is asked for, and what evaluation still needs, stays."""
+    keep = sorted({*cfg.prune.keep, *cfg.evaluation.checkpoints})
+    return {"keep": keep, "delete": cfg.prune.mode == "delete", "code": code("prune")}
+
+
+def report_params(cfg: Config, experiment: str) -> dict[str, Any]:
+    """Settings of `report`."""
+    return {"title": cfg.report.title or experiment, "code": code("report")}
+
+
+def _pick(cfg: Config, *keys: str) -> dict[str, Any]:
+    changed = cfg.evaluation.changed()
+    return {key: changed[key] for key in keys if key in changed}
+
+
+def train_made_from(store: Path, plan: Path, settings: Any, code: str) -> dict[str, Any]:
+    """All that a trained model depends on: settings, code, the plan's conditions, the cells."""
+    from statetx.data.plan import read_plan
+
+    return {
+        "settings": settings,
+        "code": code,
+        "plan": read_plan(plan).digest,
+        "store": provenance.file_digest(store / "manifest.json"),
+    }
+
+
+def raw_line(encoded: str) -> str:
+    """The cell line behind its name in paths."""
+    return unquote(encoded)
+
+
+def judged(
+    dataset: str, runs: list[list[Any]], checkpoint: str
+) -> tuple[list[RunScores], list[RefScores]]:
+    """What `verdict` reads: the scores of every run, the reference of every test line.
+
+    Parameters
+    ----------
+    runs
+        ``[split, model, kind, seed]`` per run.
+    """
+    from statetx.data.plan import read_plan
+    from statetx.data.store import file_name
+    from statetx.evaluation.verdict import RefScores, RunScores
+
+    scores, references = [], {}
+    for split, model, kind, seed in runs:
+        home = split_dir(dataset, split)
+        for line in read_plan(home / "plan.parquet").lines("test"):
+            name = file_name(line)
+            table = run_dir(dataset, split, model, seed) / "scores" / checkpoint / name
+            scores.append(RunScores(split, model, kind, seed, line, table / "scores.csv"))
+            references[split, line] = RefScores(split, line, home / "reference" / name)
+    return scores, list(references.values())
+
+
+# ---------------------------------------------------------------------------------------------
+# running
+
+
+@contextlib.contextmanager
+def job(log: str | Path | None = None) -> Iterator[None]:
+    """Run a stage: its output goes to `log`; an error a user can mend is one block, not a trace.
+
+    Exits with 1 on a `StatetxError`.
+    """
+    handle = None
+    if log is not None:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        handle = open(log, "w", buffering=1, encoding="utf-8")  # noqa: SIM115
+        os.dup2(handle.fileno(), 1)
+        os.dup2(handle.fileno(), 2)
+        sys.stdout = sys.stderr = handle
+    try:
+        yield
+    except StatetxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("STATETX_TRACEBACK"):
+            traceback.print_exc()
+        raise SystemExit(error.exit_code) from None
+    finally:
+        if handle is not None:
+            handle.flush()

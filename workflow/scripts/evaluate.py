@@ -1,0 +1,19 @@
+"""Rule evaluate: score the predictions of one run for one cell line."""
+
+from pathlib import Path
+
+from statetx.config import Evaluation
+from statetx.evaluation.evaluate import evaluate_run
+from statetx.stages import job, raw_line
+
+if __name__ == "__main__":
+    with job(snakemake.log[0]):
+        evaluate_run(
+            Path(snakemake.input.store[0]).parent,
+            Path(snakemake.input.plan),
+            raw_line(snakemake.wildcards.cell_line),
+            Path(snakemake.input.cells),
+            Path(snakemake.input.reference[0]).parent,
+            Evaluation.model_validate(snakemake.params.settings),
+            Path(snakemake.output.scores).parent,
+        )

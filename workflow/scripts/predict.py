@@ -1,0 +1,21 @@
+"""Rule predict: the held-out cells of one cell line."""
+
+from pathlib import Path
+
+from statetx.config import Evaluation
+from statetx.inference.predict import predict
+from statetx.stages import job, raw_line
+
+if __name__ == "__main__":
+    with job(snakemake.log[0]):
+        settings = Evaluation.model_validate(snakemake.params.settings)
+        predict(
+            Path(snakemake.input.model),
+            Path(snakemake.input.store[0]).parent,
+            Path(snakemake.input.plan),
+            raw_line(snakemake.wildcards.cell_line),
+            snakemake.wildcards.checkpoint,
+            settings.max_cells,
+            settings.seed,
+            Path(snakemake.output.cells),
+        )

@@ -1,0 +1,17 @@
+"""Rule reference: what the real cells of a test line say, once for all models."""
+
+from pathlib import Path
+
+from statetx.config import Evaluation
+from statetx.evaluation.reference import reference
+from statetx.stages import job, raw_line
+
+if __name__ == "__main__":
+    with job(snakemake.log[0]):
+        reference(
+            Path(snakemake.input.store[0]).parent,
+            Path(snakemake.input.plan),
+            raw_line(snakemake.wildcards.cell_line),
+            Evaluation.model_validate(snakemake.params.settings),
+            Path(snakemake.output.floor).parent,
+        )

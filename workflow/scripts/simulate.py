@@ -1,0 +1,12 @@
+"""Rule simulate: cells with a planted truth, one h5ad per cell line."""
+
+from pathlib import Path
+
+from statetx.config import Simulate
+from statetx.data.simulate import simulate
+from statetx.stages import job
+
+if __name__ == "__main__":
+    with job(snakemake.log[0]):
+        settings = Simulate.model_validate(snakemake.params.settings)
+        simulate(settings, Path(snakemake.output.truth).parent)

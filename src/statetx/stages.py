@@ -290,6 +290,58 @@ def judged(
 # running
 
 
+def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads: int = 0) -> None:
+    """Train one run, as rule `train` does; ``threads = 0`` uses every core."""
+    from statetx.training.fit import fit
+
+    plan = split_dir(dataset, split) / "plan.parquet"
+    store, home = pack_dir(dataset), run_dir(dataset, split, model, seed)
+    params = train_params(cfg, model)
+    made_from = train_made_from(store, plan, params["settings"], params["code"])
+    name = {"dataset": dataset, "split": split, "model": model, "seed": seed}
+    fit(
+        store_dir=store,
+        plan_path=plan,
+        model=cfg.models[model],
+        seed=seed,
+        out=home / "model",
+        state_dir=state_dir(dataset, split, model, seed, made_from),
+        checkpoints_dir=home / "checkpoints",
+        keep=["best", "last", *params["keep"]],
+        tracking=cfg.tracking,
+        provenance={**name, **made_from},
+        threads=threads,
+    )
+
+
+def verdict(cfg: Config, experiment: str) -> None:
+    """Judge one experiment, as rule `verdict` does."""
+    from statetx.evaluation.verdict import verdict as work
+
+    dataset, checkpoint = cfg.experiment_dataset(experiment), cfg.evaluation.checkpoints[0]
+    params = verdict_params(cfg, experiment)
+    scores, references = judged(dataset, params["runs"], checkpoint)
+    meta = {"experiment": experiment, "dataset": dataset, "checkpoint": checkpoint}
+    meta["code"] = params["code"]
+    work(scores, references, meta, cfg.evaluation, Path("results") / dataset / experiment)
+
+
+def report(cfg: Config, experiment: str) -> None:
+    """Draw the page of one experiment, as rule `report` does."""
+    from statetx.reporting.page import RunFiles, page
+
+    dataset = cfg.experiment_dataset(experiment)
+    runs = cfg.runs(experiment)
+    page(
+        Path("results") / dataset / experiment / "verdict.json",
+        {run.split: split_dir(dataset, run.split) / "plan.parquet" for run in runs},
+        [RunFiles(r.split, r.model, r.seed, run_dir(*r) / "model") for r in runs],
+        pack_dir(dataset) / "manifest.json",
+        Path("results") / "reports" / f"{experiment}.html",
+        cfg.report.title or experiment,
+    )
+
+
 @contextlib.contextmanager
 def job(log: str | Path | None = None) -> Iterator[None]:
     """Run a stage: its output goes to `log`; an error a user can mend is one block, not a trace.

@@ -9,5 +9,7 @@ from statetx.stages import job
 if __name__ == "__main__":
     with job(snakemake.log[0]):
         files = [Path(path) for path in snakemake.input.cells]
-        settings = Dataset.model_validate({**snakemake.params.settings, "files": [str(f) for f in files]})
+        settings = Dataset.model_validate(
+            {**snakemake.params.settings, "files": [str(f) for f in files]}
+        )
         pack(files, settings, snakemake.params.dataset, Path(snakemake.output.manifest).parent)

@@ -19,6 +19,10 @@ SAFE = "._+-"
 """Characters that a cell line keeps in file names; others are percent-encoded."""
 
 
+_PIECE = 256
+"""Rows densified at a time."""
+
+
 def file_name(line: str) -> str:
     """Return the cell line as it stands in paths: percent-encoded, safe set ``A-Za-z0-9_.+-``."""
     return quote(line, safe=SAFE).replace("~", "%7E")
@@ -30,11 +34,18 @@ def _mapped(file: h5py.File, name: str, path: Path) -> np.ndarray:
     offset = dataset.id.get_offset()
     if offset is None or dataset.size == 0:
         return np.asarray(dataset[()])
+    if dataset.dtype.hasobject or dataset.compression:
+        raise DataError(
+            f"{name!r} is compressed or holds objects, so it cannot be mapped",
+            where=path,
+            fix="it was rewritten by another program: pack it again",
+        )
     if path.stat().st_size < offset + dataset.size * dataset.dtype.itemsize:
         raise DataError(
             f"the file ends inside {name!r}", where=path, fix="it is truncated: pack it again"
         )
-    return np.memmap(path, mode="r", dtype=dataset.dtype, shape=dataset.shape, offset=offset)
+    mapped = np.memmap(path, mode="r", dtype=dataset.dtype, shape=dataset.shape, offset=offset)
+    return np.asarray(mapped)  # a plain view: indexing the memmap subclass costs twice as much
 
 
 class LineStore:
@@ -66,6 +77,36 @@ class LineStore:
                 fix="the file is missing, truncated or no store: pack the data set again",
             ) from error
         self.n_cells, self.n_genes = shape
+        ordered = conditions.sort_values("row_start")
+        self._ends = (ordered["row_start"] + ordered["n_cells"]).to_numpy()
+        self._batch_of_block = ordered["batch"].to_numpy(dtype=object)
+        # Rows are sorted by perturbation, then batch: each is one run of rows.
+        self._runs: dict[str, tuple[int, int]] = {}
+        self._blocks: dict[tuple[str, str], tuple[int, int]] = {}
+        columns = ("perturbation", "batch", "row_start", "n_cells")
+        for label, batch, start, n in ordered[list(columns)].itertuples(index=False):
+            self._blocks[label, batch] = (start, start + n)
+            self._runs[label] = (self._runs.get(label, (start, 0))[0], start + n)
+
+    def run(self, perturbation: str, batch: str | None = None) -> tuple[int, int]:
+        """Return the rows [start, stop) of a perturbation, in all batches or in one.
+
+        A batch without cells of it gives an empty run.
+
+        Raises
+        ------
+        ResultsError
+            The line has no such perturbation.
+        """
+        if perturbation not in self._runs:
+            raise ResultsError(
+                f"cell line {self.name!r} has no perturbation {perturbation!r}",
+                where=self.path,
+                fix=did_you_mean(perturbation, self._runs),
+            )
+        if batch is None:
+            return self._runs[perturbation]
+        return self._blocks.get((perturbation, batch), (0, 0))
 
     def rows(self, perturbation: str, max_cells: int | None = None, seed: int = 0) -> np.ndarray:
         """Return the sorted row numbers of one perturbation (int64).
@@ -84,20 +125,7 @@ class LineStore:
         ResultsError
             The line has no such perturbation.
         """
-        blocks = self.conditions[self.conditions["perturbation"] == perturbation]
-        if blocks.empty:
-            raise ResultsError(
-                f"cell line {self.name!r} has no perturbation {perturbation!r}",
-                where=self.path,
-                fix=did_you_mean(perturbation, self.conditions["perturbation"].unique()),
-            )
-        starts = blocks["row_start"].to_numpy()
-        rows = np.concatenate(
-            [
-                np.arange(start, start + n)
-                for start, n in zip(starts, blocks["n_cells"].to_numpy(), strict=True)
-            ]
-        )
+        rows = np.arange(*self.run(perturbation))
         if max_cells is not None and len(rows) > max_cells:
             name = f"{self.name}\0{perturbation}".encode()
             generator = np.random.default_rng([seed, *name])
@@ -106,18 +134,32 @@ class LineStore:
 
     def batches(self, rows: np.ndarray) -> np.ndarray:
         """Return the batch label of each row."""
-        order = self.conditions.sort_values("row_start")
-        ends = (order["row_start"] + order["n_cells"]).to_numpy()
-        return order["batch"].to_numpy(dtype=object)[np.searchsorted(ends, rows, side="right")]
+        return self._batch_of_block[np.searchsorted(self._ends, rows, side="right")]
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
         """Return X of the rows as stored, dense float32 [n, genes]."""
         indptr, indices, data = self._csr
         out = np.zeros((len(rows), self.n_genes), dtype=np.float32)
-        for i, row in enumerate(rows):
-            span = slice(int(indptr[row]), int(indptr[row + 1]))
-            out[i, indices[span]] = data[span]
+        flat = out.reshape(-1)
+        rows = np.asarray(rows, dtype=np.int64)
+        # The index arrays of one piece stay in the processor's cache.
+        for first in range(0, len(rows), _PIECE):
+            place, values = self._values(rows[first : first + _PIECE])
+            place += first * self.n_genes
+            flat[place] = values
         return out
+
+    def _values(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the non-zero values of the rows and their places in the flat dense matrix."""
+        indptr, indices, data = self._csr
+        starts = indptr[rows]
+        lengths = indptr[rows + 1] - starts
+        ends = np.cumsum(lengths)
+        at = np.arange(ends[-1] if len(ends) else 0)
+        at += np.repeat(starts - ends + lengths, lengths)
+        place = np.repeat(np.arange(len(rows)) * self.n_genes, lengths)
+        place += indices[at]
+        return place, data[at]
 
     def expression(self, rows: np.ndarray) -> np.ndarray:
         """Return the log1p expression that models predict and scores are computed in.
@@ -128,12 +170,19 @@ class LineStore:
         key = self.manifest["expression_key"]
         if key is not None:
             return self.embedding(key, rows)
-        values = self.counts(rows)
         if self.manifest["scale"] == "log1p":
-            return values
-        totals = np.maximum(self.total_counts[rows], 1e-12)[:, None]
-        scaled = values.astype(np.float64) * (self.manifest["target_sum"] / totals)
-        return np.log1p(scaled).astype(np.float32)
+            return self.counts(rows)
+        out = np.zeros((len(rows), self.n_genes), dtype=np.float32)
+        flat = out.reshape(-1)
+        rows = np.asarray(rows, dtype=np.int64)
+        factor = self.manifest["target_sum"] / np.maximum(self.total_counts, 1e-12)
+        for first in range(0, len(rows), _PIECE):
+            piece = rows[first : first + _PIECE]
+            place, values = self._values(piece)
+            scaled = values * factor[piece][place // self.n_genes]
+            place += first * self.n_genes
+            flat[place] = np.log1p(scaled)  # of the non-zero values only: ln(1 + 0) = 0
+        return out
 
     def embedding(self, key: str, rows: np.ndarray) -> np.ndarray:
         """Return the rows of ``obsm[key]``, float32 [n, D]."""

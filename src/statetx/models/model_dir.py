@@ -202,16 +202,23 @@ def save(
     ModelError
         The model does not predict finite cells, or does not survive the round trip.
     """
+    given = meta.get("checkpoints", {})
+    described = {
+        **meta,
+        "format": FORMAT,
+        "n_genes": len(genes),
+        "checkpoints": {name: given.get(name, {}) for name in checkpoints},
+    }
+    cells = np.ascontiguousarray(basal[:GOLDEN_CELLS], dtype=np.float32)
+    golden: dict[str, Any] = {"control": cells, "line": line, "perturbation": perturbation}
     with whole(out) as part:
         part.mkdir()
         (part / "genes.txt").write_text("".join(f"{gene}\n" for gene in genes), encoding="utf-8")
-        cells = np.ascontiguousarray(basal, dtype=np.float32)
-        golden: dict[str, Any] = {"control": cells, "line": line, "perturbation": perturbation}
         for name, arrays in checkpoints.items():
             kept = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
             save_file(kept, part / f"{name}.safetensors")
-            predicted = _kind(meta["kind"], out).restore(dict(meta), kept).predict
-            golden[f"cells_{name}"] = predicted(cells, line, perturbation).cells
+            predictor = _kind(meta["kind"], out).restore(described, kept)
+            golden[f"cells_{name}"] = predictor.predict(cells, line, perturbation).cells
             if not np.isfinite(golden[f"cells_{name}"]).all():
                 raise ModelError(f"checkpoint {name!r} predicts NaN or infinite values", where=out)
         np.savez(part / "golden.npz", **golden)
@@ -222,15 +229,7 @@ def save(
             encoding="utf-8",
         )
         functional = ["genes.txt", "golden.npz", *(f"{name}.safetensors" for name in checkpoints)]
-        described = {
-            **meta,
-            "format": FORMAT,
-            "n_genes": len(genes),
-            "checkpoints": {
-                name: meta.get("checkpoints", {}).get(name, {}) for name in checkpoints
-            },
-            "files": {name: file_digest(part / name) for name in functional},
-        }
+        described["files"] = {name: file_digest(part / name) for name in functional}
         write_json(part / "model.json", described)
         for name in checkpoints:
             load(part, name)

@@ -46,6 +46,8 @@ class MetricRow:
     metric: dict[str, Any]
     label: str
     arrow: str
+    unit: str
+    """Power of ten in which the numbers are given; empty: plain."""
     cells: list[Cell]
     scaled: list[str]
     grey: str = ""
@@ -122,13 +124,27 @@ def layout(raw: dict[str, Any]) -> Board:
         item["title"] = _title_of(item, models)
     comparisons = _against_best(comparisons, columns, metrics)
     rows = [_row(metric, columns, models, comparisons) for metric in metrics]
-    sentences = [_sentence(model, primary, headline, comparisons) for model in models]
+    for item in comparisons:
+        power = exponent(metric_named(metrics, item["metric"]), columns)
+        item["difference_text"], item["interval_text"] = words.difference(item, power)
+        item["unit"] = words.power(power)
+    sentences = [_sentence(model, primary, headline, comparisons, columns) for model in models]
     return Board(raw, columns, metrics, rows, models, primary, sentences, comparisons)
 
 
 def label(metric: dict[str, Any]) -> str:
     """The metric as people call it."""
     return str(metric.get("label") or metric["name"])
+
+
+def metric_named(metrics: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The metric of that name."""
+    return next(metric for metric in metrics if metric["name"] == name)
+
+
+def exponent(metric: dict[str, Any], columns: list[Column]) -> int:
+    """Power of ten in which a metric's numbers are given everywhere."""
+    return words.exponent(_mean(column, metric["name"]) for column in columns)
 
 
 def has_range(metric: dict[str, Any]) -> bool:
@@ -199,7 +215,8 @@ def _row(
 ) -> MetricRow:
     name = metric["name"]
     means = [_mean(column, name) for column in columns]
-    places = words.decimals(means)
+    power = exponent(metric, columns)
+    places = words.decimals(None if m is None else m / 10**power for m in means)
     rivals = [
         m for m, c in zip(means, columns, strict=True) if m is not None and c.role != "ceiling"
     ]
@@ -216,8 +233,8 @@ def _row(
             notes.append(f"n = {entry['n']}")
         cells.append(
             Cell(
-                words.number(mean, places),
-                words.interval(entry.get("low"), entry.get("high"), places),
+                words.number(_in(mean, power), places),
+                words.interval(_in(entry.get("low"), power), _in(entry.get("high"), power), places),
                 tuple(notes),
                 mean is not None and column.role != "ceiling" and mean == best,
                 column.role,
@@ -240,20 +257,25 @@ def _row(
         for m in models
     ]
     arrow = words.ARROWS.get(str(metric.get("better")), "")
-    return MetricRow(metric, label(metric), arrow, cells, scaled, _grey(metric, columns, places))
+    grey = _grey(metric, dict(zip((c.role for c in columns), cells, strict=True)))
+    return MetricRow(metric, label(metric), arrow, words.power(power), cells, scaled, grey)
 
 
-def _grey(metric: dict[str, Any], columns: list[Column], places: int | None) -> str:
+def _in(value: Any, power: int) -> float | None:
+    return value / 10**power if words.is_number(value) else None
+
+
+def _grey(metric: dict[str, Any], ends: dict[str, Cell]) -> str:
     if has_range(metric):
         return ""
     if metric.get("reason"):
         return str(metric["reason"])
-    ends = {c.role: _mean(c, metric["name"]) for c in columns if c.role in ("floor", "ceiling")}
-    if ends.get("ceiling") is None:
+    if "ceiling" not in ends or ends["ceiling"].value is None:
         return "no ceiling could be measured, so nobody knows what a good value is"
+    low = ends["floor"].text if "floor" in ends else words.NOTHING
     return (
-        f"no range: the ceiling ({words.number(ends['ceiling'], places)}) is not clearly better than "
-        f"the floor ({words.number(ends.get('floor'), places)}), so it cannot tell good from poor"
+        f"no range: the ceiling ({ends['ceiling'].text}) is not clearly better than the floor "
+        f"({low}), so it cannot tell good from poor"
     )
 
 
@@ -262,6 +284,7 @@ def _sentence(
     primary: dict[str, Any] | None,
     headline: list[dict[str, Any]],
     comparisons: list[dict[str, Any]],
+    columns: list[Column],
 ) -> Sentence:
     own = {item["metric"]: item for item in comparisons if item["title"] == model.title}
     if primary is None:
@@ -269,7 +292,8 @@ def _sentence(
         return Sentence(model.title, "UNDECIDED", words.GLYPHS["UNDECIDED"], text)
     item = own.get(primary["name"], {"against": None})
     call = _call(item)
-    text = words.sentence(item, model.title, label(primary), str(primary.get("better")))
+    better, power = str(primary.get("better")), exponent(primary, columns)
+    text = words.sentence(item, model.title, label(primary), better, power)
     if not has_range(primary):
         text += " No headline metric has a range between floor and ceiling here: do not rely on it."
     others = [
@@ -277,7 +301,7 @@ def _sentence(
             "call": _call(own[m["name"]]),
             "glyph": words.GLYPHS[_call(own[m["name"]])],
             "label": label(m),
-            "evidence": words.evidence(own[m["name"]], str(m.get("better"))),
+            "evidence": words.evidence(own[m["name"]], str(m.get("better")), exponent(m, columns)),
             "against": str(own[m["name"]].get("against")),
             "grey": "" if has_range(m) else "no range",
         }

@@ -10,13 +10,11 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -25,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from statetx.reporting import words
-from statetx.reporting.board import Board, Column, label
+from statetx.reporting.board import Board, Column, exponent, label
 
 INK, SOFT, HAIR, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 _VARIABLES = {INK: "--ink", SOFT: "--soft", HAIR: "--hair", PAPER: "--paper"}
@@ -69,8 +67,13 @@ _STYLE: dict[str, Any] = {
 }
 
 
+def _style(extra: dict[str, Any] | None = None) -> AbstractContextManager[None]:
+    """Our look on top of matplotlib's own: a reader's matplotlibrc must not change the bytes."""
+    return matplotlib.style.context(["default", {**_STYLE, **(extra or {})}])
+
+
 def svg(figure: Figure, name: str, description: str) -> str:
-    """Return a figure as an inline SVG element and close it.
+    """Return a figure as an inline SVG element.
 
     Parameters
     ----------
@@ -84,7 +87,6 @@ def svg(figure: Figure, name: str, description: str) -> str:
     buffer = io.StringIO()
     empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
-    plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
@@ -118,8 +120,8 @@ def forest(board: Board) -> str | None:
     panel = (0.27 * len(board.columns), 3.35 if across == 2 else 5.0)
     width = left + across * panel[1] + (across - 1) * 0.85 + 0.75
     height = down * (panel[0] + 0.95)
-    with plt.rc_context(_STYLE):
-        figure = plt.figure(figsize=(width, height))
+    with _style():
+        figure = Figure(figsize=(width, height))
         for i, metric in enumerate(metrics):
             row, column = divmod(i, across)
             x = left + column * (panel[1] + 0.85)
@@ -130,17 +132,22 @@ def forest(board: Board) -> str | None:
         return svg(figure, "forest", f"Floor, baselines, models and ceiling in {names}")
 
 
-def _point(column: Column, metric: dict[str, Any]) -> tuple[float | None, Any, Any]:
+def _point(
+    column: Column, metric: dict[str, Any], power: int = 0
+) -> tuple[float | None, float | None, float | None]:
+    """Mean, low and high in units of ``10**power``; None where undefined."""
     entry = column.metrics.get(metric["name"]) or {}
-    mean, low, high = (entry.get(key) for key in ("mean", "low", "high"))
-    return (mean if words.is_number(mean) else None), low, high
+    given = (entry.get(key) for key in ("mean", "low", "high"))
+    mean, low, high = (v / 10**power if words.is_number(v) else None for v in given)
+    return mean, low, high
 
 
 def _forest_panel(axes: Axes, board: Board, metric: dict[str, Any], names: bool) -> None:
-    places = words.decimals([_point(c, metric)[0] for c in board.columns])
+    power = exponent(metric, board.columns)
+    places = words.decimals([_point(c, metric, power)[0] for c in board.columns])
     best: list[float] = []
     for i, column in enumerate(board.columns):
-        mean, low, high = _point(column, metric)
+        mean, low, high = _point(column, metric, power)
         value = axes.get_yaxis_transform()
         text = words.number(mean, places) if mean is not None else "undefined"
         weight = "bold" if column.role == "model" else "normal"
@@ -148,7 +155,7 @@ def _forest_panel(axes: Axes, board: Board, metric: dict[str, Any], names: bool)
         if mean is None:
             continue
         mark = _MARKS[column.role]
-        if words.is_number(low) and words.is_number(high):
+        if low is not None and high is not None:
             colour = mark["edgecolor"]
             axes.plot([low, high], [i, i], color=colour, lw=2.2, solid_capstyle="butt", zorder=2)
         axes.scatter([mean], [i], linewidths=1.4, zorder=3, **mark)
@@ -170,7 +177,8 @@ def _forest_panel(axes: Axes, board: Board, metric: dict[str, Any], names: bool)
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     hint = {"higher": "higher is better →", "lower": "← lower is better"}
-    axes.set_title(label(metric), loc="left", fontsize=10, fontweight="bold", pad=7)
+    title = label(metric) + (f", in {words.power(power)}" if power else "")
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=7)
     axes.set_xlabel(hint.get(str(metric.get("better")), ""), color=SOFT, fontsize=8.5)
 
 
@@ -191,10 +199,9 @@ def curves(runs: Sequence[tuple[str, pd.DataFrame, int | None]]) -> str | None:
     across = min(3, len(runs))
     down = -(-len(runs) // across)
     width, height = {1: 6.8, 2: 9.6, 3: 10.4}[across], 2.75
-    with plt.rc_context({**_STYLE, "ytick.labelcolor": SOFT, "ytick.major.size": 3}):
-        figure, grid = plt.subplots(
-            down, across, figsize=(width, height * down), squeeze=False, layout="constrained"
-        )
+    with _style({"ytick.labelcolor": SOFT, "ytick.major.size": 3}):
+        figure = Figure(figsize=(width, height * down), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False)
         for axes, run in zip(grid.flat, runs, strict=False):
             _curve_panel(axes, *run)
         for axes in list(grid.flat)[len(runs) :]:
@@ -281,8 +288,8 @@ def role_picture(grid: pd.DataFrame, name: str, rows: str, columns: str, descrip
     top = 0.35 + (0.072 * max((len(t) for t in shown_columns), default=0) if column_labels else 0)
     width = max(left + n_columns * cell + 0.3, 3.4)
     height = top + n_rows * tall + 0.15
-    with plt.rc_context(_STYLE):
-        figure = plt.figure(figsize=(width, height))
+    with _style():
+        figure = Figure(figsize=(width, height))
         box = (
             left / width,
             0.12 / height,

@@ -21,33 +21,47 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def decimals(values: Iterable[Any]) -> int | None:
-    """Return how many decimals a family of numbers deserves; None: scientific notation.
+def _size(values: Iterable[Any]) -> int | None:
+    """Power of ten of the largest magnitude; None when all are zero or undefined."""
+    sizes = [abs(value) for value in values if is_number(value) and value != 0]
+    return math.floor(math.log10(max(sizes))) if sizes else None
+
+
+def exponent(values: Iterable[Any]) -> int:
+    """Power of ten in which a family of very small or very large numbers is best given, else 0."""
+    size_ = _size(values)
+    return size_ if size_ is not None and (size_ < -3 or size_ > 5) else 0
+
+
+def power(exponent_: int) -> str:
+    """Format ``10⁻⁴``; empty for 0."""
+    if exponent_ == 0:
+        return ""
+    return "10" + str(exponent_).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def decimals(values: Iterable[Any]) -> int:
+    """Return how many decimals a family of numbers deserves.
 
     Three significant digits of the largest magnitude, at most five decimals: a row of a table
     shares one format, so that its numbers can be compared by eye.
     """
-    sizes = [abs(value) for value in values if is_number(value) and value != 0]
-    if not sizes:
-        return 2
-    exponent = math.floor(math.log10(max(sizes)))
-    if exponent < -3:
-        return None
-    return max(0, min(5, 2 - exponent)) if exponent < 6 else None
+    size_ = _size(values)
+    return 2 if size_ is None else max(0, min(5, 2 - size_))
 
 
-def number(value: Any, places: int | None = 3, *, sign: bool = False) -> str:
+def number(value: Any, places: int = 3, *, sign: bool = False) -> str:
     """Format one number; a true minus sign, and a dash for what is undefined."""
     if not is_number(value):
         return NOTHING
     plus = "+" if sign else ""
-    text = f"{value:{plus}.2e}" if places is None else f"{value:{plus},.{places}f}"
+    text = f"{value:{plus},.{places}f}"
     if float(text.replace(",", "")) == 0:
         text = text.lstrip("-+")
     return text.replace("-", MINUS)
 
 
-def interval(low: Any, high: Any, places: int | None = 3, *, sign: bool = False) -> str:
+def interval(low: Any, high: Any, places: int = 3, *, sign: bool = False) -> str:
     """Format ``[low, high]``, or nothing when there is no interval."""
     if not (is_number(low) and is_number(high)):
         return ""
@@ -95,16 +109,9 @@ def stop(sentence: str) -> str:
     return sentence.rstrip(" .;") + "."
 
 
-def difference_places(comparison: dict[str, Any]) -> int | None:
-    """Decimals for a difference and its interval: two significant digits of the difference."""
-    value = comparison.get("difference")
-    if not is_number(value) or value == 0:
-        return decimals([comparison.get("low"), comparison.get("high")])
-    exponent = math.floor(math.log10(abs(value)))
-    return None if exponent < -4 else max(2, min(5, 1 - exponent))
-
-
-def sentence(comparison: dict[str, Any], model: str, metric: str, better: str) -> str:
+def sentence(
+    comparison: dict[str, Any], model: str, metric: str, better: str, exponent_: int = 0
+) -> str:
     """Return the verdict on one model in one metric, in plain words.
 
     Parameters
@@ -117,6 +124,8 @@ def sentence(comparison: dict[str, Any], model: str, metric: str, better: str) -
         Label of the metric.
     better
         ``higher`` or ``lower``.
+    exponent_
+        Power of ten in which the numbers are given.
     """
     call = str(comparison.get("call") or "UNDECIDED").upper()
     against = comparison.get("against")
@@ -129,19 +138,33 @@ def sentence(comparison: dict[str, Any], model: str, metric: str, better: str) -
         "WORSE": f"{model} is WORSE than {rival} in {metric}",
         "SAME": f"{model} is the SAME as {rival} in {metric}",
     }.get(call, f"{model} against {rival} is UNDECIDED in {metric}")
-    text = f"{opening}: {evidence(comparison, better)}"
+    text = f"{opening}: {evidence(comparison, better, exponent_)}"
     reason = comparison.get("reason")
     return stop(f"{text}; {reason}" if reason else text)
 
 
-def evidence(comparison: dict[str, Any], better: str = "higher") -> str:
+def difference(comparison: dict[str, Any], exponent_: int = 0) -> tuple[str, str]:
+    """Return a difference and its interval as texts, both in units of ``10**exponent_``.
+
+    Two significant digits of the difference, at least two decimals.
+    """
+    given = (comparison.get(key) for key in ("difference", "low", "high"))
+    value, low, high = (v / 10**exponent_ if is_number(v) else None for v in given)
+    size_ = _size([value]) if value else _size([low, high])
+    places = 2 if size_ is None else max(2, min(5, 1 - size_))
+    return number(value, places, sign=True), interval(low, high, places, sign=True)
+
+
+def evidence(comparison: dict[str, Any], better: str = "higher", exponent_: int = 0) -> str:
     """Return difference, interval, wins and p as one phrase."""
-    places = difference_places(comparison)
-    difference = number(comparison.get("difference"), places, sign=True)
-    between = interval(comparison.get("low"), comparison.get("high"), places, sign=True)
-    parts = [f"{difference} {between}" if between else f"{difference}, no interval"]
-    if better == "lower":
-        parts[0] += " (lower is better)"
+    value, between = difference(comparison, exponent_)
+    if between:
+        value += f" {between}"
+    if exponent_:
+        value += f" × {power(exponent_)}"
+    if better == "lower" and value != NOTHING:
+        value += " (lower is better)"
+    parts = [value if between else f"{value}, no interval"]
     if is_number(comparison.get("wins")):
         parts.append(f"wins {percent(comparison['wins'])} of conditions")
     if is_number(comparison.get("p")):

@@ -129,7 +129,8 @@ def resolve(
             "[training]",
             'write `dataset = "train"` in [training] for the remaining lines to train',
         )
-    if not any(role == "test" for _, _, role, _ in rows):
+    # A misspelt hold-out also empties the test set; the misspelling is the message that helps.
+    if not log.errors and not any(role == "test" for _, _, role, _ in rows):
         log.error(
             "empty-test",
             "the test set is empty",
@@ -185,7 +186,7 @@ def _check_datasets(
         if name not in known:
             fix = did_you_mean(name, known) + ", as listed in [datasets]"
             log.error("unknown-dataset", f"no data set {name!r}", "[datasets]", fix)
-    if len(used) > 1:
+    if len({*used} & {*known}) > 1:
         log.error(
             "several-datasets",
             f"the file uses several data sets: {shown(used)}",

@@ -1,0 +1,232 @@
+"""Read a matrix of an h5ad in row chunks, and refuse values that cannot be expression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from statetx.errors import DataError
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+CHUNK_BYTES = 64 << 20
+"""Dense bytes behind one chunk: bounds memory while reading, whatever the number of genes."""
+SAMPLE_ROWS = 1024
+LARGEST_LOG1P = 20.0
+"""ln(1 + x) of any normalised count is below this: e^20 is 4.9e8 counts per cell."""
+
+
+class Matrix:
+    """A CSR, CSC or dense matrix of an open h5ad, read by rows.
+
+    Attributes
+    ----------
+    layout
+        ``csr``, ``csc`` or ``dense``. CSC is turned into CSR in memory at the first read, because
+        HDF5 can only slice it by gene; the others are read in chunks.
+    shape
+        Cells, features.
+    dtype
+        Of the stored values.
+    """
+
+    def __init__(self, file: h5py.File, name: str, path: Path) -> None:
+        self.path, self.name = path, name
+        if name not in file:
+            raise DataError(
+                f"there is no {name!r}", where=path, fix="write the file with anndata >= 0.8"
+            )
+        self._item = file[name]
+        if isinstance(self._item, h5py.Dataset):
+            self.layout = "dense"
+            if self._item.ndim != 2:
+                raise DataError(
+                    f"{name!r} has {self._item.ndim} dimensions instead of 2",
+                    where=path,
+                    fix="store one row per cell, one column per feature",
+                )
+            self.shape = (int(self._item.shape[0]), int(self._item.shape[1]))
+            self.dtype = self._item.dtype
+        else:
+            kind = str(self._item.attrs.get("encoding-type", ""))
+            if kind not in ("csr_matrix", "csc_matrix"):
+                raise DataError(
+                    f"{name!r} is stored as {kind or 'an unknown kind of group'!r}",
+                    where=path,
+                    fix="store it as a CSR, CSC or dense matrix",
+                )
+            self.layout = kind[:3]
+            self.shape = tuple(int(n) for n in self._item.attrs["shape"])
+            self.dtype = self._item["data"].dtype
+        self._csr: sparse.csr_matrix | None = None
+        self._indptr: np.ndarray | None = None
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows per chunk."""
+        return max(1, CHUNK_BYTES // (8 * max(1, self.shape[1])))
+
+    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Return rows [start, stop) as CSR, values as stored, duplicates summed, zeros dropped."""
+        from scipy import sparse  # reading obs at parse time must not pay for it
+
+        if self.layout == "dense":
+            return sparse.csr_matrix(self._item[start:stop])
+        if self.layout == "csc":
+            if self._csr is None:
+                parts = (self._item["data"][()], self._item["indices"][()], self._item["indptr"][()])
+                self._csr = _clean(sparse.csc_matrix(parts, shape=self.shape).tocsr())
+            return self._csr[start:stop]
+        if self._indptr is None:
+            self._indptr = self._item["indptr"][()].astype(np.int64)
+        first, last = int(self._indptr[start]), int(self._indptr[stop])
+        indices = self._item["indices"][first:last]
+        if indices.size and int(indices.max()) >= self.shape[1]:
+            raise DataError(
+                f"{self.name!r} has a column index beyond its {self.shape[1]} columns",
+                where=self.path,
+                fix="the file is damaged: write it again",
+            )
+        indptr = self._indptr[start : stop + 1] - first
+        values = (self._item["data"][first:last], indices.astype(np.int32), indptr)
+        return _clean(sparse.csr_matrix(values, shape=(stop - start, self.shape[1])))
+
+    def dense_rows(self, start: int, stop: int) -> np.ndarray:
+        """Return rows [start, stop) as dense float32."""
+        if self.layout == "dense":
+            return np.asarray(self._item[start:stop], dtype=np.float32)
+        return np.asarray(self.rows(start, stop).toarray(), dtype=np.float32)
+
+    def sample(self) -> Iterator[sparse.csr_matrix]:
+        """Yield up to `SAMPLE_ROWS` rows, in four runs spread over the file."""
+        n, run = self.shape[0], SAMPLE_ROWS // 4
+        starts = {0, *(max(0, int(n * f) - run) for f in (1 / 3, 2 / 3, 1.0))}
+        for start in sorted(starts):
+            yield self.rows(start, min(n, start + run))
+
+
+def _clean(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def is_integral(values: np.ndarray) -> bool:
+    """Whether all values are whole numbers."""
+    return values.dtype.kind in "iub" or bool(np.all(values == np.rint(values)))
+
+
+def check_values(
+    values: sparse.csr_matrix | np.ndarray,
+    path: Path,
+    name: str,
+    first_row: int,
+    columns: list[str] | None,
+) -> None:
+    """Refuse values that are not finite, and negative ones where `columns` are genes.
+
+    Parameters
+    ----------
+    values
+        Rows of the matrix, [n, features].
+    path, name
+        File and matrix, for the message.
+    first_row
+        Row number of the first of `values` in the file.
+    columns
+        Gene names: the matrix is expression. None: it is an embedding, which may be negative.
+
+    Raises
+    ------
+    DataError
+        NaN, infinite or negative value, with its row and gene.
+    """
+    flat = values if isinstance(values, np.ndarray) else values.data
+    if flat.dtype.kind in "ub" or not flat.size:
+        return
+    # Two reductions instead of three masks: NaN and inf spread into min and max.
+    low, high = flat.min(), flat.max()
+    if np.isfinite(low) and np.isfinite(high) and (columns is None or low >= 0):
+        return
+    bad = ~np.isfinite(flat)
+    if columns is not None:
+        bad |= flat < 0
+    at = np.argwhere(bad)[0]
+    if isinstance(values, np.ndarray):
+        row, column, value = int(at[0]), int(at[1]), float(values[at[0], at[1]])
+    else:
+        row = int(np.searchsorted(values.indptr, at[0], side="right")) - 1
+        column, value = int(values.indices[at[0]]), float(flat[at[0]])
+    what = "negative" if value < 0 and np.isfinite(value) else "not finite"
+    feature = f"column {column}" if columns is None else f"gene {columns[column]!r}"
+    raise DataError(
+        f"{name!r} holds values that are {what}: {value:g} in row {first_row + row}, {feature}"
+        f" ({int(bad.sum())} such values in this part of the file)",
+        where=path,
+        fix="expression is never negative and never missing: repair or drop these cells; scaled or"
+        " batch-corrected values cannot be used"
+        if columns is not None
+        else "repair or drop these cells",
+    )
+
+
+def check_scale(matrix: Matrix, scale: str) -> None:
+    """Refuse a matrix whose values contradict the declared scale, from a sample of rows.
+
+    Counts are whole numbers, or decimals beyond what a logarithm can reach (corrected counts);
+    log1p values are decimals below `LARGEST_LOG1P`.
+
+    Parameters
+    ----------
+    matrix
+        X, or an obsm matrix of expression.
+    scale
+        ``counts`` or ``log1p``, as declared.
+
+    Raises
+    ------
+    DataError
+        The values look like the other scale.
+    """
+    seen = evidence(matrix)
+    if seen["n"] == 0 or seen["scale"] == scale:
+        return
+    found = "whole numbers" if seen["integral"] else "decimals"
+    values = f"{found} up to {seen['max']:g}"
+    if scale == "counts":
+        raise DataError(
+            f"{matrix.name!r} is declared as counts but looks log-transformed: {values}",
+            where=matrix.path,
+            fix="declare `scale: log1p`, or point to the file with the raw counts",
+        )
+    raise DataError(
+        f"{matrix.name!r} is declared as log1p but looks like counts: {values}",
+        where=matrix.path,
+        fix="declare `scale: counts`"
+        if matrix.name == "X"
+        else "store ln(1 + target_sum * count / total) there",
+    )
+
+
+def evidence(matrix: Matrix) -> dict:
+    """Return what a sample of rows says: ``n, integral, min, max, zeros, scale``.
+
+    ``n`` counts non-zero values, ``zeros`` is the share of zeros, ``scale`` the one that the
+    values look like.
+    """
+    n, cells, integral, low, high = 0, 0, True, 0.0, 0.0
+    for part in matrix.sample():
+        cells += part.shape[0]
+        n += part.nnz
+        if part.nnz:
+            integral &= is_integral(part.data)
+            low, high = min(low, float(part.data.min())), max(high, float(part.data.max()))
+    logged = not integral and high <= LARGEST_LOG1P
+    zeros = 1.0 - n / max(1, cells * matrix.shape[1])
+    scale = "log1p" if logged else "counts"
+    return {"n": n, "integral": integral, "min": low, "max": high, "zeros": zeros, "scale": scale}

@@ -1,0 +1,372 @@
+"""Differential expression: every perturbation against the same control cells.
+
+Two-sided Mann-Whitney U, asymptotic, tie- and continuity-corrected (what
+``scipy.stats.mannwhitneyu(method="asymptotic")`` computes), Benjamini-Hochberg within each
+perturbation, fold changes of geometric means: pdex's "ref" mode, as cell-eval uses it.
+
+Only the perturbation changes from test to test, so the control is sorted once (`SortedControl`).
+With k_c, k_p non-zero values of a gene, a test costs O(k_p log k_c + k_p log k_p) instead of
+sorting both sides again. For each distinct value v of the perturbation with multiplicity c, and e
+control values equal to it,
+
+    U += c (#{control < v} + e / 2)          T += (e + c)^3 - (e + c) - (e^3 - e)
+
+where T starts as the control's own tie term. All of these are whole or half numbers, exact in
+float64 up to 200,000 cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from statetx.errors import DataError, ResultsError
+from statetx.evaluation.kernels import rank_genes, sort_genes
+from statetx.provenance import whole
+
+ALPHA = np.float32(0.05)
+"""A gene is significant below this; compared in float32, as cell-eval does."""
+
+Cells = Any
+"""Cells x genes: a dense array or any scipy sparse matrix."""
+
+
+class RankSum(NamedTuple):
+    """Result of a rank-sum test per gene.
+
+    Attributes
+    ----------
+    statistic
+        float64 [G], U of the target: pairs (target, control) with target above, ties one half.
+    pvalue
+        float64 [G], two-sided.
+    """
+
+    statistic: np.ndarray
+    pvalue: np.ndarray
+
+
+def _by_gene(cells: Cells, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where each gene's non-zero values begin (int64 [G + 1]), and the values (float64)."""
+    if sparse.issparse(cells):
+        columns = cells.tocsc()
+        if columns is cells:
+            columns = columns.copy()
+        columns.sum_duplicates()
+        columns.eliminate_zeros()
+        starts, values = columns.indptr.astype(np.int64), columns.data.astype(np.float64)
+    else:
+        transposed = np.ascontiguousarray(np.asarray(cells).T)
+        present = transposed != 0
+        starts = np.zeros(len(transposed) + 1, dtype=np.int64)
+        np.cumsum(present.sum(axis=1), out=starts[1:])
+        values = transposed[present].astype(np.float64)
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"{what} hold NaN or infinite values: ranks are undefined",
+            fix="mend or drop these cells",
+        )
+    return starts, values
+
+
+@dataclass(frozen=True)
+class SortedControl:
+    """Control cells, every gene sorted once, ready to be compared with many targets.
+
+    Attributes
+    ----------
+    n_cells
+        Number of control cells.
+    mean
+        float64 [G], arithmetic mean of the values as stored.
+    """
+
+    n_cells: int
+    mean: np.ndarray
+    _starts: np.ndarray = field(repr=False)
+    _values: np.ndarray = field(repr=False)
+    _ties: np.ndarray = field(repr=False)
+    _negatives: np.ndarray = field(repr=False)
+
+    @classmethod
+    def of(cls, cells: Cells) -> SortedControl:
+        """Sort control cells.
+
+        Parameters
+        ----------
+        cells
+            [n, G], dense or sparse, any sign.
+
+        Raises
+        ------
+        DataError
+            No cells, or values that are not finite.
+        """
+        if cells.shape[0] == 0:
+            raise DataError("there are no control cells to compare with")
+        starts, values = _by_gene(cells, "control cells")
+        ties = np.zeros(len(starts) - 1)
+        negatives = np.zeros(len(starts) - 1, dtype=np.int64)
+        sort_genes(starts, values, ties, negatives)
+        return cls(cells.shape[0], mean_of(cells), starts, values, ties, negatives)
+
+    def test(self, target: Cells) -> RankSum:
+        """Compare target cells [n, G] with these controls."""
+        if target.shape[0] == 0:
+            raise DataError("there are no cells to compare with the controls")
+        if target.shape[1] != len(self.mean):
+            raise DataError(
+                f"{target.shape[1]} genes in the target, {len(self.mean)} in the control"
+            )
+        starts, values = _by_gene(target, "cells")
+        statistic, pvalue = np.empty(len(self.mean)), np.empty(len(self.mean))
+        rank_genes(
+            self._starts,
+            self._values,
+            self._ties,
+            self._negatives,
+            self.n_cells,
+            starts,
+            values,
+            target.shape[0],
+            statistic,
+            pvalue,
+        )
+        return RankSum(statistic, pvalue)
+
+
+def rank_sum(target: Cells, control: Cells) -> RankSum:
+    """Two-sided Mann-Whitney U of target against control cells, gene by gene.
+
+    Equal to ``scipy.stats.mannwhitneyu(target, control, method="asymptotic")`` per column; a gene
+    without any variation has p = 1. For many targets keep a `SortedControl`.
+
+    Parameters
+    ----------
+    target, control
+        [n1, G] and [n2, G], dense or sparse. Equality of values decides about ties, so do not
+        renormalise or cast one side alone.
+
+    Raises
+    ------
+    DataError
+        No cells on a side, different numbers of genes, or values that are not finite.
+    """
+    return SortedControl.of(control).test(target)
+
+
+def mean_of(cells: Cells) -> np.ndarray:
+    """Arithmetic mean over cells, summed in float64: [n, G] -> float64 [G].
+
+    float32 sums are off by 2.5e-6 (relative) at 3,000 cells, 1e-5 in a log2 fold change at 38,000.
+    """
+    if sparse.issparse(cells):
+        total = np.bincount(
+            cells.tocsr().indices, weights=cells.tocsr().data, minlength=cells.shape[1]
+        )
+        return total / cells.shape[0]
+    return np.asarray(cells).mean(axis=0, dtype=np.float64)
+
+
+def benjamini_hochberg(pvalues: np.ndarray) -> np.ndarray:
+    """Adjusted p-values over the last axis (Benjamini & Hochberg 1995)."""
+    p = np.asarray(pvalues, dtype=np.float64)
+    m = p.shape[-1]
+    order = np.argsort(p, axis=-1, kind="stable")
+    scaled = np.take_along_axis(p, order, axis=-1) * (m / np.arange(1, m + 1))
+    running = np.minimum.accumulate(scaled[..., ::-1], axis=-1)[..., ::-1]
+    out = np.empty_like(p)
+    np.put_along_axis(out, order, np.clip(running, 0.0, 1.0), axis=-1)
+    return out
+
+
+COLUMNS = (
+    "target",
+    "feature",
+    "target_mean",
+    "ref_mean",
+    "target_membership",
+    "ref_membership",
+    "log2_fold_change",
+    "percent_change",
+    "p_value",
+    "statistic",
+    "fdr",
+)
+
+
+@dataclass(frozen=True)
+class DETable:
+    """Differential expression of P perturbations, G genes each.
+
+    Attributes
+    ----------
+    labels
+        The P perturbations.
+    genes
+        The G genes.
+    target_mean, ref_mean
+        float64 [P, G], geometric means expm1(mean(log1p value)).
+    n_target, n_ref
+        int64 [P], cells on each side.
+    log2_fold_change
+        float64 [P, G], log2(target_mean / ref_mean): one-sided zeros are infinite, 0/0 is 0.
+    percent_change
+        float64 [P, G], target_mean / ref_mean - 1, 0/0 is 0.
+    statistic, p_value, fdr
+        float64 [P, G], of the rank-sum test; fdr within each perturbation.
+    """
+
+    labels: list[str]
+    genes: list[str]
+    target_mean: np.ndarray
+    ref_mean: np.ndarray
+    n_target: np.ndarray
+    n_ref: np.ndarray
+    log2_fold_change: np.ndarray
+    percent_change: np.ndarray
+    p_value: np.ndarray
+    statistic: np.ndarray
+    fdr: np.ndarray
+
+    @property
+    def significant(self) -> np.ndarray:
+        """bool [P, G], fdr < 0.05 in float32."""
+        return self.fdr.astype(np.float32) < ALPHA
+
+    def select(self, labels: Sequence[str]) -> DETable:
+        """The same table for `labels`, in their order."""
+        position = {label: i for i, label in enumerate(self.labels)}
+        missing = [label for label in labels if label not in position]
+        if missing:
+            raise ResultsError(f"no differential expression for {missing[0]!r}")
+        rows = [position[label] for label in labels]
+        names = [name for name in self.__dataclass_fields__ if name not in ("labels", "genes")]
+        return DETable(list(labels), self.genes, **{n: getattr(self, n)[rows] for n in names})
+
+    def frame(self) -> pd.DataFrame:
+        """One row per (target, feature), with pdex's column names."""
+        n_genes = len(self.genes)
+        return pd.DataFrame(
+            {
+                "target": np.repeat(np.array(self.labels, dtype=object), n_genes),
+                "feature": np.tile(np.array(self.genes, dtype=object), len(self.labels)),
+                "target_mean": self.target_mean.ravel(),
+                "ref_mean": self.ref_mean.ravel(),
+                "target_membership": np.repeat(self.n_target, n_genes),
+                "ref_membership": np.repeat(self.n_ref, n_genes),
+                "log2_fold_change": self.log2_fold_change.ravel(),
+                "percent_change": self.percent_change.ravel(),
+                "p_value": self.p_value.ravel(),
+                "statistic": self.statistic.ravel(),
+                "fdr": self.fdr.ravel(),
+            },
+            columns=list(COLUMNS),
+        )
+
+
+def compare(
+    targets: Iterable[tuple[str, Cells]], control: SortedControl, genes: Sequence[str]
+) -> DETable:
+    """Test perturbations against the same controls.
+
+    Parameters
+    ----------
+    targets
+        (perturbation, cells [n, G] of log1p values), streamed: one is in memory at a time.
+    control
+        Sorted control cells on the same scale.
+    genes
+        The G gene names.
+    """
+    rows = [de_row(label, cells, control) for label, cells in targets]
+    return table_of(rows, genes)
+
+
+@dataclass(frozen=True)
+class DERow:
+    """Differential expression of one perturbation: the pieces of a `DETable`, [G] each."""
+
+    label: str
+    n_target: int
+    n_ref: int
+    target_log_mean: np.ndarray
+    ref_log_mean: np.ndarray
+    test: RankSum
+
+
+def de_row(label: str, cells: Cells, control: SortedControl) -> DERow:
+    """Test one perturbation against the controls."""
+    return DERow(
+        label, cells.shape[0], control.n_cells, mean_of(cells), control.mean, control.test(cells)
+    )
+
+
+def table_of(rows: Sequence[DERow], genes: Sequence[str]) -> DETable:
+    """Put tested perturbations together; fold changes and false discovery rates are made here."""
+    shape = (len(rows), len(genes))
+    target = np.expm1(np.array([row.target_log_mean for row in rows]).reshape(shape))
+    ref = np.expm1(np.array([row.ref_log_mean for row in rows]).reshape(shape))
+    pvalue = np.array([row.test.pvalue for row in rows]).reshape(shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fold = np.log2(target / ref)
+        percent = (target - ref) / ref
+    nothing = (target == 0) & (ref == 0)
+    return DETable(
+        labels=[row.label for row in rows],
+        genes=list(genes),
+        target_mean=target,
+        ref_mean=ref,
+        n_target=np.array([row.n_target for row in rows], dtype=np.int64),
+        n_ref=np.array([row.n_ref for row in rows], dtype=np.int64),
+        log2_fold_change=np.where(nothing, 0.0, fold),
+        percent_change=np.where(nothing, 0.0, percent),
+        p_value=pvalue,
+        statistic=np.array([row.test.statistic for row in rows]).reshape(shape),
+        fdr=benjamini_hochberg(pvalue),
+    )
+
+
+def write_table(table: DETable, path: str | Path) -> None:
+    """Write a table as parquet."""
+    with whole(path) as part:
+        table.frame().to_parquet(part, index=False)
+
+
+def read_table(path: str | Path) -> DETable:
+    """Read what `write_table` wrote.
+
+    Raises
+    ------
+    ResultsError
+        The file is missing or is no such table.
+    """
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ResultsError(
+            f"cannot read the differential expression: {error}",
+            where=path,
+            fix="run the reference stage again",
+        ) from error
+    labels = list(dict.fromkeys(frame["target"]))
+    genes = frame["feature"].tolist()[: len(frame) // max(len(labels), 1)]
+    if list(frame.columns) != list(COLUMNS) or len(labels) * len(genes) != len(frame):
+        raise ResultsError("this is no table of differential expression", where=path)
+    shape = (len(labels), len(genes))
+    values = {name: frame[name].to_numpy().reshape(shape) for name in COLUMNS[2:]}
+    members = {
+        "n_target": values.pop("target_membership"),
+        "n_ref": values.pop("ref_membership"),
+    }
+    first = {
+        name: value[:, 0] if genes else np.zeros(len(labels), int)
+        for name, value in members.items()
+    }
+    return DETable(labels, genes, **first, **values)

@@ -1,0 +1,267 @@
+"""Our scores: one row per condition, real controls on both sides of every delta.
+
+Per condition p, with r and q the mean real and predicted profiles (log1p, over cells), c the
+line's control profile in the condition's batches, a = r - c, b = q - c:
+
+pearson_delta
+    Pearson over genes of b and a.
+pearson_delta_perturbed
+    The same after subtracting the mean training delta of the line from both (Systema's reference):
+    what all perturbations share earns nothing.
+pds_cosine
+    1 - k / (P - 1), k = mid-rank of the cosine distance of b_p to a_p among its distances to the
+    deltas of the line's P scored conditions. Chance, and any constant prediction, is 0.5.
+mse_unbiased, mse_control
+    (|q - r|^2 - noise_q - noise_r) / G and (|r - c|^2 - noise_r - noise_c) / G with noise = trace
+    of the covariance / n: squared errors without the part that sampling cells makes. Their ratio
+    (of sums over conditions) is 0 for a perfect prediction and 1 for predicting the control.
+energy, energy_control, mmd, mmd_control
+    Energy distance and MMD^2 (U) of predicted from real cells, and of control from real cells.
+de_overlap
+    |S and T| / |S or T| of the significant genes, both sides tested against the real controls; 1
+    when both sets are empty.
+direction_match
+    Share of S whose predicted fold change has the real sign; a predicted 0 is a miss.
+spread_ratio
+    Trace of the predicted cells' covariance / the real cells'.
+delta_norm_ratio
+    |b| / |a|.
+variety, variety_real
+    |b_p - mean_p b|^2 - noise and the same of a: their ratio of sums says how much predictions
+    differ between perturbations, compared with the real ones.
+
+A correlation that is undefined because of the prediction is 0 and its note says so; whatever is
+undefined because of the real data is NaN for every model. A prediction of resampled control cells
+has b = sampling noise, whose covariance with a is zero because c is the mean of all controls:
+cov(q, c) = var(c). So doing nothing scores 0 on average, not by a special case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from statetx.evaluation.cell_eval import NO_EFFECT, distances_between, pearson
+from statetx.evaluation.de import DETable
+from statetx.evaluation.pseudobulk import Group, Profile
+
+IDENTITY = ("line", "perturbation", "drug", "dose", "n_cells")
+COLUMNS = (
+    "pearson_delta",
+    "pearson_delta_perturbed",
+    "pds_cosine",
+    "mse_unbiased",
+    "mse_control",
+    "energy",
+    "energy_control",
+    "mmd",
+    "mmd_control",
+    "de_overlap",
+    "direction_match",
+    "spread_ratio",
+    "delta_norm_ratio",
+    "variety",
+    "variety_real",
+)
+"""Score columns, in the order of the file, between `IDENTITY` and ``note``."""
+
+SCORED_ZERO = "undefined by the prediction, scored 0"
+DROPPED = "dropped"
+FALLBACK = "fallback"
+REFERENCE = "reference"
+"""First words of notes: ``<metric or word>: <reason>``, joined by ``; ``."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Both sides of one condition, summed up.
+
+    Attributes
+    ----------
+    perturbation
+        Label.
+    real, pred
+        The cells of each side.
+    control
+        Control profile of the real side.
+    pred_control
+        Control profile of the predicted side: the same object for models, disjoint cells in floor
+        and ceiling.
+    distances
+        energy, energy_control, mmd, mmd_control.
+    notes
+        Remarks, as `parse_note` returns them.
+    """
+
+    perturbation: str
+    real: Group
+    pred: Group
+    control: Profile
+    pred_control: Profile
+    distances: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def real_delta(self) -> np.ndarray:
+        """float64 [G]."""
+        return self.real.mean - self.control.mean
+
+    @property
+    def pred_delta(self) -> np.ndarray:
+        """float64 [G]."""
+        return self.pred.mean - self.pred_control.mean
+
+
+def parse_note(note: object) -> dict[str, str]:
+    """Take a note apart: what it is about -> reason."""
+    if not isinstance(note, str) or not note:
+        return {}
+    return dict(part.split(": ", 1) for part in note.split("; ") if ": " in part)
+
+
+def write_note(reasons: Mapping[str, str]) -> str:
+    """Put reasons together as one note."""
+    return "; ".join(f"{about}: {why.replace('; ', ', ')}" for about, why in reasons.items())
+
+
+def target_genes(labels: Sequence[str], genes: Sequence[str]) -> np.ndarray:
+    """Genes that a label names (CRISPR screens): bool [G].
+
+    A label names a gene if it is one, or if a part between ``+``, ``,`` or ``_`` is one. They are
+    left out of the deltas for every label alike: leaving out each label's own gene alone lets a
+    prediction win by moving all the other targets.
+    """
+    named: set[str] = set()
+    for label in labels:
+        named.add(label)
+        for mark in "+,_":
+            named.update(part.strip() for part in label.split(mark))
+    return np.array([gene in named for gene in genes], dtype=bool)
+
+
+def _correlation(real: np.ndarray, pred: np.ndarray, sizes: tuple[float, float]) -> float | None:
+    """Pearson; NaN when the real side has none, None when the predicted side has none."""
+    if np.linalg.norm(real) <= NO_EFFECT * sizes[0] or np.ptp(real) == 0:
+        return float("nan")
+    if np.linalg.norm(pred) <= NO_EFFECT * sizes[1] or np.ptp(pred) == 0:
+        return None
+    return pearson(pred, real)
+
+
+def _squared(x: np.ndarray, y: np.ndarray) -> float:
+    off = x - y
+    return float(off @ off)
+
+
+def discrimination(pred: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """pds_cosine of deltas [P, G] -> [P]: mid-rank, 1 best, 0.5 chance; NaN for one condition."""
+    n = len(real)
+    if n < 2:
+        return np.full(n, np.nan)
+    # Rounding makes equal distances differ by 1e-16: ties are found after rounding to 1e-12.
+    distance = np.round(distances_between(pred, real, "cosine"), 12)
+    ranks = np.array([rankdata(row)[i] - 1 for i, row in enumerate(distance)])
+    return 1.0 - ranks / (n - 1)
+
+
+def score(
+    conditions: Sequence[Condition],
+    mean_training_delta: np.ndarray | None,
+    real_de: DETable,
+    pred_de: DETable,
+    excluded: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Score the conditions of one line.
+
+    Parameters
+    ----------
+    conditions
+        All scored conditions of the line, at least two real cells each.
+    mean_training_delta
+        float64 [G], mean delta of the line's training conditions; None: no such reference.
+    real_de, pred_de
+        Differential expression, rows as `conditions`.
+    excluded
+        bool [G], genes left out of correlations and of pds_cosine (`target_genes`).
+
+    Returns
+    -------
+    One row per condition: ``perturbation``, `COLUMNS`, ``note``.
+    """
+    n_genes = len(real_de.genes)
+    kept = np.ones(n_genes, dtype=bool) if excluded is None else ~excluded
+    shape = (len(conditions), n_genes)
+    real = np.array([c.real_delta for c in conditions]).reshape(shape)
+    pred = np.array([c.pred_delta for c in conditions]).reshape(shape)
+    pds = discrimination(pred[:, kept], real[:, kept])
+    overlap, direction = _de_scores(real_de, pred_de)
+    variety = [_variety(real, [c.real for c in conditions])]
+    variety.append(_variety(pred, [c.pred for c in conditions]))
+    rows = []
+    for i, one in enumerate(conditions):
+        notes = dict(one.notes)
+        sizes = (
+            float(np.linalg.norm(one.real.mean[kept])),
+            float(np.linalg.norm(one.pred.mean[kept])),
+        )
+        row: dict[str, Any] = {"perturbation": one.perturbation}
+        references = {"pearson_delta": np.zeros(n_genes)}
+        if mean_training_delta is None:
+            row["pearson_delta_perturbed"] = np.nan
+            notes["pearson_delta_perturbed"] = "no training conditions to take as reference"
+        else:
+            references["pearson_delta_perturbed"] = mean_training_delta
+        for name, reference in references.items():
+            value = _correlation((real[i] - reference)[kept], (pred[i] - reference)[kept], sizes)
+            if value is None:
+                notes[name] = SCORED_ZERO
+            elif np.isnan(value):
+                notes[name] = "no real effect to correlate with"
+            row[name] = 0.0 if value is None else value
+        row["pds_cosine"] = pds[i]
+        if len(conditions) < 2:
+            notes["pds_cosine"] = "one condition in this line: nothing to tell apart"
+        row["mse_unbiased"] = (
+            _squared(one.pred.mean, one.real.mean) - one.pred.noise - one.real.noise
+        ) / n_genes
+        row["mse_control"] = (
+            _squared(one.real.mean, one.control.mean) - one.real.noise - one.control.noise
+        ) / n_genes
+        row |= one.distances
+        row["de_overlap"], row["direction_match"] = overlap[i], direction[i]
+        if np.isnan(direction[i]):
+            notes["direction_match"] = "no significant gene in the real cells"
+        length = float(np.linalg.norm(real[i]))
+        row["spread_ratio"] = one.pred.spread / one.real.spread if one.real.spread > 0 else np.nan
+        row["delta_norm_ratio"] = float(np.linalg.norm(pred[i])) / length if length > 0 else np.nan
+        row["variety"], row["variety_real"] = variety[1][i], variety[0][i]
+        row["note"] = write_note(notes)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["perturbation", *COLUMNS, "note"])
+
+
+def _variety(deltas: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
+    """Squared distance from the mean delta, less what sampling cells makes: [P]."""
+    n = len(deltas)
+    if n < 2:
+        return np.full(n, np.nan)
+    noise = np.array([group.noise for group in groups])
+    off = deltas - deltas.mean(axis=0)
+    expected = noise * (1 - 2 / n) + noise.sum() / n**2
+    return np.einsum("ij,ij->i", off, off) - expected
+
+
+def _de_scores(real: DETable, pred: DETable) -> tuple[np.ndarray, np.ndarray]:
+    s, t = real.significant, pred.significant
+    union = (s | t).sum(axis=1)
+    overlap = np.where(union > 0, (s & t).sum(axis=1) / np.maximum(union, 1), 1.0)
+    sign = np.sign(real.log2_fold_change)
+    match = (np.sign(pred.log2_fold_change) == sign) & (sign != 0)
+    n = s.sum(axis=1)
+    direction = np.where(n > 0, (match & s).sum(axis=1) / np.maximum(n, 1), np.nan)
+    return overlap, direction

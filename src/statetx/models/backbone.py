@@ -1,0 +1,160 @@
+"""Set transformer in the layout of Llama: same parameter names, same numbers, no dependency on it.
+
+The blocks are our own because library versions of Llama silently changed who attends to whom:
+the same checkpoint was bidirectional under one version of transformers and causal under the next.
+Here the mode is a setting that is stored with the model. In float32 the blocks agree with
+`transformers.LlamaModel` to rounding (a test compares them).
+
+Layer (RMS in float32, no biases):
+    a = x + O(Attention(RMS(x)))
+    y = a + Down(silu(Gate(RMS(a))) * Up(RMS(a)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from statetx.errors import ModelError, did_you_mean
+
+EPSILON = 1e-6
+INITIAL_STD = 0.02
+
+
+def _bidirectional(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Every cell of a set sees every cell, without positions: permutation-equivariant."""
+    return functional.scaled_dot_product_attention(query, key, value)
+
+
+ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"bidirectional": _bidirectional}
+"""Modes by name: (q, k, v), each [B, heads, S, head_dim], to the attended values."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Shape of the backbone.
+
+    Attributes
+    ----------
+    hidden_size
+        Width H of the residual stream.
+    num_hidden_layers, num_attention_heads, head_dim, intermediate_size
+        As in Llama; heads x head_dim need not equal H (released models have 12 x 64 on 328).
+    attention
+        Name in `ATTENTION`.
+    """
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    head_dim: int
+    intermediate_size: int
+    attention: str = "bidirectional"
+
+
+class RMSNorm(nn.Module):
+    """w * x / sqrt(mean(x^2) + 1e-6) over the last axis, the quotient computed in float32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPSILON)
+        return self.weight * (wide * scale).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention among the cells of a set."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        width = shape.num_attention_heads * shape.head_dim
+        self.head_dim = shape.head_dim
+        self.attend = ATTENTION[shape.attention]
+        self.q_proj = nn.Linear(shape.hidden_size, width, bias=False)
+        self.k_proj = nn.Linear(shape.hidden_size, width, bias=False)
+        self.v_proj = nn.Linear(shape.hidden_size, width, bias=False)
+        self.o_proj = nn.Linear(width, shape.hidden_size, bias=False)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        sets, cells, _ = x.shape
+        return x.view(sets, cells, -1, self.head_dim).transpose(1, 2)  # [B, heads, S, head_dim]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, H] -> [B, S, H]."""
+        query, key, value = (
+            self._heads(layer(x)) for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attended = self.attend(query, key, value)  # [B, heads, S, head_dim]
+        return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+
+class GatedMLP(nn.Module):
+    """Down(silu(Gate(x)) * Up(x))."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, H] -> [B, S, H]."""
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One pre-norm block."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.self_attn = Attention(shape)
+        self.mlp = GatedMLP(shape)
+        self.input_layernorm = RMSNorm(shape.hidden_size)
+        self.post_attention_layernorm = RMSNorm(shape.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, H] -> [B, S, H]."""
+        x = x + self.self_attn(self.input_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Backbone(nn.Module):
+    """Blocks and a final norm; matrices start as N(0, 0.02), norms as 1.
+
+    Parameters
+    ----------
+    shape
+        Widths, number of layers, attention mode.
+
+    Raises
+    ------
+    ModelError
+        Unknown attention mode: a mode is never guessed.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        if shape.attention not in ATTENTION:
+            raise ModelError(
+                f"unknown attention mode {shape.attention!r}",
+                fix=did_you_mean(shape.attention, ATTENTION),
+            )
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
+        self.norm = RMSNorm(shape.hidden_size)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INITIAL_STD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, H] -> [B, S, H], final norm included."""
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)

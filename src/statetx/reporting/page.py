@@ -1,0 +1,204 @@
+"""One HTML file that says whether a model beat its baselines. Opens offline; only draws.
+
+Everything stands inside the file: style, figures (SVG with real text) and numbers; no script runs
+and a content security policy forbids every load.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from statetx.errors import ResultsError
+from statetx.provenance import write_text
+from statetx.reporting import board as boards
+from statetx.reporting import figures, runs, splits, words
+from statetx.reporting.board import Board
+from statetx.reporting.runs import RunFiles
+
+__all__ = ["RunFiles", "page"]
+
+
+def page(
+    verdict: Path,
+    plans: Mapping[str, Path],
+    model_dirs: Sequence[RunFiles | Mapping[str, Any]],
+    manifest: Path,
+    out: Path,
+    title: str | None = None,
+) -> None:
+    """Write the page of one experiment.
+
+    Parameters
+    ----------
+    verdict
+        verdict.json of the experiment.
+    plans
+        plan.parquet of every split, by the split's name.
+    model_dirs
+        The runs: `RunFiles`, or dicts with ``split, model, seed, path``.
+    manifest
+        manifest.json of the store; ``conditions.parquet`` beside it gives the numbers of cells.
+    out
+        The HTML file; written whole or not at all. Equal inputs give equal bytes.
+    title
+        Title; None: names of experiment and data set.
+
+    Raises
+    ------
+    ResultsError
+        An input is missing, broken, or of another format.
+    """
+    told = boards.read(Path(verdict))
+    store = _manifest(Path(manifest))
+    files = runs.as_run_files(model_dirs)
+    read = splits.read_plans({name: Path(path) for name, path in plans.items()})
+    cells = splits.cells_per_condition(Path(manifest))
+    curves = [runs.curve(run) for run in files]
+    drawn = [(c.title, c.table, c.chosen) for c in curves if c.table is not None]
+    raw = told.raw
+    context = {
+        "title": title or f"{raw.get('experiment') or 'experiment'} on {raw.get('dataset') or '?'}",
+        "verdict": raw,
+        "board": told,
+        "forest": _markup(figures.forest(told)),
+        "heatmap": heatmap(told),
+        "curves": _markup(figures.curves(drawn)),
+        "no_curves": runs.silent_curves(curves),
+        "splits": [splits.counts(name, plan, cells) for name, plan in read.items()],
+        "cells_known": cells is not None,
+        "pictures": splits.pictures(read) if read else [],
+        "most_pictures": splits.MOST_PICTURES,
+        "store": store,
+        "sources": store.get("sources") or [],
+        "store_facts": runs.facts(_store_facts(store)),
+        "stories": [runs.story(run) for run in files],
+        "provenance": runs.facts(raw.get("provenance") or {}),
+        "notes": _notes(told, read, files),
+    }
+    write_text(out, _environment().get_template("page.html").render(context))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("statetx.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["basename"] = lambda path: str(path).rsplit("/", 1)[-1]
+    environment.globals.update(
+        words=words,
+        label=boards.label,
+        has_range=boards.has_range,
+        role_colours=figures.ROLE_COLOURS,
+        role_words=figures.ROLE_WORDS,
+        ramp=[figures.cividis(i / 10)[0] for i in range(11)],
+    )
+    return environment
+
+
+def _markup(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(
+            f"cannot read the store's manifest: {error}", where=path, fix="pack the data set again"
+        ) from error
+    if not isinstance(found, dict):
+        raise ResultsError("this is no manifest of a store", where=path, fix="pack it again")
+    return found
+
+
+def _store_facts(store: Mapping[str, Any]) -> dict[str, Any]:
+    lines = store.get("lines") or []
+    return {
+        "cell lines": len(lines),
+        "cells": f"{sum(line.get('n_cells') or 0 for line in lines):,}",
+        "of which controls": f"{sum(line.get('n_controls') or 0 for line in lines):,}",
+        **{k: v for k, v in store.items() if k not in ("lines", "sources")},
+    }
+
+
+def heatmap(told: Board) -> dict[str, Any] | None:
+    """Lay out cell lines × models of the main headline metric, with colours and numbers.
+
+    Returns
+    -------
+    dict or None
+        ``metric, unit, columns, rows, ends``; a row has ``line, split, n, cells``, a cell ``text,
+        background, ink`` (brighter = better). None when there is nothing to show.
+    """
+    entries = told.raw.get("per_line") or []
+    metric = told.primary or told.metrics[0]
+    name = metric["name"]
+    values = [(entry.get("metrics") or {}).get(name) for entry in entries]
+    finite = [value for value in values if words.is_number(value)]
+    if not finite:
+        return None
+    power = boards.exponent(metric, told.columns)
+    places = words.decimals(value / 10**power for value in finite)
+    low, high = min(finite), max(finite)
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry, value in zip(entries, values, strict=True):
+        row = found.setdefault((str(entry["line"]), str(entry.get("split") or "")), {})
+        row[(entry["name"], entry.get("seed"))] = value
+        row[entry["name"]] = value
+        row["n"] = entry.get("n")
+    columns = [c for c in told.columns if any(c.name == entry["name"] for entry in entries)]
+
+    def cell(row: dict[Any, Any], column: boards.Column) -> dict[str, str]:
+        own = (column.name, column.seed)
+        value = row.get(own if own in row else column.name)
+        if not words.is_number(value):
+            return {"text": words.NOTHING, "background": "", "ink": ""}
+        share = (value - low) / (high - low) if high > low else 0.5
+        share = 1 - share if metric.get("better") == "lower" else share
+        background, ink = figures.cividis(share)
+        return {"text": words.number(value / 10**power, places), "background": background, "ink": ink}
+
+    ends = [words.number(end / 10**power, places) for end in (low, high)]
+    return {
+        "metric": metric,
+        "unit": words.power(power),
+        "columns": columns,
+        "many_splits": len({split for _, split in found}) > 1,
+        "rows": [
+            {"line": line, "split": split, "n": row["n"], "cells": [cell(row, c) for c in columns]}
+            for (line, split), row in sorted(found.items())
+        ],
+        "ends": ends[::-1] if metric.get("better") == "lower" else ends,
+    }
+
+
+def _notes(
+    told: Board, plans: Mapping[str, Any], files: Sequence[RunFiles]
+) -> list[tuple[str, str]]:
+    """(about, message): the verdict's flags, then what does not fit together here."""
+    notes = []
+    for flag in told.raw.get("flags") or []:
+        seed = flag.get("seed")
+        about = str(flag.get("name") or "")
+        notes.append((about if seed is None else f"{about}, seed {seed}", str(flag["message"])))
+    judged = set(told.raw.get("splits") or [])
+    notes += [
+        (str(name), "this split was judged, but its plan was not given to this page")
+        for name in sorted(judged - set(plans))
+    ]
+    known = {(run.model, run.seed) for run in files}
+    notes += [
+        (model.title, "this model was judged, but its model directory was not given to this page")
+        for model in told.models
+        if (model.name, model.seed) not in known
+    ]
+    return notes

@@ -1,0 +1,103 @@
+"""Energy distance and MMD against scipy, geomloss and the fixture's numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cell_eval_fixture import make
+from scipy.spatial.distance import cdist, pdist
+
+from statetx.errors import DataError
+from statetx.evaluation import distances
+
+EXPECTED = {  # pred vs real | control vs real, label pB
+    "v6": (0.050352676, 0.065048272),
+    "v50": (0.047670750, 0.058890290),
+    "u6": (-0.000456094, 0.025104485),
+    "v001": (0.043448573, 0.106133006),
+    "median": (159.616899365, 157.338717233),
+    "u_median": (-0.001471966, 0.080659517),
+    "tahoe": (0.168550677, 0.411585063),
+    "h0": (41.437114479, 40.301283340),
+    "energy_v": (0.708096388, 2.005913408),
+    "energy_u": (-0.018976406, 1.446630783),
+    "squared_v": (9.099235523, 44.356017783),
+    "squared_u": (-0.377577061, 37.277274673),
+}
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_every_number_of_the_fixture(which: int) -> None:
+    _, real, labels = make(predicted=False)
+    _, pred, _ = make(predicted=True)
+    y = real[labels == "pB"]
+    x = pred[labels == "pB"] if which == 0 else real[labels == "ctrl"]
+    median = distances.median_squared_distance(np.concatenate([x, y]))
+    tahoe, h0 = distances.mmd_tahoe(x, y)
+    got = {
+        "v6": distances.mmd(x, y, distances.CELLOT_GAMMAS, "V"),
+        "v50": distances.mmd(x, y, np.logspace(1, -3, 50), "V"),
+        "u6": distances.mmd(x, y, distances.CELLOT_GAMMAS),
+        "v001": distances.mmd(x, y, [0.01], "V"),
+        "median": median,
+        "u_median": distances.mmd(x, y, [1 / median]),
+        "tahoe": tahoe,
+        "h0": h0,
+        "energy_v": distances.energy(x, y, "V"),
+        "energy_u": distances.energy(x, y),
+        "squared_v": distances.energy(x, y, "V", squared=True),
+        "squared_u": distances.energy(x, y, squared=True),
+    }
+    for name, value in got.items():
+        assert value == pytest.approx(EXPECTED[name][which], abs=2e-9), name
+
+
+def brute_energy(x: np.ndarray, y: np.ndarray) -> float:
+    return 2 * cdist(x, y).mean() - pdist(x).mean() - pdist(y).mean()
+
+
+@pytest.mark.parametrize("block", [7, 50, 2048])
+def test_blocks_do_not_matter(monkeypatch, block: int) -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(5, 1, (50, 8)), generator.normal(5.3, 1, (37, 8))
+    monkeypatch.setattr(distances, "BLOCK", block)
+    assert distances.energy(x, y) == pytest.approx(brute_energy(x, y), abs=1e-10)
+    kernel = [np.exp(-0.05 * cdist(a, b, "sqeuclidean")) for a, b in ((x, x), (y, y), (x, y))]
+    expected = kernel[0].mean() + kernel[1].mean() - 2 * kernel[2].mean()
+    assert distances.mmd(x, y, [0.05], "V") == pytest.approx(expected, abs=1e-12)
+
+
+def test_float32_far_from_the_origin_keeps_its_digits() -> None:
+    generator = np.random.default_rng(1)
+    x = (generator.normal(size=(60, 20)) + 300).astype(np.float32)
+    y = (generator.normal(size=(60, 20)) + 300.2).astype(np.float32)
+    expected = brute_energy(x.astype(float), y.astype(float))
+    assert distances.energy(x, y) == pytest.approx(expected, abs=1e-9)
+
+
+def test_one_population_is_zero_on_average_and_never_negative_as_v() -> None:
+    generator = np.random.default_rng(2)
+    pairs = [generator.normal(size=(2, 20, 5)) for _ in range(300)]
+    u = [distances.energy(x, y) for x, y in pairs]
+    assert abs(np.mean(u)) < 4 * np.std(u) / np.sqrt(len(u))
+    assert min(u) < 0 < max(u)
+    assert min(distances.energy(x, y, "V") for x, y in pairs) >= 0
+    assert distances.energy(pairs[0][0], pairs[0][0], "V") == pytest.approx(0, abs=1e-7)
+
+
+def test_too_few_or_equal_cells_are_errors() -> None:
+    cells = np.zeros((4, 3))
+    with pytest.raises(DataError, match="too few"):
+        distances.energy(cells[:1], cells)
+    with pytest.raises(DataError, match="do not differ"):
+        distances.gamma_grid(distances.median_squared_distance(cells))
+    assert distances.gamma_grid(2.0) == [0.125, 0.25, 0.5, 1.0, 2.0]
+
+
+def test_subsampling_is_seeded_and_without_repeats() -> None:
+    cells = np.arange(20.0)[:, None]
+    a = distances.at_most(cells, 5, np.random.default_rng(3))
+    b = distances.at_most(cells, 5, np.random.default_rng(3))
+    np.testing.assert_array_equal(a, b)
+    assert len(np.unique(a)) == 5
+    assert distances.at_most(cells, 20, np.random.default_rng(0)) is cells

@@ -1,0 +1,138 @@
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from statetx.config import document, load
+from statetx.config.root import Config
+from statetx.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+FILES = sorted(
+    [*(ROOT / "config").glob("*.yaml"), *(ROOT / "config").glob("examples/*.yaml")]
+    + [*(ROOT / "config").glob("test/*.yaml")]
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_shipped_files_are_valid_by_models_and_by_schema(path):
+    load(path)
+    schema = json.loads((ROOT / document.SCHEMA).read_text())
+    jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+
+
+def test_schema_has_not_drifted():
+    assert (ROOT / document.SCHEMA).read_text() == document.schema(), "run: make docs"
+
+
+def test_reference_has_not_drifted():
+    text = (ROOT / document.REFERENCE).read_text()
+    assert text == document.with_reference(text), "run: make docs"
+
+
+def test_every_key_is_explained():
+    def keys(section):
+        for name, field in section.model_fields.items():
+            yield section.__name__, name, field.description
+
+    sections = {section for _, section in document.TABLES}
+    assert [key for section in sections for key in keys(section) if not key[2]] == []
+
+
+def changed(path, value):
+    config = deepcopy(DEMO)
+    here = config
+    for part in path[:-1]:
+        here = here[part]
+    here[path[-1]] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["evalution"], {}, "unknown key 'evalution'; did you mean 'evaluation'?"),
+        (
+            ["models", "pertsets", "training", "max_step"],
+            9,
+            "unknown key 'models.pertsets.training.max_step'; did you mean 'max_steps'?",
+        ),
+        (
+            ["splits", "dc20", "drug_fractio"],
+            1,
+            "unknown key 'splits.dc20.drug_fractio'; did you mean 'drug_fraction'?",
+        ),
+        (["splits", "dc20", "generator"], "dc_blok", "did you mean 'dc_block'?"),
+        (["models", "no_change", "kind"], "nochange", "did you mean 'no_change'?"),
+        (["splits", "dc20", "dataset"], "dmo", "no 'dmo'; did you mean 'demo'?"),
+        (["experiments", "main", "models"], ["pertset"], "did you mean 'pertsets'?"),
+        (["experiments", "main", "splits"], ["dc2"], "did you mean 'dc20'?"),
+        (["models", "pertsets", "embed_key"], None, "is not the expression_key"),
+        (["models", "pertsets", "dropout"], 1.5, "models.pertsets.dropout"),
+        (["experiments", "dc20"], DEMO["experiments"]["main"], "both would share a directory"),
+        (["splits", "pack"], DEMO["splits"]["dc20"], "this name cannot be used"),
+        (["models", "a/b"], {"kind": "no_change"}, "this name cannot be used"),
+    ],
+)
+def test_mistakes_are_named_with_path_and_nearest_key(path, value, message):
+    with pytest.raises(ConfigError) as caught:
+        load(changed(path, value))
+    assert message in str(caught.value)
+    assert "config/README.md" in str(caught.value)
+
+
+def test_missing_key_is_named():
+    config = deepcopy(DEMO)
+    del config["datasets"]["demo"]["control_pert"]
+    with pytest.raises(ConfigError, match=r"missing key 'datasets\.demo\.control_pert'"):
+        load(config)
+
+
+def test_unreadable_file_is_named(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "absent.yaml")
+    assert "absent.yaml" in str(caught.value)
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        load(tmp_path / "broken.yaml")
+
+
+def test_folds_expand_where_an_experiment_names_the_generator():
+    config = changed(["splits", "lo"], {"dataset": "demo", "generator": "line_folds", "k": 3})
+    config["experiments"]["folds"] = {"splits": ["lo"], "models": ["no_change"], "seeds": [0, 1]}
+    cfg = load(config)
+    assert cfg.split_names() == ["dc20", "lo.0", "lo.1", "lo.2"]
+    assert cfg.split("lo.2") == (cfg.splits["lo"], 2)
+    runs = cfg.runs("folds")
+    assert len(runs) == 6
+    assert runs[0] == ("demo", "lo.0", "no_change", 0)
+
+
+def test_changed_leaves_out_defaults_so_that_new_keys_rerun_nothing():
+    cfg = load(DEMO)
+    assert cfg.evaluation.changed() == {}
+    assert cfg.models["no_change"].changed() == {"kind": "no_change"}
+    assert "gradient_clip_val" not in cfg.models["pertsets"].changed()["training"]
+
+
+def test_defaults_of_known_keys_do_not_change():
+    """Stages see only what differs from a default: a default that moves would go unnoticed."""
+    pinned = json.loads((Path(__file__).parent / "config_defaults.json").read_text())
+    current = defaults()
+    moved = {
+        key: (pinned[key], current.get(key)) for key in pinned if current.get(key) != pinned[key]
+    }
+    assert moved == {}, "keep the default, or give the key a new name"
+
+
+def defaults():
+    return {
+        f"{section.__name__}.{name}": json.loads(json.dumps(field.get_default(), default=str))
+        for _, section in document.TABLES
+        for name, field in section.model_fields.items()
+        if not field.is_required() and section is not Config
+    }

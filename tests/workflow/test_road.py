@@ -1,0 +1,177 @@
+"""The whole road on tiny data, its files, its face, its bad inputs.
+
+Slow because it starts a Python with torch or numba for every job.
+"""
+
+import json
+import shutil
+
+import anndata as ad
+import pandas as pd
+import pytest
+import yaml
+from road import copy_project, edit, run, snakemake, would_run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    home = copy_project(tmp_path_factory.mktemp("road"))
+    snakemake(home)
+    return home
+
+
+def test_every_contract_file_is_there(road):
+    results = road / "results"
+    run_dir = results / "tiny/block/small/seed0"
+    expected = [
+        "tiny/pack/manifest.json",
+        "tiny/pack/conditions.parquet",
+        "tiny/block/plan.parquet",
+        "tiny/block/split.toml",
+        "tiny/block/lint.json",
+        "tiny/main/leaderboard.csv",
+        "tiny/main/verdict.json",
+        "reports/main.html",
+    ]
+    assert [name for name in expected if not (results / name).is_file()] == []
+    model = {path.name for path in (run_dir / "model").iterdir()}
+    assert model == {
+        "model.json", "genes.txt", "best.safetensors", "last.safetensors", "golden.npz",
+        "metrics.csv", "config.yaml",
+    }  # fmt: skip
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {
+        f"step={step}.safetensors" for step in (2, 4, 6)
+    }
+    (line,) = (run_dir / "scores/best").iterdir()
+    assert {path.name for path in line.iterdir()} == {
+        "results.csv", "agg_results.csv", "scores.csv", "de.parquet",
+    }  # fmt: skip
+    assert not list((road / ".state/train").glob("*")), "resume state is removed when training ends"
+
+
+def test_predictions_hold_the_test_conditions_and_no_controls(road):
+    plan = pd.read_parquet(road / "results/tiny/block/plan.parquet")
+    conditions = pd.read_parquet(road / "results/tiny/pack/conditions.parquet")
+    (path,) = (road / "results/tiny/block/small/seed0/predictions/best").iterdir()
+    cells = ad.read_h5ad(path)
+    line = path.stem
+    wanted = plan[(plan["role"] == "test") & (plan["line"] == line)]["perturbation"]
+    real = conditions[conditions["line"] == line].groupby("perturbation")["n_cells"].sum()
+    counts = cells.obs["perturbation"].astype(str).value_counts()
+    assert counts.to_dict() == real[wanted].to_dict()
+
+
+def test_prune_says_what_it_would_free(road):
+    manifest = json.loads((road / "results/tiny/block/small/seed0/prune.json").read_text())
+    assert manifest["bytes_freed"] == 0, "the default is a dry run"
+    assert (road / "results/tiny/block/small/seed0/checkpoints/step=2.safetensors").exists()
+
+
+def test_a_stage_run_by_hand_gives_the_workflow_s_result(road, tmp_path):
+    home = tmp_path / "clone"
+    shutil.copytree(road, home)
+    results = home / "results/tiny/block"
+    before = (results / "small/seed0/model/best.safetensors").read_bytes()
+    scores = {p: p.read_text() for p in results.rglob("scores.csv")}
+    assert scores
+    shutil.rmtree(results / "small/seed0/model")
+    common = ["-m", "statetx.cli"]
+    config = ["--config", "config/test/tiny.yaml"]
+    run(home, *common, "train", *config, "--run", "tiny/block/small/0")
+    run(home, *common, "predict", *config, "--run", "tiny/block/small/0")
+    run(home, *common, "evaluate-run", *config, "--run", "tiny/block/small/0")
+    assert (results / "small/seed0/model/best.safetensors").read_bytes() == before
+    assert {p: p.read_text() for p in results.rglob("scores.csv")} == scores
+
+
+def test_crashed_training_leaves_no_model_and_resumes(road, tmp_path):
+    home = tmp_path / "clone"
+    shutil.copytree(road, home)
+    model = home / "results/tiny/block/small/seed0/model"
+    before = (model / "last.safetensors").read_bytes()
+    shutil.rmtree(model)
+    edit(
+        home / "src/statetx/training/fit.py",
+        '"""',
+        '"""A fault is planted below.\n\n',
+    )
+    snakemake(home, "train_all")
+    assert (model / "last.safetensors").read_bytes() == before
+
+
+def test_as_module_of_another_workflow(road, tmp_path):
+    home = tmp_path / "user"
+    home.mkdir()
+    config = yaml.safe_load((road / "config/test/tiny.yaml").read_text())
+    config["models"].pop("small")
+    config["experiments"]["main"]["models"] = ["no_change", "context_mean"]
+    (home / "config.yaml").write_text(yaml.safe_dump({"theirs": config}))
+    (home / "Snakefile").write_text(
+        f"""
+configfile: "config.yaml"
+
+module statetx:
+    snakefile: "{road}/Snakefile"
+    config: config["theirs"]
+
+use rule * from statetx as statetx_*
+
+rule everything:
+    default_target: True
+    input: "results/tiny/main/verdict.json"
+"""
+    )
+    run(
+        home, "-m", "snakemake", "--cores", "2",
+        "--rerun-triggers", "mtime", "params", "input", "software-env",
+        PYTHONPATH=str(road / "src"),
+    )  # fmt: skip
+    assert (home / "results/tiny/main/verdict.json").exists()
+
+
+def test_snakemake_s_own_report_can_be_made(road):
+    snakemake(road, "--report", "report.html")
+    assert (road / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lr: 1.0e-3", "learning_rate: 1", "unknown key 'models.small.training.learning_rate'"),
+        ("kind: no_change", "kind: nochange", "did you mean 'no_change'?"),
+        ("files: simulate", "files: ['absent/*.h5ad']", "no file matches 'absent/*.h5ad'"),
+    ],
+)
+def test_a_wrong_configuration_stops_before_anything_runs(tmp_path, old, new, message):
+    home = copy_project(tmp_path)
+    edit(home / "config/test/tiny.yaml", old, new)
+    text = snakemake(home, code=1)
+    assert message in text
+    assert "Traceback" not in text
+    assert not (home / "results").exists()
+
+
+def test_results_that_cannot_be_written_are_named(tmp_path):
+    home = copy_project(tmp_path)
+    (home / "results").write_text("a file where the directory should be")
+    text = run(
+        home,
+        "-m",
+        "statetx.cli",
+        "pack",
+        "--config",
+        "config/test/tiny.yaml",
+        "--run",
+        "tiny",
+        code=1,
+    )
+    assert "results" in text
+    assert "Traceback" not in text
+
+
+def test_another_configfile_replaces_the_demo(tmp_path):
+    home = copy_project(tmp_path)
+    assert "simulate_tiny" in would_run(home)
+    assert "simulate_demo" not in would_run(home)

@@ -1,0 +1,194 @@
+"""What reruns after which change, seen by running the workflow.
+
+Slow because every case is a call of snakemake (about 3 s) on a road that really ran (about 1 min).
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from road import copy_project, edit, snakemake, would_run
+
+pytestmark = pytest.mark.slow
+
+SCORING = {"reference", "evaluate", "verdict", "report"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    home = copy_project(tmp_path_factory.mktemp("road"))
+    snakemake(home)
+    return home
+
+
+@pytest.fixture
+def road(finished, tmp_path):
+    """A finished road that a test may change; modification times are kept."""
+    home = tmp_path / "clone"
+    shutil.copytree(finished, home, symlinks=True)
+    return home
+
+
+def test_nothing_to_do_when_nothing_changed(finished):
+    assert would_run(finished) == {}
+
+
+@pytest.mark.parametrize("profile", ["default", "slurm"])
+def test_a_fresh_checkout_reruns_nothing(road, profile):
+    """Every tracked file gets a new modification time, as after `git clone`."""
+    for part in ("Snakefile", "rules", "workflow", "profiles", "config", "envs", "src"):
+        files = [road / part] if part == "Snakefile" else (road / part).rglob("*")
+        for path in files:
+            if path.is_file():
+                os.utime(path)
+    arguments = [] if profile == "default" else ["--workflow-profile", "slurm"]
+    assert would_run(road, *arguments) == {}
+
+
+def test_evaluation_code_reruns_scoring_only(road):
+    edit(road / "src/statetx/evaluation/pseudobulk.py", "\n\ndef ", "\n\n_CHANGED = 1\n\n\ndef ")
+    assert set(would_run(road)) == SCORING
+
+
+def test_a_reworded_error_a_comment_and_a_docstring_rerun_nothing(road):
+    source = road / "src/statetx"
+    edit(source / "errors.py", "where:", "place:")
+    edit(source / "data/store.py", "has no perturbation", "knows no perturbation")
+    for name in ("training/fit.py", "data/sets.py", "evaluation/de.py", "models/pertsets.py"):
+        path = source / name
+        path.write_text(path.read_text() + "\n# A comment.\n")
+        edit(path, '"""', '"""Reworded. ')
+    assert would_run(road) == {}
+
+
+def test_a_new_baseline_and_a_new_key_rerun_nothing(road):
+    source = road / "src/statetx"
+    (source / "models/new_baseline.py").write_text("KIND = 'new_baseline'\n")
+    edit(
+        source / "config/sections.py",
+        "    n_bootstrap: int",
+        '    brand_new: int = Field(3, description="a key of a later version")\n    n_bootstrap: int',
+    )
+    assert would_run(road) == {}
+
+
+def test_a_model_s_own_code_retrains_that_kind_only(road):
+    path = road / "src/statetx/models/pertsets.py"
+    path.write_text(path.read_text() + "\n_CHANGED = 1\n")
+    jobs = would_run(road)
+    assert jobs["train"] == 1
+    assert "reference" not in jobs
+
+
+def test_training_code_does_not_touch_the_reference(road):
+    path = road / "src/statetx/training/fit.py"
+    path.write_text(path.read_text() + "\n_CHANGED = 1\n")
+    jobs = would_run(road)
+    assert jobs["train"] == 3
+    assert not {"pack_tiny", "split", "reference"} & set(jobs)
+
+
+def test_learning_rate_retrains_that_run_only(road):
+    edit(road / "config/test/tiny.yaml", "lr: 1.0e-3", "lr: 2.0e-3")
+    jobs = would_run(road)
+    assert jobs["train"] == 1
+    assert "reference" not in jobs
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("n_bootstrap: 100", "n_bootstrap: 200", {"verdict", "report"}),
+        (
+            "n_bootstrap: 100",
+            "n_bootstrap: 100, profile: minimal",
+            {"evaluate", "verdict", "report"},
+        ),
+        ("evaluation:", "report: {title: Other}\nevaluation:", {"report"}),
+        ("evaluation:", "prune: {mode: delete}\nevaluation:", {"prune"}),
+        ("evaluation:", "tracking: {tags: [a]}\nevaluation:", set()),
+    ],
+)
+def test_each_section_reruns_its_own_stage(road, old, new, expected):
+    edit(road / "config/test/tiny.yaml", old, new)
+    assert set(would_run(road)) == expected
+
+
+def test_a_new_model_runs_alone(road):
+    edit(
+        road / "config/test/tiny.yaml",
+        "models:\n",
+        "models:\n  perturbation_mean: {kind: perturbation_mean}\n",
+    )
+    edit(
+        road / "config/test/tiny.yaml",
+        "models: [no_change",
+        "models: [perturbation_mean, no_change",
+    )
+    jobs = would_run(road)
+    assert jobs["train"] == 1
+    assert jobs["evaluate"] == 1
+    assert "reference" not in jobs
+
+
+TOML_CONFIG = """
+datasets:
+  tiny: {tiny}
+splits:
+  hand: {{dataset: tiny, toml: split.toml}}
+models:
+  context_mean: {{kind: context_mean}}
+experiments:
+  main: {{splits: [hand], models: [context_mean]}}
+evaluation: {{n_bootstrap: 100}}
+"""
+
+TOML = """
+[datasets]
+tiny = "anywhere.h5ad"
+[training]
+tiny = "train"
+[fewshot."tiny.L01"]
+val = []
+test = ["Drug01_0.5", "Drug01_5.0"]
+"""
+
+
+def test_toml_counts_by_what_it_says(road):
+    config = road / "config/test/tiny.yaml"
+    dataset = config.read_text().split("tiny:\n")[1].split("splits:")[0]
+    (road / "config/hand.yaml").write_text(
+        TOML_CONFIG.replace("{tiny}", "\n" + dataset.rstrip()).replace("{{", "{").replace("}}", "}")
+    )
+    toml = road / "split.toml"
+    toml.write_text(TOML)
+    snakemake(road, config="hand.yaml")
+    assert would_run(road, config="hand.yaml") == {}
+    toml.write_text("# A comment.\n" + TOML)
+    assert would_run(road, config="hand.yaml") == {}
+    # Another order is another parameter, but the same plan: only the split runs.
+    before = model_time(road)
+    toml.write_text(TOML.replace('"Drug01_0.5", "Drug01_5.0"', '"Drug01_5.0", "Drug01_0.5"'))
+    snakemake(road, config="hand.yaml")
+    assert model_time(road) == before
+    toml.write_text(TOML.replace("L01", "L02"))
+    snakemake(road, config="hand.yaml")
+    assert model_time(road) > before
+
+
+def model_time(road: Path) -> float:
+    return (road / "results/tiny/hand/context_mean/seed0/model/model.json").stat().st_mtime
+
+
+def test_both_profiles_agree_on_what_is_stale():
+    import yaml
+    from road import ROOT
+
+    default, slurm = (
+        yaml.safe_load((ROOT / f"profiles/{name}/profile.yaml").read_text())
+        for name in ("default", "slurm")
+    )
+    for key in ("rerun-triggers", "max-checksum-file-size"):
+        assert default[key] == slurm[key]
+    assert "code" not in default["rerun-triggers"]

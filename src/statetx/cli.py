@@ -76,6 +76,37 @@ def simulate(
 
 
 @app.command()
+def inspect(
+    files: Annotated[list[Path], typer.Argument(help="h5ad files of one data set")],
+    config: Annotated[Path | None, typer.Option(help="configuration that declares them")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="its data set; the only one without it")
+    ] = None,
+) -> None:
+    """Show layout, scale, labels, controls and problems of h5ad files.
+
+    Example: statetx inspect plate1.h5ad plate2.h5ad --config my.yaml
+    """
+    from statetx.config import load
+    from statetx.data.h5ad import inspect as work
+    from statetx.reporting.inspection import print_inspection
+
+    settings = None
+    if config is not None:
+        declared = load(config).datasets
+        name = dataset or next(iter(declared))
+        if name not in declared:
+            raise ConfigError(
+                f"no data set {name!r}", where=config, fix=did_you_mean(name, declared)
+            )
+        settings = declared[name]
+    found = work(files, settings)
+    print_inspection(found)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
 def pack(config: ConfigFile, run: RunName) -> None:
     """Sort source files into the store.
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from statetx import provenance
-from statetx.config import Config
+from statetx.config import BASELINES, Config
 from statetx.errors import ConfigError, StatetxError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "pack": ("statetx.data.pack",),
     # Not splits.split and not splits.lint: a new check must not make every split stale.
     "split": ("statetx.splits.generate", "statetx.splits.toml"),
-    "train": ("statetx.training.fit", "statetx.models.{kind}"),
+    "train": ("statetx.training.fit", "statetx.training.{way}", "statetx.models.{kind}"),
     "predict": ("statetx.inference.predict", "statetx.models.{kind}"),
     "reference": ("statetx.evaluation.reference",),
     "evaluate": ("statetx.evaluation.evaluate",),
@@ -43,7 +43,8 @@ CODE: dict[str, tuple[str, ...]] = {
 
 def code(stage: str, kind: str | None = None) -> str:
     """Fingerprint of the code that a stage runs, for a model of one kind where it has a model."""
-    roots = [root.format(kind=kind) for root in CODE[stage] if kind or "{kind}" not in root]
+    way = "statistics" if kind in BASELINES else "gradient"
+    roots = [root.format(kind=kind, way=way) for root in CODE[stage] if kind or "{" not in root]
     found = provenance.code_fingerprint(roots)
     if stage == "report":
         templates = Path(__file__).parent / "reporting" / "templates"
@@ -291,12 +292,16 @@ def judged(
 
 
 def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads: int = 0) -> None:
-    """Train one run, as rule `train` does; ``threads = 0`` uses every core."""
+    """Train one run, as rule `train` does; ``threads = 0`` leaves their number to torch."""
     from statetx.training.fit import fit
 
     plan = split_dir(dataset, split) / "plan.parquet"
     store, home = pack_dir(dataset), run_dir(dataset, split, model, seed)
     params = train_params(cfg, model)
+    if threads and cfg.models[model].kind not in BASELINES:
+        import torch
+
+        torch.set_num_threads(threads)
     made_from = train_made_from(store, plan, params["settings"], params["code"])
     name = {"dataset": dataset, "split": split, "model": model, "seed": seed}
     fit(
@@ -310,7 +315,6 @@ def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads:
         keep=["best", "last", *params["keep"]],
         tracking=cfg.tracking,
         provenance={**name, **made_from},
-        threads=threads,
     )
 
 

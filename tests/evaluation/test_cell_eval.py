@@ -114,7 +114,9 @@ def test_profiles_keep_the_order_and_refuse_others(panels) -> None:
         assert chosen == [column for column in full if column in chosen]
         assert list(cell_eval.evaluate(panels["results"], name)) == chosen
     assert len(cell_eval.columns("de")) == 18
-    assert cell_eval.columns("minimal")[:4] == ["overlap_at_N", "precision_at_N"] + [
+    assert cell_eval.columns("minimal")[:4] == [
+        "overlap_at_N",
+        "precision_at_N",
         "de_nsig_counts_real",
         "de_nsig_counts_pred",
     ]

@@ -101,3 +101,13 @@ def test_subsampling_is_seeded_and_without_repeats() -> None:
     np.testing.assert_array_equal(a, b)
     assert len(np.unique(a)) == 5
     assert distances.at_most(cells, 20, np.random.default_rng(0)) is cells
+
+
+def test_the_fast_forms_are_the_plain_ones() -> None:
+    generator = np.random.default_rng(5)
+    x, y = generator.normal(size=(30, 6)), generator.normal(0.4, 1, (41, 6))
+    gammas = distances.gamma_grid(distances.median_squared_distance(x))
+    energy, mmd = distances.energy_and_mmd(x, y, gammas)
+    assert energy == pytest.approx(distances.energy(x, y), abs=1e-12)
+    assert mmd == pytest.approx(distances.mmd(x, y, gammas), abs=1e-12)
+    assert distances.EnergyFrom(y)(x) == pytest.approx(distances.energy(x, y, "V"), abs=1e-12)

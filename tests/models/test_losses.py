@@ -23,7 +23,9 @@ def _by_definition(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_equals_the_definition_in_float64() -> None:
     x, y = _sets(0)
-    expected = [_by_definition(a, b) for a, b in zip(x.double().numpy(), y.double().numpy())]
+    expected = [
+        _by_definition(a, b) for a, b in zip(x.double().numpy(), y.double().numpy(), strict=True)
+    ]
     np.testing.assert_allclose(energy(x, y).numpy(), expected, rtol=2e-5)
     np.testing.assert_allclose(energy(x.double(), y.double()).numpy(), expected, rtol=1e-12)
 

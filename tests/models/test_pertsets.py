@@ -80,11 +80,14 @@ def test_reproduces_loss_and_gradients_of_the_original(shared: Path, name: str) 
     loss = energy(cells, _sets(record, "pert_cell_emb"))
     torch.testing.assert_close(loss, record["losses_per_set"]["energy"], rtol=1e-4, atol=0)
     loss.mean().backward()
+    # Where the recorded cells lie 1e-4 apart, the recorded float32 gradients are themselves off by
+    # up to 4e-3 from float64; ours are not (2e-7). The linear encoder has no such collapse.
+    tolerance = 1e-5 if name == "hvg_basallinear" else 5e-3
     norms = record["train_step"]["grad_norms"]
     assert norms
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None
-        assert parameter.grad.norm().item() == pytest.approx(norms[key], rel=2e-3, abs=2e-6), key
+        assert parameter.grad.norm().item() == pytest.approx(norms[key], rel=tolerance), key
 
 
 def test_an_id_is_its_one_hot_vector_in_value_and_gradient() -> None:

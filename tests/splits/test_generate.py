@@ -88,14 +88,13 @@ def test_block_properties(
     )
     n_test_drugs = max(1, int(drug_fraction * n_drugs + 0.5))
     n_test_lines = max(1, int(line_fraction * n_lines + 0.5))
-    try:
-        table = generate(conditions, chosen)
-    except SplitError as error:
-        n_val = [max(1, int(val * n + 0.5)) if val else 0 for n in (n_drugs, n_lines)]
-        crowded = n_test_drugs + n_val[0] > n_drugs or n_test_lines + n_val[1] > n_lines
-        assert crowded or n_test_drugs == n_drugs or n_test_lines == n_lines
-        assert "lower the fractions" in str(error)
+    n_val = [max(1, int(val * n + 0.5)) if val else 0 for n in (n_drugs, n_lines)]
+    full = n_test_drugs == n_drugs or n_test_lines == n_lines
+    if full or n_test_drugs + n_val[0] > n_drugs or n_test_lines + n_val[1] > n_lines:
+        with pytest.raises(SplitError, match="too few"):
+            generate(conditions, chosen)
         return
+    table = generate(conditions, chosen)
     assert_complete(table, conditions)
     shuffled = conditions.sample(frac=1, random_state=seed)
     pd.testing.assert_frame_equal(table, generate(shuffled, chosen))

@@ -1,68 +1,30 @@
-"""Look into h5ad files without loading them: labels, genes, scale, and whatever is wrong."""
+"""Look into h5ad files without loading them: labels, genes, scale, and whatever is wrong.
+
+Kept apart from what `pack` runs on, so that a better report repacks, and hence retrains, nothing.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from statetx import labels
 from statetx.config import Dataset
-from statetx.data.header import Header, column, columns, genes, header, opened
-from statetx.data.matrix import Matrix, check_scale, check_values, evidence
-from statetx.errors import DataError, did_you_mean
+from statetx.data.checks import (
+    check_all_values,
+    check_scales,
+    check_together,
+    controls_per_line,
+)
+from statetx.data.header import Header, column, columns, header, identity, opened
+from statetx.data.matrix import Matrix, evidence
+from statetx.errors import DataError
 
-_EDGE = 4096
-"""Elements at either end of a large HDF5 dataset that count in `identity`."""
-
-
-def identity(path: str | Path, columns: Iterable[str | None]) -> str:
-    """Return what a file is, without reading its cells: size + digest, and no modification time.
-
-    The digest covers the name, type and shape of every HDF5 object, its attributes, the whole of
-    the given obs columns and of var_names, and both ends of every other dataset.
-
-    Parameters
-    ----------
-    path
-        The h5ad.
-    columns
-        obs columns that matter (None is passed over); one that does not exist counts as absent.
-
-    Raises
-    ------
-    DataError
-        The file is missing or unreadable.
-    """
-    wanted = sorted(f"obs/{name}" for name in columns if name is not None)
-    seen = hashlib.sha256()
-
-    def add(name: str, item: Any) -> None:
-        seen.update(name.encode())
-        for key in sorted(item.attrs):
-            seen.update(f"{key}={item.attrs[key]!r}".encode())
-        if not isinstance(item, h5py.Dataset):
-            return
-        seen.update(f"{item.dtype}{item.shape}{item.id.get_storage_size()}".encode())
-        whole = name.startswith("var/") or any(name.split("/")[:2] == w.split("/") for w in wanted)
-        if item.shape == () or whole or item.shape[0] <= 2 * _EDGE // max(1, item.size // max(1, item.shape[0])):
-            parts = [item[()]]
-        else:
-            rows = max(1, _EDGE // max(1, item.size // max(1, item.shape[0])))
-            parts = [item[:rows], item[-rows:]]
-        for part in parts:
-            seen.update(repr(part.tolist()).encode() if item.dtype.kind == "O" and item.shape else np.asarray(part).tobytes() if item.dtype.kind != "O" else repr(part).encode())
-
-    with opened(path) as file:
-        seen.update(repr([w in file for w in wanted]).encode())
-        file.visititems(add)
-    return f"{Path(path).stat().st_size}-{seen.hexdigest()[:16]}"
+__all__ = ["FileReport", "Report", "cell_lines", "identity", "inspect"]
 
 
 def cell_lines(paths: Sequence[str | Path], cell_type_key: str) -> list[str]:
@@ -80,97 +42,128 @@ def cell_lines(paths: Sequence[str | Path], cell_type_key: str) -> list[str]:
     return sorted(found)
 
 
-def check_scales(path: Path, settings: Dataset) -> None:
-    """Compare a sample of X, and of the expression matrix, with the declared scale.
+@dataclass
+class FileReport:
+    """What a file holds.
 
-    Raises
-    ------
-    DataError
-        The values contradict the declaration, or are no expression at all.
+    Attributes
+    ----------
+    path, bytes
+        The file and its size.
+    n_cells, n_genes
+        Rows and columns of X.
+    layout, dtype
+        Of X: csr, csc or dense; type of its values.
+    zeros, largest, integral, looks_like
+        Evidence from a sample of rows: share of zeros, largest value, whether all values are
+        whole numbers, and the scale that this suggests.
+    obs
+        Number of labels of each text column of obs.
+    obsm
+        Width of each obsm matrix.
+    uns
+        Keys of uns.
+    perturbations, lines, batches
+        Cells per label, where the columns are known.
+    controls
+        Control cells per line, where they are known.
     """
+
+    path: Path
+    bytes: int
+    n_cells: int = 0
+    n_genes: int = 0
+    layout: str = ""
+    dtype: str = ""
+    zeros: float = float("nan")
+    largest: float = float("nan")
+    integral: bool = False
+    looks_like: str = ""
+    obs: dict[str, int] = field(default_factory=dict)
+    obsm: dict[str, int] = field(default_factory=dict)
+    uns: list[str] = field(default_factory=list)
+    perturbations: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+    batches: dict[str, int] = field(default_factory=dict)
+    controls: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """What `inspect` found: one entry per readable file, and every problem."""
+
+    files: list[FileReport] = field(default_factory=list)
+    problems: list[DataError] = field(default_factory=list)
+
+
+def inspect(
+    paths: Sequence[str | Path], settings: Dataset | None = None, full: bool = True
+) -> Report:
+    """Describe files and collect everything that would stop `pack`.
+
+    Parameters
+    ----------
+    paths
+        h5ad files of one data set.
+    settings
+        What their columns mean; None: only describe.
+    full
+        Check every value of X and of the declared matrices (in chunks, in bounded memory), not
+        only a sample.
+    """
+    report = Report()
+
+    def attempt(step: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return step(*arguments)
+        except DataError as error:
+            if str(error) not in {str(known) for known in report.problems}:
+                report.problems.append(error)
+        return None
+
+    headers = []
+    for path in map(Path, paths):
+        found = attempt(_describe, path)
+        if found is None:
+            continue
+        report.files.append(found)
+        if settings is None:
+            continue
+        head = attempt(header, path, settings)
+        if head is not None:
+            headers.append(head)
+            _label(found, head, labels.controls(settings.control_pert))
+            attempt(check_scales, path, settings)
+            if full:
+                attempt(check_all_values, head, settings)
+    if settings is not None and headers:
+        attempt(check_together, headers, settings)
+    return report
+
+
+def _describe(path: Path) -> FileReport:
     with opened(path) as file:
-        names = genes(file, path)
-        chosen = [("X", settings.scale)]
-        if settings.expression_key is not None:
-            chosen.append((f"obsm/{settings.expression_key}", "log1p"))
-        for name, scale in chosen:
-            matrix = Matrix(file, name, path)
-            known = names if name == "X" else [f"#{i}" for i in range(matrix.shape[1])]
-            check_values(matrix.rows(0, min(256, matrix.shape[0])), path, name, 0, known)
-            check_scale(matrix, scale)
+        report = FileReport(path, path.stat().st_size)
+        x = Matrix(file, "X", path)
+        seen = evidence(x)
+        report.n_cells, report.n_genes = x.shape
+        report.layout, report.dtype = x.layout, str(x.dtype)
+        report.zeros, report.largest = seen.zeros, seen.largest
+        report.integral, report.looks_like = seen.integral, seen.scale
+        for name in columns(file):
+            item = file["obs"][name]
+            if isinstance(item, h5py.Group) and "categories" in item:
+                report.obs[name] = int(item["categories"].shape[0])
+            elif isinstance(item, h5py.Group) or h5py.check_string_dtype(item.dtype) is not None:
+                report.obs[name] = len(column(file, path, name).names)
+        for name in file.get("obsm", {}):
+            report.obsm[name] = Matrix(file, f"obsm/{name}", path).shape[1]
+        report.uns = sorted(file.get("uns", {}))
+    return report
 
 
-def check_together(headers: Sequence[Header], settings: Dataset) -> None:
-    """Check what must agree between files: genes, matrices, controls.
-
-    Raises
-    ------
-    DataError
-        Genes differ or are ordered differently, a matrix differs in width or genes, no cell has
-        the control label, or a line has no control cell.
-    """
-    first = headers[0]
-    for other in headers[1:]:
-        _same_genes(first, other, "var_names", first.genes, other.genes)
-        if first.hvg is not None and other.hvg is not None:
-            _same_genes(
-                first, other, f"genes of obsm[{settings.expression_key!r}]", first.hvg, other.hvg
-            )
-        for key, width in first.widths.items():
-            if other.widths[key] != width:
-                raise DataError(
-                    f"obsm[{key!r}] has {other.widths[key]} columns, but {width} in {first.path}",
-                    where=other.path,
-                    fix="use files made in the same way",
-                )
-    declared = labels.controls(settings.control_pert)
-    known = sorted({name for h in headers for name in h.perturbation.names})
-    if not set(declared) & set(known):
-        shown = " or ".join(repr(name) for name in declared)
-        raise DataError(
-            f"no cell has the control label {shown}",
-            where=f"{first.path}{' and others' if len(headers) > 1 else ''}, "
-            f"obs[{settings.pert_col!r}]",
-            fix=f"{did_you_mean(declared[0], known)} Set `control_pert` of the data set",
-        )
-    cells: dict[str, int] = {}
-    for found in headers:
-        codes = [i for i, name in enumerate(found.perturbation.names) if name in declared]
-        control = np.isin(found.perturbation.codes, codes)
-        per_line = np.bincount(found.line.codes[control], minlength=len(found.line.names))
-        for name, n in zip(found.line.names, per_line, strict=True):
-            cells[name] = cells.get(name, 0) + int(n)
-    without = sorted(name for name, n in cells.items() if n == 0)
-    if without:
-        where = [str(h.path) for h in headers if without[0] in h.line.names]
-        raise DataError(
-            f"{len(without)} of {len(cells)} cell lines have no control cell: "
-            f"{', '.join(repr(name) for name in without[:5])}",
-            where=", ".join(where[:3]),
-            fix="add their control cells, drop these lines, or list the spelling of their control "
-            "label as an alias in `control_pert`",
-        )
-
-
-def _same_genes(first: Header, other: Header, what: str, a: list[str], b: list[str]) -> None:
-    if a == b:
-        return
-    missing, extra = [n for n in a if n not in set(b)], [n for n in b if n not in set(a)]
-    if missing or extra:
-        parts = [
-            f"{len(names)} {how} ({', '.join(repr(n) for n in names[:5])})"
-            for names, how in ((missing, "missing"), (extra, "more"))
-            if names
-        ]
-        raise DataError(
-            f"{what} differ from those of {first.path}: {', '.join(parts)}",
-            where=other.path,
-            fix="bring all files to the same genes in the same order: adata[:, genes]",
-        )
-    at = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
-    raise DataError(
-        f"{what} are ordered differently than in {first.path}: number {at} is {b[at]!r} instead "
-        f"of {a[at]!r}",
-        where=other.path,
-        fix="bring all files to the same order: adata[:, genes]",
-    )
+def _label(report: FileReport, head: Header, declared: list[str]) -> None:
+    report.perturbations = head.perturbation.counts()
+    report.lines = head.line.counts()
+    report.batches = head.batch.counts()
+    report.controls = controls_per_line(head, declared)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,6 +15,9 @@ import numpy as np
 from statetx.config import Dataset
 from statetx.data.matrix import Matrix
 from statetx.errors import DataError, did_you_mean
+
+_EDGE = 4096
+"""Elements at either end of a large HDF5 dataset that count in `identity`."""
 
 
 @dataclass(frozen=True)
@@ -321,3 +326,55 @@ def _obsm_width(file: h5py.File, path: Path, key: str, n_cells: int) -> int:
             fix="the file is damaged: write it again",
         )
     return shape[1]
+
+
+def identity(path: str | Path, columns: Iterable[str | None]) -> str:
+    """Return what a file is, without reading its cells: size + digest, and no modification time.
+
+    The digest covers the name, type and shape of every HDF5 object, its attributes, the whole of
+    the given obs columns and of var_names, and both ends of every other dataset.
+
+    Parameters
+    ----------
+    path
+        The h5ad.
+    columns
+        obs columns that matter (None is passed over); one that does not exist counts as absent.
+
+    Raises
+    ------
+    DataError
+        The file is missing or unreadable.
+    """
+    wanted = [f"obs/{name}" for name in sorted({name for name in columns if name is not None})]
+    seen = hashlib.sha256()
+
+    def add(name: str, item: Any) -> None:
+        seen.update(name.encode())
+        for key in sorted(item.attrs):
+            seen.update(f"{key}={item.attrs[key]!r}".encode())
+        if isinstance(item, h5py.Dataset):
+            seen.update(f"{item.dtype}{item.shape}{item.id.get_storage_size()}".encode())
+            entire = name.startswith("var/") or any(f"{name}/".startswith(f"{w}/") for w in wanted)
+            for part in _parts(item, entire):
+                seen.update(_bytes(part))
+
+    with opened(path) as file:
+        seen.update(repr([name in file for name in wanted]).encode())
+        file.visititems(add)
+    return f"{Path(path).stat().st_size}-{seen.hexdigest()[:16]}"
+
+
+def _parts(item: h5py.Dataset, entire: bool) -> list[Any]:
+    """Return a dataset as a whole, or its two ends where it is large."""
+    if item.shape is None:
+        return []
+    if item.shape == () or item.size <= 2 * _EDGE or entire:
+        return [item[()]]
+    rows = max(1, _EDGE * item.shape[0] // item.size)
+    return [item[:rows], item[-rows:]]
+
+
+def _bytes(part: Any) -> bytes:
+    values = np.asarray(part)
+    return repr(values.tolist()).encode() if values.dtype.hasobject else values.tobytes()

@@ -119,15 +119,17 @@ class SetLoader:
             line = self.store.line(one.line)
             own = sets.set_rows(line, one, size, self.seed, epoch)
             name = f"{epoch}\0{one.perturbation}\0{one.window}"
-            drawn = sets.draw_controls(
-                line, self.store.control, line.batches(own), self.seed, name
-            )
+            drawn = sets.draw_controls(line, self.store.control, line.batches(own), self.seed, name)
             rows.setdefault(one.line, []).append((i, own, drawn))
         for name, parts in rows.items():  # one gather per line instead of two per set
             line = self.store.line(name)
             wanted = np.concatenate([np.concatenate([own, drawn]) for _, own, drawn in parts])
-            values = line.expression(wanted) if self.key is None else line.embedding(self.key, wanted)
-            for (i, _, _), block in zip(parts, values.reshape(-1, 2, size, self.width), strict=True):
+            values = (
+                line.expression(wanted) if self.key is None else line.embedding(self.key, wanted)
+            )
+            for (i, _, _), block in zip(
+                parts, values.reshape(-1, 2, size, self.width), strict=True
+            ):
                 target[i], control[i] = block
         return SetBatch(
             control=control,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,8 @@ class Matrix:
                     fix="store it as a CSR, CSC or dense matrix",
                 )
             self.layout = kind[:3]
-            self.shape = tuple(int(n) for n in self._item.attrs["shape"])
+            n_rows, n_columns = self._item.attrs["shape"]
+            self.shape = (int(n_rows), int(n_columns))
             self.dtype = self._item["data"].dtype
         self._csr: sparse.csr_matrix | None = None
         self._indptr: np.ndarray | None = None
@@ -79,7 +81,11 @@ class Matrix:
             return sparse.csr_matrix(self._item[start:stop])
         if self.layout == "csc":
             if self._csr is None:
-                parts = (self._item["data"][()], self._item["indices"][()], self._item["indptr"][()])
+                parts = (
+                    self._item["data"][()],
+                    self._item["indices"][()],
+                    self._item["indptr"][()],
+                )
                 self._csr = _clean(sparse.csc_matrix(parts, shape=self.shape).tocsr())
             return self._csr[start:stop]
         if self._indptr is None:
@@ -102,12 +108,12 @@ class Matrix:
             return np.asarray(self._item[start:stop], dtype=np.float32)
         return np.asarray(self.rows(start, stop).toarray(), dtype=np.float32)
 
-    def sample(self) -> Iterator[sparse.csr_matrix]:
-        """Yield up to `SAMPLE_ROWS` rows, in four runs spread over the file."""
+    def sample(self) -> Iterator[tuple[int, sparse.csr_matrix]]:
+        """Yield (first row, rows): up to `SAMPLE_ROWS` rows in four runs spread over the file."""
         n, run = self.shape[0], SAMPLE_ROWS // 4
         starts = {0, *(max(0, int(n * f) - run) for f in (1 / 3, 2 / 3, 1.0))}
         for start in sorted(starts):
-            yield self.rows(start, min(n, start + run))
+            yield start, self.rows(start, min(n, start + run))
 
 
 def _clean(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -175,7 +181,7 @@ def check_values(
     )
 
 
-def check_scale(matrix: Matrix, scale: str) -> None:
+def check_scale(matrix: Matrix, scale: str, columns: list[str]) -> None:
     """Refuse a matrix whose values contradict the declared scale, from a sample of rows.
 
     Counts are whole numbers, or decimals beyond what a logarithm can reach (corrected counts);
@@ -187,46 +193,97 @@ def check_scale(matrix: Matrix, scale: str) -> None:
         X, or an obsm matrix of expression.
     scale
         ``counts`` or ``log1p``, as declared.
+    columns
+        Gene names.
 
     Raises
     ------
     DataError
-        The values look like the other scale.
+        The values look like the other scale, or are no expression at all.
     """
+    for first_row, part in matrix.sample():  # a NaN would pass for a decimal below
+        check_values(part, matrix.path, matrix.name, first_row, columns)
     seen = evidence(matrix)
-    if seen["n"] == 0 or seen["scale"] == scale:
+    if seen.n:
+        refuse_other_scale(seen.integral, seen.largest, scale, matrix.name, matrix.path)
+
+
+def looks_like(integral: bool, largest: float) -> str:
+    """Return the scale that values look like: ``counts`` or ``log1p``."""
+    return "log1p" if not integral and largest <= LARGEST_LOG1P else "counts"
+
+
+def refuse_other_scale(
+    integral: bool, largest: float, scale: str, name: str, where: object
+) -> None:
+    """Raise a DataError when values do not look like the declared scale.
+
+    Parameters
+    ----------
+    integral, largest
+        Whether all values are whole numbers, and the largest.
+    scale
+        As declared.
+    name, where
+        Matrix and file, for the message.
+    """
+    if looks_like(integral, largest) == scale:
         return
-    found = "whole numbers" if seen["integral"] else "decimals"
-    values = f"{found} up to {seen['max']:g}"
+    values = f"{'whole numbers' if integral else 'decimals'} up to {largest:g}"
     if scale == "counts":
         raise DataError(
-            f"{matrix.name!r} is declared as counts but looks log-transformed: {values}",
-            where=matrix.path,
+            f"{name!r} is declared as counts but looks log-transformed: {values}",
+            where=where,
             fix="declare `scale: log1p`, or point to the file with the raw counts",
         )
     raise DataError(
-        f"{matrix.name!r} is declared as log1p but looks like counts: {values}",
-        where=matrix.path,
+        f"{name!r} is declared as log1p but looks like counts: {values}",
+        where=where,
         fix="declare `scale: counts`"
-        if matrix.name == "X"
+        if name == "X"
         else "store ln(1 + target_sum * count / total) there",
     )
 
 
-def evidence(matrix: Matrix) -> dict:
-    """Return what a sample of rows says: ``n, integral, min, max, zeros, scale``.
+@dataclass(frozen=True)
+class Evidence:
+    """What a sample of rows says about a matrix.
 
-    ``n`` counts non-zero values, ``zeros`` is the share of zeros, ``scale`` the one that the
-    values look like.
+    Attributes
+    ----------
+    n
+        Non-zero values seen.
+    integral
+        All of them are whole numbers.
+    largest
+        The largest.
+    zeros
+        Share of zeros.
+    scale
+        The scale that the values look like.
     """
-    n, cells, integral, low, high = 0, 0, True, 0.0, 0.0
-    for part in matrix.sample():
+
+    n: int
+    integral: bool
+    largest: float
+    zeros: float
+    scale: str
+
+
+def evidence(matrix: Matrix) -> Evidence:
+    """Look at a sample of rows.
+
+    Parameters
+    ----------
+    matrix
+        X, or an obsm matrix of expression.
+    """
+    n, cells, integral, largest = 0, 0, True, 0.0
+    for _, part in matrix.sample():
         cells += part.shape[0]
         n += part.nnz
         if part.nnz:
             integral &= is_integral(part.data)
-            low, high = min(low, float(part.data.min())), max(high, float(part.data.max()))
-    logged = not integral and high <= LARGEST_LOG1P
+            largest = max(largest, float(part.data.max()))
     zeros = 1.0 - n / max(1, cells * matrix.shape[1])
-    scale = "log1p" if logged else "counts"
-    return {"n": n, "integral": integral, "min": low, "max": high, "zeros": zeros, "scale": scale}
+    return Evidence(n, integral, largest, zeros, looks_like(integral, largest))

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from statetx import labels
 from statetx.config import Dataset
-from statetx.data import h5ad
-from statetx.data.header import Header, barcodes, header, opened
-from statetx.data.matrix import Matrix, check_values, is_integral
+from statetx.data.checks import check_scales, check_together
+from statetx.data.header import Header, barcodes, header, identity, opened
+from statetx.data.matrix import Matrix, check_values, evidence, is_integral, refuse_other_scale
 from statetx.data.store import FORMAT, file_name
 from statetx.errors import DataError
 from statetx.provenance import versions, whole, write_json
@@ -84,9 +84,9 @@ def pack(
     paths = [Path(path) for path in files]
     _no_repeats(paths)
     headers = [header(path, settings) for path in paths]
-    h5ad.check_together(headers, settings)
+    check_together(headers, settings)
     for path in paths:
-        h5ad.check_scales(path, settings)
+        check_scales(path, settings)
 
     out = Path(out_dir)
     conditions: list[pd.DataFrame] = []
@@ -99,7 +99,7 @@ def pack(
         bar = stack.enter_context(
             tqdm(total=sum(sizes.values()), unit="cell", desc="pack", disable=None)
         )
-        for group in _groups(sizes, _bytes_per_cell(headers, settings)):
+        for group in _groups(sizes, _bytes_per_cell(headers)):
             gathered = _gather(headers, settings, group, bar)
             for line in group:
                 part = stack.enter_context(whole(out / f"{file_name(line)}.h5ad"))
@@ -141,12 +141,11 @@ def _line_sizes(headers: list[Header]) -> dict[str, int]:
     return dict(sorted(sizes.items()))
 
 
-def _bytes_per_cell(headers: list[Header], settings: Dataset) -> float:
-    n_values = 0.0
-    with opened(headers[0].path) as file:
-        seen = h5ad.evidence(Matrix(file, "X", headers[0].path))
-        n_values = (1.0 - seen["zeros"]) * len(headers[0].genes)
-    return 8.0 * n_values + 4.0 * sum(headers[0].widths.values()) + 100.0
+def _bytes_per_cell(headers: list[Header]) -> float:
+    first = headers[0]
+    with opened(first.path) as file:
+        zeros = evidence(Matrix(file, "X", first.path)).zeros
+    return 8.0 * (1.0 - zeros) * len(first.genes) + 4.0 * sum(first.widths.values()) + 100.0
 
 
 def _groups(sizes: dict[str, int], bytes_per_cell: float) -> Iterator[list[str]]:
@@ -228,20 +227,18 @@ def _write_line(
     total = _totals(counts, cells, order, settings)
     obs = pd.DataFrame(
         {
-            "perturbation": pd.Categorical.from_codes(pert_codes[order], pert_names.astype(str)),
+            "perturbation": pd.Categorical.from_codes(pert_codes[order], pd.Index(pert_names)),
             "cell_line": pd.Categorical([line] * len(order)),
-            "batch": pd.Categorical.from_codes(batch_codes[order], batch_names.astype(str)),
+            "batch": pd.Categorical.from_codes(batch_codes[order], pd.Index(batch_names)),
             "total_counts": total,
         },
         index=pd.Index(_unique(np.concatenate(cells.names), np.concatenate(cells.origin))[order]),
     )
     if alias.any():
         obs["raw_label"] = pd.Categorical(raw[order].astype(str))
-    with h5py.File(
-        path, "w", alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT
-    ) as file:
+    with h5py.File(path, "w", alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT) as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        _write_csr(file, counts, settings.scale)
+        _write_csr(file, counts, settings.scale, line)
         del counts
         write = anndata.io.write_elem
         write(file, "obs", obs)
@@ -258,11 +255,14 @@ def _write_line(
     return _conditions(line, obs, declared[0])
 
 
-def _write_csr(file: h5py.File, counts: sparse.csr_matrix, scale: str) -> None:
+def _write_csr(file: h5py.File, counts: sparse.csr_matrix, scale: str, line: str) -> None:
     """Write X in the smallest exact types, contiguous and uncompressed."""
     largest = float(counts.data.max()) if counts.nnz else 0.0
+    integral = is_integral(counts.data)
+    if counts.nnz:  # the sample looked at before may have missed this line
+        refuse_other_scale(integral, largest, scale, "X", f"cell line {line!r}")
     kind: Any = np.float32
-    if scale == "counts" and is_integral(counts.data) and largest <= np.iinfo(np.int32).max:
+    if scale == "counts" and integral and largest <= np.iinfo(np.int32).max:
         kind = np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32
     narrow = np.uint16 if counts.shape[1] < 2**16 else np.int32
     group = file.create_group("X")
@@ -348,7 +348,7 @@ def _manifest(
             {
                 "path": str(found.path),
                 "bytes": found.path.stat().st_size,
-                "identity": h5ad.identity(found.path, watched),
+                "identity": identity(found.path, watched),
             }
             for found in headers
         ],

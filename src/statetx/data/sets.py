@@ -1,10 +1,11 @@
 """Sets of cells and their controls, drawn as a pure function of (seed, epoch, names).
 
 A *set* is S cells of one condition (cell line, perturbation). Each epoch cuts every condition into
-ceil(n / S) contiguous windows on the ring of its rows, from a start that is new in each epoch: every
-cell is visited, and membership changes. Rows are randomly permuted inside (perturbation, batch), so
-a window is a random sample of its batch or of two neighbouring ones. A condition of fewer than S
-cells gives one set in which every cell is repeated as evenly as possible.
+ceil(n / S) windows on a ring of its rows, so that every cell is visited, and the ring is new in each
+epoch, so that membership changes: its rows are permuted where the condition is small enough to lie
+in few pages anyhow (`PERMUTED_CELLS`); a larger one is only turned to another start, and its windows
+are contiguous on disk. (Turning alone offers a condition of n cells no more than n different sets.)
+A condition of fewer than S cells gives one set in which every cell is repeated as evenly as possible.
 
 Every draw has its own counter-based generator, keyed by what is drawn: the result does not depend
 on the order of draws, and hence not on threads, ranks, or the point at which a run was resumed.
@@ -15,12 +16,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from statetx.data.plan import Plan
 from statetx.data.store import LineStore, Store
 from statetx.errors import ResultsError, did_you_mean
+
+PERMUTED_CELLS = 8192
+"""Largest condition whose rows are permuted; at 1 KB per cell it spans 8 MB of the file."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +117,14 @@ def set_rows(
     """
     start, stop = line.run(chosen.perturbation)
     n = stop - start
+    rng = generator("set", seed, epoch, chosen.line, chosen.perturbation)
     if n < cell_set_len:
-        rng = generator("short", seed, epoch, chosen.line, chosen.perturbation)
         return start + _evenly(rng, n, cell_set_len)
-    turn = int(generator("turn", seed, epoch, chosen.line, chosen.perturbation).integers(n))
-    return start + (turn + chosen.window * cell_set_len + np.arange(cell_set_len)) % n
+    first = chosen.window * cell_set_len
+    if n <= PERMUTED_CELLS:
+        ring = rng.permutation(n)
+        return start + np.sort(ring[np.arange(first, first + cell_set_len) % n])
+    return start + (int(rng.integers(n)) + first + np.arange(cell_set_len)) % n
 
 
 def _evenly(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
@@ -127,8 +135,18 @@ def _evenly(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
     return np.concatenate([rng.permutation(n) for _ in range(rounds)])[:size]
 
 
+class ControlCells(Protocol):
+    """What controls are drawn from: a packed line, or anything whose controls lie in runs."""
+
+    name: str
+
+    def run(self, perturbation: str, batch: str | None = None) -> tuple[int, int]:
+        """Return the rows [start, stop) of a perturbation, in all batches or in one."""
+        ...
+
+
 def draw_controls(
-    line: LineStore, control: str, batches: np.ndarray, seed: int, name: object
+    line: ControlCells, control: str, batches: np.ndarray, seed: int, name: object
 ) -> np.ndarray:
     """Draw one control cell of the line for every cell: of the same batch, else of any batch.
 
@@ -138,7 +156,7 @@ def draw_controls(
     Parameters
     ----------
     line
-        The packed line.
+        The packed line, or any `ControlCells`.
     control
         Control label.
     batches
@@ -173,7 +191,7 @@ def draw_controls(
     return out
 
 
-def match_levels(line: LineStore, control: str, batches: np.ndarray) -> np.ndarray:
+def match_levels(line: ControlCells, control: str, batches: np.ndarray) -> np.ndarray:
     """Return how each cell finds its control, int [n]: 0 = in its batch, 1 = in its line.
 
     Raises

@@ -29,16 +29,16 @@ def file_name(line: str) -> str:
 
 
 def _mapped(file: h5py.File, name: str, path: Path) -> np.ndarray:
-    """Map one contiguous dataset of an open file; copy it when HDF5 gave it no offset (empty)."""
+    """Map one contiguous dataset of an open file (an empty one has no place to map)."""
     dataset = file[name]
-    offset = dataset.id.get_offset()
-    if offset is None or dataset.size == 0:
+    if dataset.size == 0:
         return np.asarray(dataset[()])
-    if dataset.dtype.hasobject or dataset.compression:
+    offset = dataset.id.get_offset()
+    if offset is None:
         raise DataError(
-            f"{name!r} is compressed or holds objects, so it cannot be mapped",
+            f"{name!r} is not contiguous, so it cannot be mapped",
             where=path,
-            fix="it was rewritten by another program: pack it again",
+            fix="another program rewrote the file: pack it again",
         )
     if path.stat().st_size < offset + dataset.size * dataset.dtype.itemsize:
         raise DataError(
@@ -138,7 +138,6 @@ class LineStore:
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
         """Return X of the rows as stored, dense float32 [n, genes]."""
-        indptr, indices, data = self._csr
         out = np.zeros((len(rows), self.n_genes), dtype=np.float32)
         flat = out.reshape(-1)
         rows = np.asarray(rows, dtype=np.int64)

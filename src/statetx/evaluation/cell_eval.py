@@ -15,12 +15,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.stats import rankdata
 
 from statetx.errors import ConfigError, did_you_mean
-from statetx.evaluation.de import ALPHA, DETable
+from statetx.evaluation.de import DETable
 
 log = logging.getLogger(__name__)
 
@@ -248,8 +249,8 @@ def _floats(values: Iterable[float]) -> Column:
 _KS: tuple[int | None, ...] = (None, 50, 100, 200, 500)
 
 DE_COLUMNS: dict[str, Callable[[Panel], Column]] = {
-    **{f"overlap_at_{k or 'N'}": lambda p, k=k: _overlaps(p, k, False) for k in _KS},
-    **{f"precision_at_{k or 'N'}": lambda p, k=k: _overlaps(p, k, True) for k in _KS},
+    **{f"overlap_at_{k or 'N'}": partial(_overlaps, k=k, by_pred=False) for k in _KS},
+    **{f"precision_at_{k or 'N'}": partial(_overlaps, k=k, by_pred=True) for k in _KS},
     "de_spearman_sig": _spearman_counts,
     "de_direction_match": lambda p: _over_significant(
         p, lambda a, b, _: float((np.sign(a) == np.sign(b)).mean())
@@ -284,13 +285,14 @@ ABSENT = {
 }
 """Columns of cell-eval that are never written, and why."""
 
-_COUNTS = ["de_nsig_counts_real", "de_nsig_counts_pred"]
 PROFILES: dict[str, list[str]] = {
     "full": [*DE_COLUMNS, *PROFILE_COLUMNS],
     "de": [*DE_COLUMNS],
     "anndata": [*PROFILE_COLUMNS],
-    "minimal": ["overlap_at_N", "precision_at_N", *_COUNTS]
-    + ["pearson_delta", "mse", "mae", "discrimination_score_l1"],
+    "minimal": [
+        *("overlap_at_N", "precision_at_N", "de_nsig_counts_real", "de_nsig_counts_pred"),
+        *("pearson_delta", "mse", "mae", "discrimination_score_l1"),
+    ],
     "vcc": ["overlap_at_N", "mae", "discrimination_score_l1"],
     "pds": ["discrimination_score_l1"],
 }

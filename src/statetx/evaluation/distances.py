@@ -133,6 +133,43 @@ def mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float], statistic: Statis
     return float((within_x + within_y - 2 * between).mean())
 
 
+def energy_and_mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float]) -> tuple[float, float]:
+    """`energy` and `mmd` (both U) from one pass over the distances.
+
+    Parameters
+    ----------
+    x, y
+        Cells [n, D] and [m, D] in the same space.
+    gammas
+        Kernel widths of the MMD.
+    """
+    functions: list[Callable[[np.ndarray], np.ndarray]] = [np.sqrt, *map(_kernel, gammas)]
+    diagonal = [0.0] + [1.0] * len(gammas)
+    within_x, within_y, between = _means(x, y, functions, diagonal, "U")
+    gap = within_x + within_y - 2 * between
+    return -float(gap[0]), float(gap[1:].mean())
+
+
+class EnergyFrom:
+    """Energy distance (V) of many sets of cells from the same controls, whose own term is kept.
+
+    Parameters
+    ----------
+    controls
+        Control cells [m, D].
+    """
+
+    def __init__(self, controls: np.ndarray) -> None:
+        self._controls = np.asarray(controls, dtype=np.float64)
+        self._within = _sums(self._controls, None, [np.sqrt])[0] / len(controls) ** 2
+
+    def __call__(self, cells: np.ndarray) -> float:
+        """Energy distance of cells [n, D]."""
+        x = np.asarray(cells, dtype=np.float64)
+        between = _sums(x, self._controls, [np.sqrt])[0] / (len(x) * len(self._controls))
+        return float(2 * between - _sums(x, None, [np.sqrt])[0] / len(x) ** 2 - self._within)
+
+
 def mmd_tahoe(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """MMD^2 (V) as users of Tahoe compute it, and its width h0.
 
@@ -168,6 +205,6 @@ def gamma_grid(median: float) -> list[float]:
 
 def at_most(cells: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
     """At most `n` of the cells, drawn without replacement."""
-    if len(cells) <= n:
+    if cells.shape[0] <= n:
         return cells
-    return cells[np.sort(generator.choice(len(cells), n, replace=False))]
+    return cells[np.sort(generator.choice(cells.shape[0], n, replace=False))]

@@ -1,7 +1,9 @@
 """Our scores: one row per condition, real controls on both sides of every delta.
 
-Per condition p, with r and q the mean real and predicted profiles (log1p, over cells), c the
-line's control profile in the condition's batches, a = r - c, b = q - c:
+Per condition p, with r and q the mean real and predicted profiles (log1p, over cells), a and b
+their deltas: minus the mean of all the line's controls, without the directions in which its
+batches of controls differ (`pseudobulk.Controls.delta` says why), and c the mean of the controls of
+the condition's own batches:
 
 pearson_delta
     Pearson over genes of b and a.
@@ -32,8 +34,8 @@ variety, variety_real
 
 A correlation that is undefined because of the prediction is 0 and its note says so; whatever is
 undefined because of the real data is NaN for every model. A prediction of resampled control cells
-has b = sampling noise, whose covariance with a is zero because c is the mean of all controls:
-cov(q, c) = var(c). So doing nothing scores 0 on average, not by a special case.
+has b = sampling noise, whose covariance with a is zero because the mean m of all controls is
+subtracted: cov(q, m) = var(m). So doing nothing scores 0 on average, not by a special case.
 """
 
 from __future__ import annotations
@@ -87,11 +89,11 @@ class Condition:
         Label.
     real, pred
         The cells of each side.
+    real_delta, pred_delta
+        float64 [G], each side's delta, see `pseudobulk.Controls.delta`: from the same controls for
+        models, from disjoint ones in floor and ceiling.
     control
-        Control profile of the real side.
-    pred_control
-        Control profile of the predicted side: the same object for models, disjoint cells in floor
-        and ceiling.
+        Real control profile in the condition's batches.
     distances
         energy, energy_control, mmd, mmd_control.
     notes
@@ -101,20 +103,11 @@ class Condition:
     perturbation: str
     real: Group
     pred: Group
+    real_delta: np.ndarray
+    pred_delta: np.ndarray
     control: Profile
-    pred_control: Profile
     distances: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def real_delta(self) -> np.ndarray:
-        """float64 [G]."""
-        return self.real.mean - self.control.mean
-
-    @property
-    def pred_delta(self) -> np.ndarray:
-        """float64 [G]."""
-        return self.pred.mean - self.pred_control.mean
 
 
 def parse_note(note: object) -> dict[str, str]:

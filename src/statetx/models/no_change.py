@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from statetx.models.deltas import Statistics
-from statetx.models.model_dir import Predicted, expect_tensors
+from statetx.models.predictor import Predicted, expect_tensors
 
 
 def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from statetx.errors import ModelError, did_you_mean
 from statetx.models.backbone import Backbone, Shape
-from statetx.models.model_dir import Predicted, expect_tensors
+from statetx.models.predictor import Predicted, expect_tensors
 
 
 class Prediction(NamedTuple):

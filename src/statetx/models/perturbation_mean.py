@@ -13,7 +13,7 @@ import numpy as np
 
 from statetx.models import context_mean
 from statetx.models.deltas import ControlMeans, Statistics, move
-from statetx.models.model_dir import Predicted, expect_tensors
+from statetx.models.predictor import Predicted, expect_tensors
 
 
 def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -25,6 +25,7 @@ class Column:
     seed: int | None
     metrics: dict[str, dict[str, Any]]
     note: str = ""
+    """Which seed, where several differ."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ def _columns(rows: list[dict[str, Any]]) -> list[Column]:
             for twin in twins:
                 seed = twin.get("seed")
                 title = name if len(twins) == 1 else f"{name}, seed {seed}"
-                columns.append(Column(name, title, role, seed, twin["metrics"]))
+                note = "" if len(twins) == 1 else f"seed {seed}"
+                columns.append(Column(name, title, role, seed, twin["metrics"], note))
     return columns
 
 
@@ -198,9 +200,9 @@ def _against_best(
         key = (order[item["metric"]], item["title"])
         baselines = [c for c in columns if c.role == "baseline" and c.name == item.get("against")]
         means = [m for c in baselines if (m := _mean(c, item["metric"])) is not None]
-        sign = -1 if metrics[order[item["metric"]]].get("better") == "lower" else 1
-        item["_rank"] = max((sign * m for m in means), default=float("-inf"))
-        if key not in kept or item["_rank"] > kept[key]["_rank"]:
+        metric = metrics[order[item["metric"]]]
+        item["_rank"] = min((words.badness(metric, m) for m in means), default=float("inf"))
+        if key not in kept or item["_rank"] < kept[key]["_rank"]:
             kept[key] = item
     for item in kept.values():
         item.pop("_rank")
@@ -220,7 +222,7 @@ def _row(
     rivals = [
         m for m, c in zip(means, columns, strict=True) if m is not None and c.role != "ceiling"
     ]
-    best = (min if metric.get("better") == "lower" else max)(rivals) if rivals else None
+    best = min(rivals, key=lambda mean: words.badness(metric, mean)) if rivals else None
     sizes = [c.metrics.get(name, {}).get("n") for c in columns]
     usual = max((n for n in sizes if words.is_number(n)), default=None)
     cells = []
@@ -291,15 +293,15 @@ def _sentence(
         text = f"{model.title}: the verdict names no headline metric, so there is no verdict."
         return Sentence(model.title, "UNDECIDED", words.GLYPHS["UNDECIDED"], text)
     item = own.get(primary["name"], {"against": None})
-    call = _call(item)
+    made = call(item)
     better, power = str(primary.get("better")), exponent(primary, columns)
     text = words.sentence(item, model.title, label(primary), better, power)
     if not has_range(primary):
         text += " No headline metric has a range between floor and ceiling here: do not rely on it."
     others = [
         {
-            "call": _call(own[m["name"]]),
-            "glyph": words.GLYPHS[_call(own[m["name"]])],
+            "call": call(own[m["name"]]),
+            "glyph": words.GLYPHS[call(own[m["name"]])],
             "label": label(m),
             "evidence": words.evidence(own[m["name"]], str(m.get("better")), exponent(m, columns)),
             "against": str(own[m["name"]].get("against")),
@@ -308,9 +310,10 @@ def _sentence(
         for m in headline
         if m is not primary and m["name"] in own
     ]
-    return Sentence(model.title, call, words.GLYPHS[call], text, others)
+    return Sentence(model.title, made, words.GLYPHS[made], text, others)
 
 
-def _call(item: dict[str, Any]) -> str:
-    call = str(item.get("call") or "UNDECIDED").upper()
-    return call if call in words.GLYPHS else "UNDECIDED"
+def call(item: dict[str, Any]) -> str:
+    """The call of a comparison; anything unknown is UNDECIDED."""
+    made = str(item.get("call") or "UNDECIDED").upper()
+    return made if made in words.GLYPHS else "UNDECIDED"

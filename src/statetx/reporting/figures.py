@@ -26,9 +26,10 @@ from statetx.reporting import words
 from statetx.reporting.board import Board, Column, exponent, label
 
 INK, SOFT, HAIR, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
-_VARIABLES = {INK: "--ink", SOFT: "--soft", HAIR: "--hair", PAPER: "--paper"}
+BLUE = "#0072b2"
+_VARIABLES = {INK: "--ink", SOFT: "--soft", HAIR: "--hair", PAPER: "--paper", BLUE: "--blue"}
 
-BLUE, SKY, ORANGE, VERMILLION, GREEN = "#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73"
+SKY, ORANGE, VERMILLION, GREEN = "#56b4e9", "#e69f00", "#d55e00", "#009e73"
 PURPLE = "#cc79a7"
 
 ROLE_COLOURS = {"train": "#b9d7ea", "val": ORANGE, "test": BLUE, "mixed": PURPLE}
@@ -116,15 +117,16 @@ def forest(board: Board) -> str | None:
     across = min(2, len(metrics))
     down = -(-len(metrics) // across)
     longest = max(len(column.title) for column in board.columns)
-    left = min(2.6, 0.35 + 0.075 * longest)
-    panel = (0.27 * len(board.columns), 3.35 if across == 2 else 5.0)
-    width = left + across * panel[1] + (across - 1) * 0.85 + 0.75
+    left = min(2.6, 0.2 + 0.075 * longest)
+    gap = 0.85  # room for the numbers right of a panel
+    panel = (0.27 * len(board.columns), (10.9 - left - 2 * gap) / 2 if across == 2 else 5.0)
+    width = left + across * (panel[1] + gap)
     height = down * (panel[0] + 0.95)
     with _style():
         figure = Figure(figsize=(width, height))
         for i, metric in enumerate(metrics):
             row, column = divmod(i, across)
-            x = left + column * (panel[1] + 0.85)
+            x = left + column * (panel[1] + gap)
             y = height - (row + 1) * (panel[0] + 0.95) + 0.55
             box = (x / width, y / height, panel[1] / width, panel[0] / height)
             _forest_panel(figure.add_axes(box), board, metric, column == 0)
@@ -164,7 +166,7 @@ def _forest_panel(axes: Axes, board: Board, metric: dict[str, Any], names: bool)
         if column.role == "baseline":
             best.append(mean)
     if best:
-        edge = min(best) if metric.get("better") == "lower" else max(best)
+        edge = min(best, key=lambda mean: words.badness(metric, mean))
         axes.axvline(edge, color=ORANGE, lw=1, ls=(0, (1, 2)), zorder=1)
     axes.set_ylim(len(board.columns) - 0.4, -0.6)
     axes.set_yticks(range(len(board.columns)))
@@ -179,7 +181,9 @@ def _forest_panel(axes: Axes, board: Board, metric: dict[str, Any], names: bool)
     hint = {"higher": "higher is better →", "lower": "← lower is better"}
     title = label(metric) + (f", in {words.power(power)}" if power else "")
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=7)
-    axes.set_xlabel(hint.get(str(metric.get("better")), ""), color=SOFT, fontsize=8.5)
+    axes.set_xlabel(
+        hint.get(str(metric.get("better")), words.direction(metric)), color=SOFT, fontsize=8.5
+    )
 
 
 # ---------------------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ and a content security policy forbids every load.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from statetx.errors import ResultsError
 from statetx.provenance import write_text
@@ -62,6 +63,7 @@ def page(
     curves = [runs.curve(run) for run in files]
     drawn = [(c.title, c.table, c.chosen) for c in curves if c.table is not None]
     raw = told.raw
+    counted = [splits.counts(name, plan, cells) for name, plan in read.items()]
     context = {
         "title": title or f"{raw.get('experiment') or 'experiment'} on {raw.get('dataset') or '?'}",
         "verdict": raw,
@@ -69,9 +71,10 @@ def page(
         "forest": _markup(figures.forest(told)),
         "heatmap": heatmap(told),
         "curves": _markup(figures.curves(drawn)),
-        "no_curves": runs.silent_curves(curves),
-        "splits": [splits.counts(name, plan, cells) for name, plan in read.items()],
-        "cells_known": cells is not None,
+        "chosen": runs.grouped((c.why_chosen, c.title) for c in curves if c.table is not None),
+        "no_curves": runs.grouped((c.why_not, c.model) for c in curves if c.table is None),
+        "splits": counted,
+        "cells_known": all(role.cells is not None for item in counted for role in item.roles),
         "pictures": splits.pictures(read) if read else [],
         "most_pictures": splits.MOST_PICTURES,
         "store": store,
@@ -93,6 +96,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["basename"] = lambda path: str(path).rsplit("/", 1)[-1]
+    environment.filters["breakable"] = _breakable
     environment.globals.update(
         words=words,
         label=boards.label,
@@ -102,6 +106,11 @@ def _environment() -> Environment:
         ramp=[figures.cividis(i / 10)[0] for i in range(11)],
     )
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """Let a long name wrap after its underscores, hyphens and dots."""
+    return Markup(re.sub(r"([_.-])", r"\1<wbr>", str(escape(name))))
 
 
 def _markup(svg: str | None) -> Markup | None:
@@ -136,7 +145,7 @@ def heatmap(told: Board) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        ``metric, unit, columns, rows, ends``; a row has ``line, split, n, cells``, a cell ``text,
+        ``metric, unit, columns, rows, all, ends``; a row has ``line, split, n, cells``, a cell ``text,
         background, ink`` (brighter = better). None when there is nothing to show.
     """
     entries = told.raw.get("per_line") or []
@@ -148,26 +157,30 @@ def heatmap(told: Board) -> dict[str, Any] | None:
         return None
     power = boards.exponent(metric, told.columns)
     places = words.decimals(value / 10**power for value in finite)
-    low, high = min(finite), max(finite)
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    ordered = sorted(finite, key=lambda value: words.badness(metric, value))
+    best, worst = (words.badness(metric, end) for end in (ordered[0], ordered[-1]))
+    found: dict[tuple[str, str], dict[Any, Any]] = {}
     for entry, value in zip(entries, values, strict=True):
         row = found.setdefault((str(entry["line"]), str(entry.get("split") or "")), {})
         row[(entry["name"], entry.get("seed"))] = value
-        row[entry["name"]] = value
+        row[(entry["name"], "any")] = value
         row["n"] = entry.get("n")
     columns = [c for c in told.columns if any(c.name == entry["name"] for entry in entries)]
 
     def cell(row: dict[Any, Any], column: boards.Column) -> dict[str, str]:
-        own = (column.name, column.seed)
-        value = row.get(own if own in row else column.name)
+        seed = "any" if column.seed is None else column.seed  # None: its seeds are all equal
+        value = row.get((column.name, seed))
         if not words.is_number(value):
             return {"text": words.NOTHING, "background": "", "ink": ""}
-        share = (value - low) / (high - low) if high > low else 0.5
-        share = 1 - share if metric.get("better") == "lower" else share
-        background, ink = figures.cividis(share)
-        return {"text": words.number(value / 10**power, places), "background": background, "ink": ink}
+        bad = words.badness(metric, value)
+        background, ink = figures.cividis((worst - bad) / (worst - best) if worst > best else 0.5)
+        return {
+            "text": words.number(value / 10**power, places),
+            "background": background,
+            "ink": ink,
+        }
 
-    ends = [words.number(end / 10**power, places) for end in (low, high)]
+    ends = [words.number(end / 10**power, places) for end in (ordered[-1], ordered[0])]
     return {
         "metric": metric,
         "unit": words.power(power),
@@ -177,8 +190,14 @@ def heatmap(told: Board) -> dict[str, Any] | None:
             {"line": line, "split": split, "n": row["n"], "cells": [cell(row, c) for c in columns]}
             for (line, split), row in sorted(found.items())
         ],
-        "ends": ends[::-1] if metric.get("better") == "lower" else ends,
+        "all": [words.number(mean, places) for mean in _means(columns, name, power)],
+        "ends": ends,
     }
+
+
+def _means(columns: Sequence[boards.Column], metric: str, power: int) -> list[float | None]:
+    means = [(column.metrics.get(metric) or {}).get("mean") for column in columns]
+    return [mean / 10**power if words.is_number(mean) else None for mean in means]
 
 
 def _notes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Curve:
     model: str
     table: pd.DataFrame | None
     chosen: int | None
+    why_chosen: str
     why_not: str
 
 
@@ -143,7 +144,7 @@ def curve(run: RunFiles) -> Curve:
     path = run.path / "metrics.csv"
 
     def none(why: str) -> Curve:
-        return Curve(run.title, run.model, None, None, why)
+        return Curve(run.title, run.model, None, None, "", why)
 
     if not path.is_file():
         return none("no training curve: trained without steps (no metrics.csv)")
@@ -165,31 +166,26 @@ def curve(run: RunFiles) -> Curve:
     table = table.dropna(subset="step").sort_values("step", kind="stable")
     if table[losses].isna().all(axis=None):
         return none("no training curve: metrics.csv holds no finite loss")
-    return Curve(run.title, run.model, table, _chosen(meta(run), table), "")
+    return Curve(run.title, run.model, table, *_chosen(meta(run), table), "")
 
 
-def _chosen(found: Mapping[str, Any], table: pd.DataFrame) -> int | None:
-    """The step of ``best``: what model.json says, else the lowest validation loss."""
-    for key in ("best_step", "chosen_step"):
-        if words.is_number(found.get(key)):
-            return int(found[key])
-    best = found.get("best") or (found.get("checkpoints") or {})
-    if isinstance(best, Mapping):
-        best = best.get("best", best)
-        step = best.get("step") if isinstance(best, Mapping) else best
-        if words.is_number(step):
-            return int(step)
+def _chosen(found: Mapping[str, Any], table: pd.DataFrame) -> tuple[int | None, str]:
+    """(step, reason) of ``best``: what model.json says, else the lowest validation loss."""
+    checkpoints = found.get("checkpoints")
+    best = checkpoints.get("best") if isinstance(checkpoints, Mapping) else None
+    if isinstance(best, Mapping) and words.is_number(best.get("step")):
+        return int(best["step"]), str(best.get("why") or "model.json does not say why")
     if "val_loss" in table and table["val_loss"].notna().any():
-        return int(table.loc[table["val_loss"].idxmin(), "step"])
-    return None
+        step = int(table["step"].to_numpy()[table["val_loss"].argmin()])
+        return step, "lowest validation loss in metrics.csv; model.json does not name the step"
+    return None, "nothing says which step was chosen"
 
 
-def silent_curves(curves: Sequence[Curve]) -> list[tuple[str, list[str]]]:
-    """(reason, models) of the runs without a curve, models named once."""
-    grouped: dict[str, list[str]] = {}
-    for item in curves:
-        if item.table is None:
-            names = grouped.setdefault(item.why_not, [])
-            if item.model not in names:
-                names.append(item.model)
-    return list(grouped.items())
+def grouped(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """(reason, names) in order of appearance, every name once per reason."""
+    found: dict[str, list[str]] = {}
+    for reason, name in pairs:
+        names = found.setdefault(reason, [])
+        if name not in names:
+            names.append(name)
+    return list(found.items())

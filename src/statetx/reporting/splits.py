@@ -73,7 +73,8 @@ def counts(name: str, plan: Plan, cells: pd.Series | None) -> SplitCount:
         n_cells = None
         if cells is not None:
             keys = pd.MultiIndex.from_frame(part[["line", "perturbation"]])
-            n_cells = int(cells.reindex(keys).fillna(0).sum())
+            known = cells.reindex(keys)
+            n_cells = None if known.isna().any() else int(known.sum())
         found.append(
             RoleCount(
                 role,
@@ -84,9 +85,11 @@ def counts(name: str, plan: Plan, cells: pd.Series | None) -> SplitCount:
                 n_cells,
             )
         )
-    grouped = table.groupby(["role", "reason"], sort=True).size()
+    grouped = table.groupby(["role", "reason"], sort=True, as_index=False).size()
     reasons = [
-        (role, str(reason), int(n)) for (role, reason), n in grouped.items() if str(reason).strip()
+        (str(role), str(reason), int(n))
+        for role, reason, n in grouped.itertuples(index=False)
+        if str(reason).strip()
     ]
     return SplitCount(name, plan.digest, found, sorted(reasons, key=lambda r: ROLES.index(r[0])))
 
@@ -136,11 +139,11 @@ def _one_role(roles: pd.Series) -> str:
 
 
 def _ordered_columns(grid: pd.DataFrame) -> pd.DataFrame:
-    weight = {
-        column: (-(grid[column] == "test").sum(), -(grid[column] == "val").sum(), str(column))
-        for column in grid.columns
-    }
-    return grid[sorted(grid.columns, key=weight.__getitem__)]
+    weights = [
+        (-int((grid[column] == "test").sum()), -int((grid[column] == "val").sum()), column)
+        for column in map(str, grid.columns)
+    ]
+    return grid[[column for _, _, column in sorted(weights)]]
 
 
 def _folds(plans: Mapping[str, Plan]) -> tuple[pd.DataFrame, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "–"
@@ -16,7 +16,24 @@ GLYPHS = {"BETTER": "▲", "WORSE": "▼", "SAME": "=", "UNDECIDED": "?"}
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 
-def is_number(value: Any) -> bool:
+def direction(metric: dict[str, Any]) -> str:
+    """Say which values of a metric are good: ``higher is better, 1 is perfect``."""
+    perfect = f"{metric['perfect']:g}" if is_number(metric.get("perfect")) else ""
+    if metric.get("better") in ARROWS:
+        return f"{metric['better']} is better" + (f", {perfect} is perfect" if perfect else "")
+    return f"nearest to {perfect} is best" if perfect else "neither high nor low is good"
+
+
+def badness(metric: dict[str, Any], value: float) -> float:
+    """Return a number that is lower for better values of a metric."""
+    if metric.get("better") == "lower":
+        return value
+    if metric.get("better") == "higher" or not is_number(metric.get("perfect")):
+        return -value
+    return abs(value - float(metric["perfect"]))
+
+
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether `value` is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -43,11 +60,15 @@ def power(exponent_: int) -> str:
 def decimals(values: Iterable[Any]) -> int:
     """Return how many decimals a family of numbers deserves.
 
-    Three significant digits of the largest magnitude, at most five decimals: a row of a table
-    shares one format, so that its numbers can be compared by eye.
+    Three significant digits of the largest magnitude (four from 1 to 2: a correlation of 1 among
+    others keeps its thousandths), at most five decimals: a row of a table shares one format, so
+    that its numbers can be compared by eye.
     """
-    size_ = _size(values)
-    return 2 if size_ is None else max(0, min(5, 2 - size_))
+    known = [abs(value) for value in values if is_number(value)]
+    size_ = _size(known)
+    if size_ is None:
+        return 2
+    return 3 if 1 <= max(known) < 2 else max(0, min(5, 2 - size_))
 
 
 def number(value: Any, places: int = 3, *, sign: bool = False) -> str:

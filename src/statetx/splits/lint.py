@@ -230,7 +230,8 @@ def _summary(
     table: pd.DataFrame, cells: pd.Series, controls: pd.Series, lines: Iterable[str]
 ) -> pd.DataFrame:
     keys = list(zip(table["line"], table["perturbation"], strict=True))
-    counted = table.assign(cells=[int(cells.get(key, 0)) for key in keys])
+    known = {key: int(n) for key, n in cells.items()}
+    counted = table.assign(cells=[known.get(key, 0) for key in keys])
     rows = []
     for line in lines:
         row: dict[str, Any] = {"line": line}

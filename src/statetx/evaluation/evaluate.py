@@ -1,0 +1,138 @@
+"""Score predictions: cell-eval's columns and ours, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from statetx.config import Evaluation
+from statetx.data.plan import read_plan
+from statetx.data.store import open_store
+from statetx.errors import ResultsError
+from statetx.evaluation import cell_eval
+from statetx.evaluation.de import SortedControl, de_row, mean_of, table_of, write_table
+from statetx.evaluation.distances import EnergyFrom, energy_and_mmd
+from statetx.evaluation.predictions import Predictions
+from statetx.evaluation.pseudobulk import Group
+from statetx.evaluation.real_side import read_reference, reference_note, write_scores
+from statetx.evaluation.scene import Scene
+from statetx.evaluation.scores import FALLBACK, Condition, score
+from statetx.evaluation.standalone import evaluate_files
+from statetx.evaluation.tables import write_aggregate, write_results
+
+__all__ = ["evaluate_files", "evaluate_run"]
+
+
+def evaluate_run(
+    store_dir: str | Path,
+    plan_path: str | Path,
+    line: str,
+    predictions: str | Path,
+    reference_dir: str | Path,
+    settings: Evaluation,
+    out_dir: str | Path,
+) -> None:
+    """Score one line of one run, condition by condition.
+
+    Writes ``results.csv`` and ``agg_results.csv`` (cell-eval's columns; the real controls serve
+    both sides, since predictions hold none), ``scores.csv`` (ours) and ``de.parquet`` (predicted
+    differential expression against the real controls).
+
+    Parameters
+    ----------
+    store_dir, plan_path
+        Store and plan.
+    line
+        A line with test conditions.
+    predictions
+        h5ad of predicted cells.
+    reference_dir
+        What `reference` wrote for this line.
+    settings
+        ``max_cells``, ``seed``, ``profile``.
+    out_dir
+        Where to write.
+
+    Raises
+    ------
+    ResultsError
+        Predictions or reference do not fit store and plan.
+    """
+    out = Path(out_dir)
+    scene = Scene.of(open_store(store_dir), read_plan(plan_path), line, settings)
+    predicted, reference = Predictions(predictions), read_reference(reference_dir)
+    predicted.check(scene)
+    _check_reference(reference.directory, list(reference.real), scene)
+    needs_energy = cell_eval.needs_energy(settings.profile)
+    controls = SortedControl.of(scene.control_cells)
+    energy_from = EnergyFrom(scene.control_cells) if needs_energy else None
+    conditions, tests, means, own_energy = [], [], [], []
+    for name in scene.perturbations:
+        cells, real = predicted.cells(name), reference.real[name]
+        group = Group.of(cells)
+        means.append(group.mean)
+        tests.append(de_row(name, cells, controls))
+        if energy_from is not None:
+            own_energy.append(energy_from(cells))
+        if group.n < 2:
+            continue
+        energy, mmd = energy_and_mmd(cells, scene.cells(name), reference.gammas)
+        notes = dict(reference_note(reference.training))
+        share = predicted.fallback(name)
+        if share:
+            notes[FALLBACK] = f"the model fell back on something simpler for {share:.0%} of cells"
+        conditions.append(
+            Condition(
+                name,
+                real.cells,
+                group,
+                real.delta,
+                scene.controls.delta(group.mean),
+                real.control,
+                {
+                    "energy": energy,
+                    "energy_control": real.energy_control,
+                    "mmd": mmd,
+                    "mmd_control": real.mmd_control,
+                },
+                notes,
+            )
+        )
+    pred_de = table_of(tests, scene.genes)
+    control = mean_of(scene.control_cells)
+    panel = cell_eval.Panel(
+        scene.perturbations,
+        scene.genes,
+        np.array([real.cells.mean for real in reference.real.values()]),
+        np.array(means),
+        control,
+        control,
+        reference.de,
+        pred_de,
+        np.array([real.own_energy for real in reference.real.values()]),
+        np.array(own_energy) if needs_energy else None,
+    )
+    columns = cell_eval.evaluate(panel, settings.profile)
+    scored = reference.scored
+    ours = score(
+        conditions,
+        reference.training.values,
+        reference.de.select(scored),
+        pred_de.select(scored),
+        scene.excluded,
+    )
+    write_table(pred_de, out / "de.parquet")
+    write_results(scene.perturbations, columns, out / "results.csv")
+    write_aggregate(columns, out / "agg_results.csv")
+    write_scores(scene, reference.real, ours, "not scored", out / "scores.csv")
+
+
+def _check_reference(directory: Path, names: list[str], scene: Scene) -> None:
+    if names != scene.perturbations:
+        differ = sorted(set(names) ^ set(scene.perturbations))
+        raise ResultsError(
+            f"the reference is of another plan: {differ[0]!r} is in one of them only",
+            where=directory,
+            fix="run the reference stage again",
+        )

@@ -1,0 +1,201 @@
+"""The real side of a line's scores: computed once, stored, read for every model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from statetx.errors import ResultsError
+from statetx.evaluation.de import DETable, read_table
+from statetx.evaluation.pseudobulk import Group, Profile
+from statetx.evaluation.scene import Scene
+from statetx.evaluation.scores import COLUMNS, DROPPED, IDENTITY, REFERENCE, write_note
+from statetx.evaluation.training_cells import MeanDelta
+from statetx.provenance import whole
+
+TOO_FEW = "fewer than 2 real cells: no spread, no distance"
+OWN_LINE = "this cell line"
+
+
+@dataclass(frozen=True)
+class Real:
+    """The real side of one condition.
+
+    Attributes
+    ----------
+    cells
+        All its cells, summed up.
+    delta
+        float64 [G], from all controls of the line, without the directions between batches.
+    control
+        Control profile in its batches.
+    own_energy
+        Energy distance (V) from the compared controls, as cell-eval takes it.
+    energy_control, mmd_control
+        Distances (U) from as many controls of its batches; NaN for one cell.
+    """
+
+    cells: Group
+    delta: np.ndarray
+    control: Profile
+    own_energy: float
+    energy_control: float
+    mmd_control: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the reference stage wrote for one line.
+
+    Attributes
+    ----------
+    directory
+        Where it stands.
+    real
+        Perturbation -> real side, sorted.
+    training
+        Mean training delta.
+    gammas
+        Kernel widths of the MMD.
+    """
+
+    directory: Path
+    real: dict[str, Real]
+    training: MeanDelta
+    gammas: list[float]
+
+    @cached_property
+    def de(self) -> DETable:
+        """Real differential expression, rows as `real`."""
+        return read_table(self.directory / "real_de.parquet").select(list(self.real))
+
+    @property
+    def scored(self) -> list[str]:
+        """Perturbations with enough real cells to be scored."""
+        return [name for name, real in self.real.items() if real.cells.n >= 2]
+
+
+def write_real(real: Mapping[str, Real], training: MeanDelta, path: Path) -> None:
+    """Write the real side as parquet: kinds real, control, delta, mean_training_delta."""
+    rows = []
+    for name, one in real.items():
+        cells = one.cells
+        rows.append(
+            {
+                "kind": "real",
+                "perturbation": name,
+                "n": cells.n,
+                "squares": cells.squares,
+                "noise": cells.noise,
+                "own_energy": one.own_energy,
+                "energy_control": one.energy_control,
+                "mmd_control": one.mmd_control,
+                "values": cells.mean,
+            }
+        )
+        control = {"noise": one.control.noise, "values": one.control.mean}
+        rows.append({"kind": "control", "perturbation": name, **control})
+        rows.append({"kind": "delta", "perturbation": name, "values": one.delta})
+    if training.values is not None:
+        rows.append(
+            {
+                "kind": "mean_training_delta",
+                "perturbation": training.taken_from,
+                "n": training.n_conditions,
+                "values": training.values,
+            }
+        )
+    table = pd.DataFrame(rows)
+    with whole(path) as part:
+        table.to_parquet(part, index=False)
+
+
+def read_reference(directory: str | Path) -> Reference:
+    """Read what the reference stage wrote.
+
+    Raises
+    ------
+    ResultsError
+        A file is missing or broken.
+    """
+    directory = Path(directory)
+    try:
+        table = pd.read_parquet(directory / "pseudobulk.parquet")
+        gammas = json.loads((directory / "bandwidths.json").read_text())["gammas"]
+        kinds = {kind: part.set_index("perturbation") for kind, part in table.groupby("kind")}
+        controls = {
+            str(name): Profile(np.asarray(row["values"]), float(row["noise"]))
+            for name, row in kinds["control"].iterrows()
+        }
+        deltas = {str(n): np.asarray(row["values"]) for n, row in kinds["delta"].iterrows()}
+        real = {
+            str(name): Real(
+                Group(int(row["n"]), np.asarray(row["values"]), float(row["squares"])),
+                deltas[str(name)],
+                controls[str(name)],
+                float(row["own_energy"]),
+                float(row["energy_control"]),
+                float(row["mmd_control"]),
+            )
+            for name, row in kinds["real"].iterrows()
+        }
+        training = MeanDelta(None, 0, OWN_LINE)
+        if "mean_training_delta" in kinds:
+            row = kinds["mean_training_delta"].iloc[0]
+            training = MeanDelta(np.asarray(row["values"]), int(row["n"]), str(row.name))
+    except (OSError, ValueError, KeyError) as error:
+        raise ResultsError(
+            f"cannot read the reference: {error!r}",
+            where=directory,
+            fix="run the reference stage again",
+        ) from error
+    return Reference(directory, real, training, gammas)
+
+
+def reference_note(training: MeanDelta) -> dict[str, str]:
+    """Remark on a perturbed reference that is not the line's own."""
+    if training.values is None or training.taken_from == OWN_LINE:
+        return {}
+    return {REFERENCE: f"no training conditions in this line, mean delta of {training.taken_from}"}
+
+
+def write_scores(
+    scene: Scene, real: Mapping[str, Real], table: pd.DataFrame, missing: str, path: Path
+) -> None:
+    """Write a table of scores: one row for every tested condition, NaN for those not scored.
+
+    Parameters
+    ----------
+    scene
+        The line.
+    real
+        Real side of every tested condition.
+    table
+        What `scores.score` returned.
+    missing
+        Reason of conditions with enough cells that are not in `table`.
+    path
+        CSV file.
+    """
+    scored = {row["perturbation"]: row for row in table.to_dict("records")}
+    rows = []
+    for name in scene.perturbations:
+        drug, dose = scene.identity(name)
+        n = real[name].cells.n
+        row: dict[str, object] = dict(
+            zip(IDENTITY, (scene.line.name, name, drug, dose, n), strict=True)
+        )
+        if name in scored:
+            row |= {str(key): value for key, value in scored[name].items()}
+        else:
+            row["note"] = write_note({DROPPED: TOO_FEW if n < 2 else missing})
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=[*IDENTITY, *COLUMNS, "note"])
+    with whole(path) as part:
+        frame.to_csv(part, index=False)

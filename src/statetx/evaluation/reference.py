@@ -1,0 +1,216 @@
+"""What every model of a split is held against in one line, made once from real cells alone.
+
+floor
+    What control cells score: pseudo-predictions drawn from the controls (of the condition's
+    batches), minus the mean of the controls that remain. Disjoint, so no cell is on both sides of the delta;
+    and since the real side subtracts all controls, the two deltas share no noise:
+    cov(q - rest, r - all) = 0. With the same controls on both sides it would be the variance of
+    their mean, and doing nothing would correlate with the truth.
+ceiling
+    What a replicate of half the size scores: one half of the real cells as prediction of the other
+    half, each with its own half of the controls. A shared control inflates agreement: a
+    correlation of 0.54 between independent halves then reads 0.74 (cell-eval2's measurement).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from statetx.config import Evaluation
+from statetx.data.plan import read_plan
+from statetx.data.store import open_store
+from statetx.errors import ResultsError
+from statetx.evaluation.de import DERow, SortedControl, de_row, table_of, write_table
+from statetx.evaluation.distances import EnergyFrom, energy_and_mmd
+from statetx.evaluation.pseudobulk import Group
+from statetx.evaluation.real_side import Real, reference_note, write_real, write_scores
+from statetx.evaluation.scene import Scene
+from statetx.evaluation.scores import Condition, score
+from statetx.evaluation.training_cells import MeanDelta, bandwidths, mean_training_delta
+from statetx.provenance import write_json
+
+log = logging.getLogger(__name__)
+
+
+def reference(
+    store_dir: str | Path,
+    plan_path: str | Path,
+    line: str,
+    settings: Evaluation,
+    out_dir: str | Path,
+) -> None:
+    """Make the reference of one test line.
+
+    Writes ``real_de.parquet`` (differential expression of the tested conditions),
+    ``pseudobulk.parquet`` (real and control profiles, mean training delta), ``floor.csv`` and
+    ``ceiling.csv`` (columns of ``scores.csv``) and ``bandwidths.json`` (kernel widths of the MMD).
+
+    Parameters
+    ----------
+    store_dir, plan_path
+        Store and plan.
+    line
+        A line with test conditions.
+    settings
+        ``max_cells`` and ``seed``.
+    out_dir
+        Where to write.
+
+    Raises
+    ------
+    ResultsError
+        No such line, nothing tested in it, or a single control cell.
+    """
+    store, plan, out = open_store(store_dir), read_plan(plan_path), Path(out_dir)
+    scene = Scene.of(store, plan, line, settings)
+    if len(scene.all_control_rows) < 2:
+        raise ResultsError(
+            f"cell line {line!r} has one control cell: no noise of a control can be known",
+            where=store_dir,
+            fix="take the line out of the test set",
+        )
+    if len(scene.all_control_rows) > settings.max_cells:
+        log.warning(
+            "cell line %s: tests and distances compare with %d of its %d controls (max_cells)",
+            line,
+            len(scene.control_rows),
+            len(scene.all_control_rows),
+        )
+    widths = bandwidths(store, plan, line, settings.seed)
+    training = mean_training_delta(store, plan, line, settings)
+    real, rows = _real_side(scene, widths.gammas)
+    write_table(table_of(list(rows.values()), scene.genes), out / "real_de.parquet")
+    write_real(real, training, out / "pseudobulk.parquet")
+    write_json(
+        out / "bandwidths.json",
+        {
+            "space": store.manifest["expression_key"] or "X",
+            "median_squared_distance": widths.median,
+            "gammas": widths.gammas,
+            "n_cells": widths.n_cells,
+            "taken_from": widths.taken_from,
+            "n_controls": len(scene.all_control_rows),
+            "n_controls_compared": len(scene.control_rows),
+            "max_cells": settings.max_cells,
+        },
+    )
+    floor = _floor(scene, real, rows, training, widths.gammas)
+    ceiling = _ceiling(scene, real, training, widths.gammas)
+    write_scores(scene, real, floor, "fewer than 4 control cells", out / "floor.csv")
+    write_scores(scene, real, ceiling, "fewer than 4 real or control cells", out / "ceiling.csv")
+
+
+def _real_side(scene: Scene, gammas: list[float]) -> tuple[dict[str, Real], dict[str, DERow]]:
+    controls = SortedControl.of(scene.control_cells)
+    energy_from = EnergyFrom(scene.control_cells)
+    real, rows = {}, {}
+    for name in scene.perturbations:
+        here = scene.rows(name)
+        cells, batches = scene.line.expression(here), scene.batches(here)
+        group = Group.of(cells)
+        energy = mmd = float("nan")
+        n = min(len(here), len(scene.all_control_rows))
+        if n >= 2:
+            drawn = scene.draw_controls(batches, n, 1.0, f"control:{name}")
+            energy, mmd = energy_and_mmd(scene.line.expression(drawn), cells, gammas)
+        real[name] = Real(
+            group,
+            scene.controls.delta(group.mean),
+            scene.controls.matched(batches),
+            energy_from(cells),
+            energy,
+            mmd,
+        )
+        rows[name] = de_row(name, cells, controls)
+    return real, rows
+
+
+def _floor(
+    scene: Scene,
+    real: dict[str, Real],
+    rows: dict[str, DERow],
+    training: MeanDelta,
+    gammas: list[float],
+) -> pd.DataFrame:
+    conditions, tests = [], []
+    largest = len(scene.all_control_rows) // 2
+    names = [name for name in real if real[name].cells.n >= 2] if largest >= 2 else []
+    for name in names:
+        batches = scene.batches(scene.rows(name))
+        n = min(len(batches), largest)
+        drawn = scene.draw_controls(batches, n, 0.5, f"floor:{name}")
+        cells = scene.line.expression(drawn)
+        pseudo = Group.of(cells)
+        rest = scene.controls.whole.without(pseudo)
+        energy, mmd = energy_and_mmd(cells, scene.cells(name), gammas)
+        conditions.append(
+            Condition(
+                name,
+                real[name].cells,
+                pseudo,
+                real[name].delta,
+                scene.controls.between(pseudo.mean, rest.mean),
+                real[name].control,
+                _distances(real[name], energy, mmd),
+                reference_note(training),
+            )
+        )
+        left = ~np.isin(scene.control_rows, drawn)
+        tests.append(de_row(name, cells, SortedControl.of(scene.control_cells[left])))
+    kept = table_of([rows[name] for name in names], scene.genes)
+    return score(conditions, training.values, kept, table_of(tests, scene.genes), scene.excluded)
+
+
+def _ceiling(
+    scene: Scene, real: dict[str, Real], training: MeanDelta, gammas: list[float]
+) -> pd.DataFrame:
+    names = [name for name in real if real[name].cells.n >= 4]
+    if len(scene.all_control_rows) < 4:
+        names = []
+    conditions: list[Condition] = []
+    tests: tuple[list[DERow], list[DERow]] = ([], [])
+    halves = scene.halves(scene.all_control_rows, "control") if names else ()
+    controls = [scene.sum_controls(half) for half in halves]
+    # The capped controls may all lie in one half by accident only if there are a handful of them.
+    compared = [half[np.isin(half, scene.control_rows)] for half in halves]
+    compared = [c if len(c) else half for c, half in zip(compared, halves, strict=True)]
+    ranked = [SortedControl.of(scene.line.expression(c)) for c in compared]
+    for name in names:
+        sides = scene.halves(scene.rows(name), name)
+        cells = [scene.line.expression(rows) for rows in sides]
+        groups = [Group.of(half) for half in cells]
+        energy, mmd = energy_and_mmd(cells[1], cells[0], gammas)
+        conditions.append(
+            Condition(
+                name,
+                groups[0],
+                groups[1],
+                controls[0].delta(groups[0].mean),
+                controls[1].delta(groups[1].mean),
+                controls[0].matched(scene.batches(sides[0])),
+                _distances(real[name], energy, mmd),
+                reference_note(training),
+            )
+        )
+        for side in (0, 1):
+            tests[side].append(de_row(name, cells[side], ranked[side]))
+    return score(
+        conditions,
+        training.values,
+        table_of(tests[0], scene.genes),
+        table_of(tests[1], scene.genes),
+        scene.excluded,
+    )
+
+
+def _distances(real: Real, energy: float, mmd: float) -> dict[str, float]:
+    return {
+        "energy": energy,
+        "energy_control": real.energy_control,
+        "mmd": mmd,
+        "mmd_control": real.mmd_control,
+    }

@@ -1,0 +1,251 @@
+"""Infer: a trained model on somebody's own cells. Their controls in, predicted cells out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from statetx.data.header import columns, opened
+from statetx.data.sets import draw_controls
+from statetx.data.store import LineStore
+from statetx.errors import ConfigError, DataError, ModelError, did_you_mean
+from statetx.inference.cells import Request, declared, refused, write_predictions
+from statetx.inference.own_cells import Expression, OwnCells
+from statetx.models.model_dir import LoadedModel, load
+
+ON_UNKNOWN = ("error", "skip")
+
+
+def infer(
+    model: str | Path,
+    adata: str | Path,
+    out: str | Path,
+    table: str | Path | None = None,
+    pert_col: str | None = None,
+    celltype_col: str | None = None,
+    batch_col: str | None = None,
+    control_pert: str | None = None,
+    embed_key: str | None = None,
+    celltypes: list[str] | None = None,
+    on_unknown: str = "error",
+    checkpoint: str = "best",
+    seed: int = 0,
+    device: str = "cpu",
+) -> int:
+    """Predict perturbations for the cells of a file.
+
+    Basal cells are the controls of the same line in the file, of the same batch where it has
+    some, drawn without replacement while possible. Genes are found by name. The file is only read.
+
+    Parameters
+    ----------
+    model
+        Model directory.
+    adata
+        h5ad with control cells; counts or log1p in X as in the model's training data, or the
+        model's obsm matrix.
+    out
+        h5ad to write, with the predicted cells and nothing else: see `cells.write_predictions`.
+    table
+        CSV of conditions: ``perturbation, cell_line[, n_cells]``. Without `n_cells`: as many as
+        the file has of this condition, or else as many as the line has controls. Without a table:
+        every (line, perturbation) of the file, as many cells as it has there.
+    pert_col, celltype_col, batch_col
+        obs columns; by default those of the model's training data.
+    control_pert
+        Control label in the file; by default the model's, or one of its aliases.
+    embed_key
+        obsm matrix; by default the model's.
+    celltypes
+        Only these lines.
+    on_unknown
+        ``error``, or ``skip``: leave out perturbations that the model does not know, and say so.
+    checkpoint
+        ``best``, ``last`` or ``step=N``.
+    seed
+        Of the draw of controls; each condition has a draw of its own.
+    device
+        ``cpu``, ``cuda`` or ``auto``.
+
+    Returns
+    -------
+    int
+        Number of predicted cells.
+
+    Raises
+    ------
+    DataError
+        The file or the table is not what it should be: the message says what.
+    ModelError
+        The model cannot be opened, or does not know a perturbation.
+    """
+    path = Path(adata)
+    if Path(out).exists() and path.exists() and Path(out).samefile(path):
+        raise ConfigError("--out is the input file", where=out, fix="choose another name")
+    if on_unknown not in ON_UNKNOWN:
+        raise ConfigError(
+            f"on_unknown is {on_unknown!r}",
+            where="--on-unknown",
+            fix=did_you_mean(on_unknown, ON_UNKNOWN),
+        )
+    loaded = load(model, checkpoint, device)
+    with opened(path) as file:
+        batch = batch_col or declared(loaded, "columns", "batch_col")
+        if batch_col is None and batch is not None and batch not in columns(file):
+            print(f"no obs column {batch!r} in {path}: controls are matched by cell line only")
+            batch = None
+        controls = [loaded.control, *loaded.control_aliases]
+        own = OwnCells(
+            file,
+            path,
+            _column(loaded, pert_col, "pert_col"),
+            _column(loaded, celltype_col, "cell_type_key"),
+            batch,
+            controls if control_pert is None else [control_pert],
+        )
+        known = set(own.line.names)
+        for name in celltypes or []:
+            if name not in known:
+                raise DataError(
+                    f"no cell line {name!r} in the file",
+                    where=f"{path}, --celltypes",
+                    fix=did_you_mean(name, own.line.names),
+                )
+        existing = own.conditions()
+        asked: dict[tuple[str, str], int | None] = dict(existing)
+        if table is not None:
+            asked = _read_table(Path(table), own, {*controls, control_pert})
+        if celltypes:
+            asked = {key: n for key, n in asked.items() if key[0] in celltypes}
+        asked = _predictable(loaded, asked, on_unknown, table or path)
+        requests = [
+            _request(own, line, label, n, existing.get((line, label), 0), seed)
+            for (line, label), n in asked.items()
+        ]
+        rows = np.unique(np.concatenate([request.controls for request in requests]))
+        basal = Expression(own, rows, loaded, embed_key)
+        said: dict[str, Any] = {"stage": "infer", "seed": seed, "input": path.name}
+        write_predictions(Path(out), loaded, requests, lambda _: basal, said)
+    return sum(len(request.controls) for request in requests)
+
+
+def _column(model: LoadedModel, given: str | None, key: str) -> str:
+    found = given or declared(model, "columns", key)
+    if found is None:
+        option = "--pert-col" if key == "pert_col" else "--celltype-col"
+        raise ConfigError(
+            f"the model does not say which obs column it calls {key}",
+            where=model.path / "model.json",
+            fix=f"name the column of your file with {option}",
+        )
+    return str(found)
+
+
+def _predictable(
+    model: LoadedModel,
+    asked: dict[tuple[str, str], int | None],
+    on_unknown: str,
+    where: str | Path,
+) -> dict[tuple[str, str], int | None]:
+    """Return the conditions whose perturbation the model knows; refuse, or say, the others.
+
+    Baselines would predict any label with a coarser mean. For somebody's own list of drugs a label
+    that was never trained is far more often a misspelling, so it counts as unknown for them too.
+    """
+    if not asked:
+        raise DataError(
+            "there is nothing to predict: no condition was asked for",
+            where=where,
+            fix="give a --table of conditions, or cells with other labels than the control",
+        )
+    vocabulary = [label for label in model.perturbations if label != model.control]
+    labels = sorted({label for _, label in asked})
+    known = [pair for pair in asked if pair[1] in set(vocabulary)]
+    cannot = {label for pairs in refused(model, known).values() for _, label in pairs}
+    unknown = [label for label in labels if label not in set(vocabulary) or label in cannot]
+    if unknown and on_unknown == "error":
+        shown = ", ".join(repr(label) for label in unknown[:10])
+        raise ModelError(
+            f"the model does not know {len(unknown)} of {len(labels)} perturbations: {shown}",
+            where=where,
+            fix=f"{unknown[0]!r}: {did_you_mean(unknown[0], vocabulary)} "
+            "--on-unknown skip leaves such perturbations out",
+        )
+    for label in unknown:
+        print(f"skipped: the model does not know the perturbation {label!r}")
+    kept = {pair: n for pair, n in asked.items() if pair[1] not in unknown}
+    if not kept:
+        raise ModelError(
+            f"the model knows none of the {len(labels)} perturbations",
+            where=where,
+            fix=f"{labels[0]!r}: {did_you_mean(labels[0], vocabulary)}",
+        )
+    return kept
+
+
+def _request(
+    own: OwnCells, line: str, label: str, n: int | None, n_existing: int, seed: int
+) -> Request:
+    """Draw the controls of one condition, in the batches of its real cells where it has some."""
+    controls = own.controls(line)
+    if n_existing and n in (None, n_existing):
+        batches = own.batches_of(line, label)
+    else:  # cells that nobody measured: any control of the line, the batch is that of the control
+        batches = np.full(n or len(controls.rows), "", dtype=object)
+    # `Controls` answers what draw_controls asks of a packed line, so the matching is the same.
+    drawn = draw_controls(cast(LineStore, controls), "control", batches, seed, label)
+    rows = controls.rows[drawn]
+    return Request(line, label, rows, batches if batches[0] else own.batch.values_at(rows))
+
+
+def _read_table(
+    path: Path, own: OwnCells, controls: set[str | None]
+) -> dict[tuple[str, str], int | None]:
+    """Read the conditions asked for, with their number of cells (None: not said)."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot read the table: {error}",
+            where=path,
+            fix="a CSV with the columns perturbation, cell_line and, if you like, n_cells",
+        ) from error
+    allowed = ["perturbation", "cell_line", "n_cells"]
+    for name in table.columns:
+        if name not in allowed:
+            raise DataError(f"unknown column {name!r}", where=path, fix=did_you_mean(name, allowed))
+    for name in allowed[:2]:
+        if name not in table.columns:
+            raise DataError(
+                f"there is no column {name!r}",
+                where=path,
+                fix="name the columns perturbation, cell_line and, if you like, n_cells",
+            )
+    out: dict[tuple[str, str], int | None] = {}
+    for number, row in enumerate(table.to_dict("records"), start=2):
+        where = f"{path}, line {number}"
+        line, label = row["cell_line"], row["perturbation"]
+        if line not in own.line.names:
+            raise DataError(
+                f"no cell line {line!r} in the file",
+                where=where,
+                fix=f"{did_you_mean(line, own.line.names)} Predictions need the line's controls",
+            )
+        if label == "" or label in controls:
+            raise DataError(
+                f"{label!r} is no perturbation to predict",
+                where=where,
+                fix="name a perturbation other than the control",
+            )
+        if (line, label) in out:
+            raise DataError(f"({line!r}, {label!r}) is asked for twice", where=where)
+        text = row.get("n_cells", "")
+        if text and not (text.isascii() and text.isdigit() and int(text) > 0):
+            raise DataError(
+                f"n_cells is {text!r}", where=where, fix="a whole number from 1, or nothing"
+            )
+        out[line, label] = int(text) if text else None
+    return dict(sorted(out.items()))

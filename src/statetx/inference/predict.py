@@ -1,0 +1,146 @@
+"""The predict stage: as many cells of every test condition as there are real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from statetx.data.plan import Plan, read_plan
+from statetx.data.sets import draw_controls
+from statetx.data.store import LineStore, Store, open_store
+from statetx.errors import ModelError, ResultsError, did_you_mean
+from statetx.inference.cells import Request, declared, refused, same_genes, write_predictions
+from statetx.models.model_dir import LoadedModel, load
+
+
+def predict(
+    model_dir: str | Path,
+    store_dir: str | Path,
+    plan_path: str | Path,
+    line: str,
+    checkpoint: str,
+    max_cells: int,
+    seed: int,
+    out: str | Path,
+    device: str = "cpu",
+) -> None:
+    """Predict the test conditions of one cell line.
+
+    Parameters
+    ----------
+    model_dir
+        Model directory.
+    store_dir
+        Packed data set.
+    plan_path
+        ``plan.parquet``.
+    line
+        Cell line; must have test conditions.
+    checkpoint
+        ``best``, ``last`` or ``step=N``.
+    max_cells
+        Largest number of cells per condition. Evaluation caps the real cells in the same way.
+    seed
+        Of the cap and of the draw of controls; each condition has a draw of its own, so it does
+        not matter which others the plan tests.
+    out
+        h5ad to write: see `cells.write_predictions`.
+    device
+        ``cpu``, ``cuda`` or ``auto``.
+
+    Raises
+    ------
+    ModelError
+        The model cannot predict some of the conditions (all are named), or was trained on other
+        genes, another control, another matrix or another scale.
+    ResultsError
+        The line is not in the store or has no test conditions.
+    """
+    store, plan = open_store(store_dir), read_plan(plan_path)
+    model = load(model_dir, checkpoint, device)
+    conditions = [(line, label) for label in _labels(plan, store, line, plan_path)]
+    _fits(model, store)
+    cannot = refused(model, conditions)
+    if cannot:
+        labels = sorted({label for pairs in cannot.values() for _, label in pairs})
+        shown = ", ".join(repr(label) for label in labels)
+        raise ModelError(
+            f"this {model.kind} model cannot predict {len(labels)} of {len(conditions)} test "
+            f"perturbations of line {line!r}: {shown}",
+            where=f"{model_dir}: {next(iter(cannot))}",
+            fix="it knows a perturbation by its name only, and no training condition has these: "
+            "use a split that trains on them in other lines, or a model that can predict unseen "
+            "perturbations (the baselines do, flagged)",
+        )
+    cells = store.line(line)
+    requests = []
+    for _, label in conditions:
+        batches = cells.batches(cells.rows(label, max_cells, seed))
+        controls = draw_controls(cells, store.control, batches, seed, label)
+        requests.append(Request(line, label, controls, batches))
+    said = {"stage": "predict", "line": line, "seed": seed, "max_cells": max_cells}
+    said |= {"plan": plan.digest, "dataset": store.manifest["dataset"]}
+    write_predictions(Path(out), model, requests, lambda _: _StoredCells(cells), said)
+
+
+class _StoredCells:
+    """Control cells of a packed line."""
+
+    def __init__(self, line: LineStore) -> None:
+        self._line = line
+
+    def expression(self, rows: np.ndarray) -> np.ndarray:
+        return self._line.expression(rows)
+
+    def names(self, rows: np.ndarray) -> np.ndarray:
+        return self._line.barcodes[rows]
+
+
+def _labels(plan: Plan, store: Store, line: str, where: object) -> list[str]:
+    if line not in store.lines:
+        raise ResultsError(
+            f"no cell line {line!r} in the store",
+            where=store.directory,
+            fix=did_you_mean(line, store.lines),
+        )
+    labels = plan.perturbations("test", line)
+    if not labels:
+        raise ResultsError(
+            f"line {line!r} has no test conditions in this plan",
+            where=where,
+            fix=did_you_mean(line, plan.lines("test")),
+        )
+    have = store.conditions.loc[store.conditions["line"] == line, "perturbation"]
+    gone = sorted(set(labels) - set(have))
+    if gone:
+        raise ResultsError(
+            f"{len(gone)} test conditions of line {line!r} are not in the store: "
+            f"{', '.join(repr(label) for label in gone[:8])}",
+            where=where,
+            fix="the plan was made from another store: run the split stage again",
+        )
+    return labels
+
+
+def _fits(model: LoadedModel, store: Store) -> None:
+    """Refuse a store that is not like the one the model was trained on."""
+    same_genes(model, store.genes, model.path)
+    manifest = store.manifest
+    pairs = [
+        ("matrix (embed_key)", model.embed_key, manifest["expression_key"]),
+        ("control label", model.control, store.control),
+    ]
+    # The scale of X says nothing when both work in a matrix that is stored as log1p.
+    if model.embed_key is None:
+        pairs += [
+            ("scale of X", declared(model, "scale", "input"), manifest["scale"]),
+            ("target_sum", declared(model, "scale", "target_sum"), manifest["target_sum"]),
+        ]
+    for name, theirs, ours in pairs:
+        if theirs != ours:
+            raise ModelError(
+                f"the model was trained with the {name} {theirs!r}, the store has {ours!r}",
+                where=model.path,
+                fix="use the store that the model was trained on, or train again",
+            )

@@ -1,0 +1,238 @@
+"""Fit a model on the training conditions of a plan and write its directory.
+
+One door for all kinds: baselines are fitted by statistics (`statetx.training.statistics`), networks
+by gradient (`statetx.training.gradient`). Both modules, and that of the kind, are imported by name,
+so that the code fingerprint of a baseline does not contain the network's code and the reverse.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from statetx.config import BASELINES, Tracking
+from statetx.config.sections import Section
+from statetx.data.plan import Plan, read_plan
+from statetx.data.store import Store, open_store
+from statetx.errors import ModelError
+from statetx.models import model_dir
+from statetx.provenance import versions
+
+
+@dataclass(frozen=True)
+class Task:
+    """What there is to learn, and from what.
+
+    Attributes
+    ----------
+    store, plan
+        Cells, and which conditions train and validate.
+    vocabulary
+        Control label, then the sorted training perturbations: ids are indices into it.
+    model
+        Section of the configuration.
+    seed
+        Seed of everything random.
+    """
+
+    store: Store
+    plan: Plan
+    vocabulary: list[str]
+    model: Any
+    seed: int
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a training writes besides the model directory.
+
+    Attributes
+    ----------
+    state
+        What a later attempt resumes from; removed after success.
+    checkpoints
+        Step checkpoints ``step=N.safetensors``.
+    run
+        Directory of the run: offline tracking lands in it.
+    """
+
+    state: Path
+    checkpoints: Path
+    run: Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What either way of fitting gives.
+
+    Attributes
+    ----------
+    architecture
+        What decides the shapes; goes into ``model.json``.
+    checkpoints
+        ``{name: {tensor: array}}``, ``best`` among them.
+    chosen
+        ``{name: {step, why, …}}`` for ``model.json``.
+    metrics
+        Text of ``metrics.csv``, or None.
+    cell_set_len
+        Cells per set, or None when cells do not see each other.
+    packages
+        Packages whose versions are worth recording.
+    """
+
+    architecture: dict[str, Any]
+    checkpoints: dict[str, dict[str, np.ndarray]]
+    chosen: dict[str, dict[str, Any]]
+    metrics: str | None = None
+    cell_set_len: int | None = None
+    packages: tuple[str, ...] = field(default=("statetx", "numpy", "safetensors"))
+
+
+def fit(
+    store_dir: str | Path,
+    plan_path: str | Path,
+    model: Section,
+    seed: int,
+    out: Path,
+    state_dir: Path,
+    checkpoints_dir: Path,
+    keep: list[str] | None = None,
+    tracking: Tracking | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Fit one model and write its directory, whole or not at all.
+
+    Parameters
+    ----------
+    store_dir
+        The packed store.
+    plan_path
+        The plan; its training conditions are learnt, its validation conditions choose the
+        checkpoint, its test conditions are not read.
+    model
+        Section of the configuration, of any kind.
+    seed
+        Same seed, same weights: bitwise on the CPU with the same number of threads.
+    out
+        The model directory.
+    state_dir
+        Undeclared directory from which an interrupted training resumes. It must be a function of
+        everything that training depends on. Removed on success.
+    checkpoints_dir
+        Gets ``step=N.safetensors`` every ``ckpt_every_n_steps``.
+    keep
+        Checkpoints that must be in `out`; ``best`` always is. Models without steps have no other.
+    tracking
+        Where curves go besides ``metrics.csv``.
+    provenance
+        Run name, code fingerprint and the like, for ``model.json``.
+
+    Raises
+    ------
+    ModelError
+        Nothing to train on, labels or matrix that do not fit, a checkpoint that training will not
+        make, a non-finite loss, or an interruption. `out` is then not written.
+    """
+    kind: str = model.kind  # type: ignore[attr-defined]
+    task = _task(open_store(store_dir), read_plan(plan_path), model, seed)
+    places = Places(Path(state_dir), Path(checkpoints_dir), Path(out).parent)
+    way = importlib.import_module(
+        f"statetx.training.{'statistics' if kind in BASELINES else 'gradient'}"
+    )
+    trained: Trained = way.train(task, keep or ["best"], places, tracking or Tracking())
+    line = task.plan.lines("train")[0]
+    cells = task.store.line(line)
+    rows = cells.rows(task.store.control)[: model_dir.GOLDEN_CELLS]
+    model_dir.save(
+        Path(out),
+        meta=_meta(task, trained, dict(provenance or {})),
+        genes=task.store.genes,
+        checkpoints=trained.checkpoints,
+        basal=cells.expression(rows),
+        line=line,
+        perturbation=task.plan.perturbations("train", line)[0],
+        metrics=trained.metrics,
+        config={"model": model.model_dump(mode="json"), "seed": seed},
+    )
+    shutil.rmtree(state_dir, ignore_errors=True)
+
+
+def _task(store: Store, plan: Plan, model: Any, seed: int) -> Task:
+    """Check that plan, store and model fit before anything is computed."""
+    if not plan.conditions("train"):
+        raise ModelError(
+            "the plan has no training condition",
+            where="plan.parquet",
+            fix="mend the split: nothing can be learnt from an empty training set",
+        )
+    held = store.conditions[["line", "perturbation"]].drop_duplicates()
+    known = set(zip(held["line"], held["perturbation"], strict=True))
+    for condition in plan.conditions("train") + plan.conditions("val"):
+        if condition not in known:
+            raise ModelError(
+                f"the plan names the condition {condition}, which the store does not hold",
+                where="plan.parquet",
+                fix="plan and store belong to different data: run the split stage again",
+            )
+    expression_key = store.manifest["expression_key"]
+    if hasattr(model, "embed_key") and model.embed_key != expression_key:
+        raise ModelError(
+            f"the model works in embed_key {model.embed_key!r}, "
+            f"the data set is scored in expression_key {expression_key!r}",
+            where=store.directory,
+            fix="set both to the same matrix",
+        )
+    labels = plan.perturbations("train")
+    if store.control in labels:
+        raise ModelError(
+            f"the plan lists the control {store.control!r} as a training perturbation",
+            where="plan.parquet",
+            fix="controls serve every role and stand in no plan: run the split stage again",
+        )
+    return Task(store, plan, [store.control, *labels], model, seed)
+
+
+def _meta(task: Task, trained: Trained, provenance: dict[str, Any]) -> dict[str, Any]:
+    manifest, plan = task.store.manifest, task.plan
+    conditions = task.store.conditions
+    lines = plan.lines("train")
+    batches = conditions.loc[conditions["line"].isin(lines), "batch"].unique()
+    genes = task.store.genes
+    return {
+        "kind": task.model.kind,
+        "architecture": trained.architecture,
+        "attention": trained.architecture.get("backbone", {}).get("attention"),
+        "hyper_parameters": task.model.model_dump(mode="json"),
+        "seed": task.seed,
+        "dataset": manifest.get("dataset"),
+        "scale": {
+            "model": "log1p",
+            "input": manifest["scale"],
+            "target_sum": manifest["target_sum"],
+            "total_counts_col": manifest.get("total_counts_col"),
+        },
+        "columns": {key: manifest.get(key) for key in ("pert_col", "cell_type_key", "batch_col")},
+        "control": task.store.control,
+        "control_aliases": list(manifest.get("control_aliases", [])),
+        "perturbations": task.vocabulary,
+        "lines": lines,
+        "batches": sorted(str(batch) for batch in batches),
+        "embed_key": manifest["expression_key"],
+        "embedding": {"expression_key": manifest["expression_key"], "width": len(genes)},
+        "n_inputs": len(genes),
+        "cell_set_len": trained.cell_set_len,
+        "split": {
+            "digest": plan.digest,
+            **{f"n_{role}": len(plan.conditions(role)) for role in ("train", "val", "test")},
+        },
+        "checkpoints": trained.chosen,
+        "provenance": provenance,
+        "versions": versions(trained.packages),
+    }

@@ -1,0 +1,57 @@
+"""Fitted models on the tiny store, once for all tests of this room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from statetx.config import ContextMean, NoChange, PertSets, PerturbationMean
+from statetx.config.sections import Backbone, Training
+from statetx.training.fit import fit
+
+SECTIONS = {
+    "no_change": NoChange(kind="no_change"),
+    "context_mean": ContextMean(kind="context_mean"),
+    "perturbation_mean": PerturbationMean(kind="perturbation_mean"),
+    "pertsets": PertSets(
+        kind="pertsets",
+        embed_key="X_hvg",
+        cell_set_len=8,
+        hidden_dim=16,
+        n_encoder_layers=1,
+        n_decoder_layers=1,
+        backbone=Backbone(
+            num_hidden_layers=1, num_attention_heads=2, head_dim=8, intermediate_size=32
+        ),
+        training=Training(max_steps=4, batch_size=4, lr=1e-3, val_freq=2, ckpt_every_n_steps=2),
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def sections() -> dict:
+    """A small model section of every kind."""
+    return SECTIONS
+
+
+@pytest.fixture(scope="session")
+def model_dirs(
+    tiny_store: Path, tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Model directory of every kind."""
+    root = tmp_path_factory.mktemp("models")
+    for kind, section in SECTIONS.items():
+        home = root / kind
+        keep = ["best", "last"] if kind == "pertsets" else ["best"]
+        fit(
+            tiny_store,
+            tiny_plan,
+            section,
+            seed=0,
+            out=home / "model",
+            state_dir=home / "state",
+            checkpoints_dir=home / "checkpoints",
+            keep=keep,
+        )
+    return {kind: root / kind / "model" for kind in SECTIONS}

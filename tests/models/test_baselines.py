@@ -1,0 +1,113 @@
+"""The baselines: what they predict, and that moving cells moves their mean by the delta."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+
+from statetx.errors import ModelError
+from statetx.models.deltas import Statistics, move
+from statetx.models.predictor import Predictor
+
+GENES = 7
+
+
+def _cells(seed: int, cells: int = 500) -> np.ndarray:
+    """Sparse non-negative expression, as in single cells: 85 % zeros."""
+    rng = np.random.default_rng(seed)
+    values = rng.gamma(2.0, 0.5, size=(cells, GENES))
+    return np.where(rng.random(values.shape) < 0.85, 0.0, values).astype(np.float32)
+
+
+def _statistics() -> Statistics:
+    rng = np.random.default_rng(3)
+    conditions = [("A", "x"), ("A", "y"), ("B", "x")]
+    return Statistics(
+        ["A", "B", "C"],
+        np.stack([_cells(i).mean(0, dtype=np.float64) for i in range(3)]),
+        conditions,
+        0.04 * rng.standard_normal((3, GENES)),
+    )
+
+
+def _fitted(kind: str) -> Predictor:
+    module = importlib.import_module(f"statetx.models.{kind}")
+    architecture, arrays = module.fit(_statistics())
+    meta = {"architecture": architecture, "n_genes": GENES, "control": "ctrl"}
+    return module.restore(meta, arrays)
+
+
+def test_moving_changes_the_mean_by_the_delta_and_stays_non_negative() -> None:
+    cells = _cells(0)
+    mean = cells.mean(0, dtype=np.float64)
+    delta = np.array([0.05, -0.05, 0.0, -mean[3], -10.0, 0.5, -0.5 * mean[6]])
+    moved = move(cells, mean, delta)
+    np.testing.assert_allclose(moved.mean(0), np.maximum(mean + delta, 0), atol=1e-6)
+    assert moved.min() >= 0
+    assert moved.dtype == np.float32
+    # The reason for not clipping: most of a fall would be lost.
+    clipped = np.maximum(cells + delta.astype(np.float32), 0)
+    assert clipped.mean(0)[1] - mean[1] > 0.5 * delta[1]
+
+
+def test_a_gene_that_no_control_expresses_cannot_fall() -> None:
+    moved = move(np.zeros((4, 2), np.float32), np.zeros(2), np.array([-0.1, 0.1]))
+    np.testing.assert_allclose(moved, np.tile([0.0, 0.1], (4, 1)), rtol=1e-6)
+
+
+def test_no_change_returns_the_controls() -> None:
+    cells = _cells(1)
+    predicted = _fitted("no_change").predict(cells, "nowhere", "whatever")
+    np.testing.assert_array_equal(predicted.cells, cells)
+    assert predicted.cells is not cells
+    assert not predicted.fallback
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "label", "rows", "fallback"),
+    [
+        ("context_mean", "A", "y", [0, 1], False),
+        ("context_mean", "B", "never", [2], False),
+        ("context_mean", "C", "x", [0, 1, 2], True),
+        ("perturbation_mean", "A", "x", [0, 2], False),
+        ("perturbation_mean", "C", "x", [0, 2], False),
+        ("perturbation_mean", "C", "y", [1], False),
+        ("perturbation_mean", "A", "never", [0, 1], True),
+        ("perturbation_mean", "C", "never", [0, 1, 2], True),
+        ("perturbation_mean", "new line", "never", [0, 1, 2], True),
+    ],
+)
+def test_which_training_conditions_are_averaged(
+    kind: str, line: str, label: str, rows: list[int], fallback: bool
+) -> None:
+    statistics = _statistics()
+    index = "ABC".find(line)
+    cells = _cells(index if index >= 0 else 9)
+    predicted = _fitted(kind).predict(cells, line, label)
+    target = np.maximum(cells.mean(0) + statistics.deltas[rows].mean(0), 0)
+    np.testing.assert_allclose(predicted.cells.mean(0), target, atol=1e-6)
+    assert predicted.fallback is fallback
+
+
+@pytest.mark.parametrize("kind", ["context_mean", "perturbation_mean"])
+def test_the_control_itself_is_not_moved(kind: str) -> None:
+    cells = _cells(0)
+    predicted = _fitted(kind).predict(cells, "A", "ctrl")
+    np.testing.assert_array_equal(predicted.cells, cells)
+    assert not predicted.fallback
+
+
+@pytest.mark.parametrize("kind", ["no_change", "context_mean", "perturbation_mean"])
+def test_tensors_of_another_model_are_refused(kind: str) -> None:
+    module = importlib.import_module(f"statetx.models.{kind}")
+    architecture, arrays = module.fit(_statistics())
+    meta = {"architecture": architecture, "n_genes": GENES, "control": "ctrl"}
+    for name in arrays:
+        with pytest.raises(ModelError, match=f"lack 1 tensor.*{name}"):
+            module.restore(meta, {key: value for key, value in arrays.items() if key != name})
+        with pytest.raises(ModelError, match=f"tensor '{name}' has shape"):
+            module.restore(meta, {**arrays, name: arrays[name][..., :-1]})
+    with pytest.raises(ModelError, match=r"hold unknown 1 tensor.*'surplus'"):
+        module.restore(meta, {**arrays, "surplus": np.zeros(2, np.float32)})

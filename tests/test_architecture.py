@@ -1,0 +1,102 @@
+"""The rules of the house that a program can check."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "statetx"
+FLOORS = {
+    "errors": 1,
+    "provenance": 2,
+    "labels": 3,
+    "config": 3,
+    "data": 4,
+    "models": 4,
+    "maintenance": 4,
+    "training": 5,
+    "splits": 5,
+    "inference": 5,
+    "evaluation": 5,
+    "reporting": 6,
+    "stages": 7,
+    "cli": 8,
+}
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def imported_rooms(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "statetx" and len(parts) > 1 and parts[1] in FLOORS:
+                yield parts[1]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_down(path):
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        assert list(imported_rooms(path)) == []
+        return
+    wrong = {
+        other for other in imported_rooms(path) if other != room and FLOORS[other] >= FLOORS[room]
+    }
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_modules_stay_readable(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_every_stage_has_rule_script_and_command():
+    from statetx import stages
+
+    scripts = {path.stem for path in (ROOT / "workflow/scripts").glob("*.py")}
+    assert scripts == set(stages.CODE)
+    rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    for stage in stages.CODE:
+        assert f'script:\n        "../workflow/scripts/{stage}.py"' in rules or (
+            f'"../workflow/scripts/{stage}.py"' in rules
+        )
+        if stage != "simulate":
+            assert f"rule {stage}_all:" in rules
+
+
+def test_every_working_rule_has_log_benchmark_resources_and_environment():
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    blocks = re.split(r"\n +rule:|\nrule |\ncheckpoint ", text)[1:]
+    working = [block for block in blocks if "script:" in block]
+    assert len(working) == 10
+    for block in working:
+        for directive in ("log:", "benchmark:", "conda:", "mem_mb=", "runtime="):
+            assert directive in block, block[:200]
+
+
+def test_pins_cover_every_dependency():
+    import tomllib
+
+    pins = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "envs/constraints.txt").read_text().splitlines()
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {re.split(r"[<>=\[]", name)[0].lower().replace("_", "-") for name in wanted}
+    assert names - pins == set()
+
+
+def test_continuous_integration_does_what_ci_run_does():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    steps = workflow["jobs"]["test"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
+    assert "make test" in (ROOT / ".ci/run").read_text()

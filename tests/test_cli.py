@@ -1,0 +1,58 @@
+import subprocess
+import sys
+
+import pytest
+
+from statetx.cli import _dashed
+
+COMMANDS = [
+    "simulate", "inspect", "pack", "split", "train", "predict", "reference", "evaluate-run",
+    "verdict", "report", "evaluate", "infer", "prune", "show",
+]  # fmt: skip
+
+
+def statetx(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "statetx.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    done = statetx(command, "--help")
+    assert done.returncode == 0
+    assert f"Example: statetx {command}" in " ".join(done.stdout.split())
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; import statetx.cli; "
+        "print([m for m in ('torch', 'lightning', 'pandas', 'numba', 'matplotlib', 'anndata') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_wrong_use_exits_with_2():
+    assert statetx("train").returncode == 2
+    done = statetx("train", "--config", "config/config.yaml", "--run", "demo")
+    assert done.returncode == 2
+    assert "DATASET/SPLIT/MODEL/SEED" in done.stderr
+
+
+def test_wrong_names_exit_with_1_and_the_nearest_one():
+    done = statetx("train", "--config", "config/config.yaml", "--run", "demo/dc20/pertset/0")
+    assert done.returncode == 1
+    assert "did you mean 'pertsets'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_underscores_are_understood():
+    assert _dashed("--pert_col") == "--pert-col"
+    assert _dashed("--pert_col=drug_dose") == "--pert-col=drug_dose"
+    assert _dashed("some_file.h5ad") == "some_file.h5ad"
+    done = statetx("train", "--config", "config/config.yaml", "--run=a")
+    assert done.returncode == 2

@@ -81,7 +81,9 @@ def test_missing_root_is_an_error(package):
 
 
 def test_training_code_does_not_follow_evaluation_nor_other_kinds():
-    modules = followed_modules(["statetx.training.fit", "statetx.training.gradient", "statetx.models.pertsets"])
+    modules = followed_modules(
+        ["statetx.training.fit", "statetx.training.gradient", "statetx.models.pertsets"]
+    )
     assert not [name for name in modules if ".evaluation" in name or ".reporting" in name]
     assert "statetx.models.context_mean" not in modules
     assert "statetx.data.sets" in modules

@@ -132,7 +132,8 @@ def split(config: ConfigFile, run: RunName) -> None:
     cfg, (dataset, name) = _run(config, run, 2)
     settings, fold = cfg.split(name)
     toml = stages.split_params(cfg, name)["toml"]
-    work(stages.pack_dir(dataset), settings, fold, toml, stages.split_dir(dataset, name))
+    report = work(stages.pack_dir(dataset), settings, fold, toml, stages.split_dir(dataset, name))
+    typer.echo(report.text())
 
 
 @app.command()
@@ -334,8 +335,9 @@ def prune(
     Example: statetx prune results/demo/dc20/pertsets/seed0 --delete
     """
     from statetx.maintenance.prune import prune as work
+    from statetx.maintenance.prune import text
 
-    work(run_dir, keep.split(","), delete)
+    typer.echo(text(work(run_dir, keep.split(","), delete)))
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import anndata
@@ -330,6 +332,24 @@ def test_log_values_for_a_model_of_counts(
     cells.X = sparse.csr_matrix(cells.X).log1p()
     with pytest.raises(DataError, match="looks log-transformed"):
         infer(counts_model, write(cells, tmp_path / "m.h5ad"), tmp_path / "out.h5ad")
+
+
+def test_totals_of_a_column(counts_model: Path, cells: anndata.AnnData, tmp_path: Path) -> None:
+    """A model whose training counts were divided by an obs column asks for that column."""
+    model = shutil.copytree(counts_model, tmp_path / "model")
+    meta = json.loads((model / "model.json").read_text())
+    meta["scale"]["total_counts_col"] = "n_total"
+    (model / "model.json").write_text(json.dumps(meta))
+    with pytest.raises(DataError, match="no column 'n_total'"):
+        infer(model, write(cells, tmp_path / "m.h5ad"), tmp_path / "out.h5ad")
+    depth = np.arange(cells.n_obs) + 500.0
+    cells.obs["n_total"] = depth
+    infer(model, write(cells, tmp_path / "m.h5ad"), tmp_path / "out.h5ad")
+    found = anndata.read_h5ad(tmp_path / "out.h5ad")
+    basal = cells[found.obs["control_barcode"].to_numpy()]
+    raw = sparse.csr_matrix(basal.X).toarray().astype(np.float64)
+    expected = np.log1p(1e4 * raw / basal.obs["n_total"].to_numpy()[:, None])
+    np.testing.assert_allclose(found.X, expected, rtol=1e-6)
 
 
 def test_a_line_without_controls_never_borrows_them(

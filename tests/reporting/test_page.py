@@ -234,6 +234,20 @@ def test_an_undefined_headline_metric_is_survived(tmp_path):
     assert "no values per cell line" in out
 
 
+def test_nulls_in_every_optional_place_are_survived(tmp_path):
+    content = samples.verdict()
+    keys = ("cohort", "interval", "comparisons", "per_line", "flags", "provenance", "splits")
+    content |= dict.fromkeys((*keys, "experiment", "dataset", "checkpoint"))
+    for metric in content["metrics"]:
+        metric |= {"perfect": None, "better": None, "description": None, "label": None}
+    text = Reader(render(samples.demo(tmp_path, content), tmp_path / "p.html")).words
+    assert "the verdict does not say why" in text
+    assert "pertsets is UNDECIDED in pearson_delta: there is no baseline to compare with." in text
+    minimal = {key: content[key] for key in ("format", "metrics", "rows")}
+    again = Reader(render(samples.demo(tmp_path, minimal), tmp_path / "q.html")).words
+    assert "UNDECIDED" in again
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -9,6 +9,23 @@ import pytest
 from small_model import small
 
 from statetx.config import Tracking
+from statetx.errors import ModelError
+from statetx.training.module import PertSetsModule
+
+
+def test_wandb_that_cannot_start_stops_before_the_first_step(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+
+    def init(**_: object) -> None:
+        raise wandb.errors.UsageError("no API key")
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(PertSetsModule, "training_step", None)
+    with pytest.raises(ModelError, match="wandb cannot start: no API key"):
+        train(small(), tracking=Tracking(wandb=True))
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def test_offline_run_lands_beside_the_model(

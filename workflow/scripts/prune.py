@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from statetx.maintenance.prune import prune
+from statetx.maintenance.prune import prune, text
 from statetx.stages import job
 
 if __name__ == "__main__":
     with job(snakemake.log[0]):
         manifest = Path(snakemake.output.manifest)
-        prune(manifest.parent, snakemake.params.keep, snakemake.params.delete, out=manifest)
+        found = prune(manifest.parent, snakemake.params.keep, snakemake.params.delete, out=manifest)
+        print(text(found))

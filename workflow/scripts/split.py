@@ -13,10 +13,11 @@ if __name__ == "__main__":
         raw = {**snakemake.params.settings, "dataset": snakemake.wildcards.dataset}
         if snakemake.params.toml is not None:
             raw["toml"] = "given"
-        split(
+        report = split(
             Path(snakemake.input.manifest).parent,
             TypeAdapter(Split).validate_python(raw),
             snakemake.params.fold,
             snakemake.params.toml,
             Path(snakemake.output.plan).parent,
         )
+        print(report.text())

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 from scipy import sparse
 
-from statetx.data.header import Column, barcodes, column, genes, hvg_names, totals
+from statetx.data.header import Column, barcodes, column, columns, genes, hvg_names, totals
 from statetx.data.matrix import Matrix, check_scale, check_values
 from statetx.errors import DataError, did_you_mean
 from statetx.inference.cells import declared
@@ -157,6 +157,12 @@ class Expression:
         place = _places(names, model.genes, f"{own.path}, {name}")
         check_scale(matrix, scale, names)
         given = declared(model, "scale", "total_counts_col") if scale == "counts" else None
+        if given is not None and given not in columns(own.file):
+            raise DataError(
+                f"obs has no column {given!r}, by which this model's counts are normalised",
+                where=own.path,
+                fix=f"store each cell's total count over all measured genes in obs[{given!r}]",
+            )
         depth = totals(own.file, own.path, str(given)) if given is not None else None
         target_sum = float(declared(model, "scale", "target_sum") or np.nan)
 

@@ -27,6 +27,8 @@ from statetx.errors import ModelError, did_you_mean
 from statetx.models.predictor import Predicted, Predictor
 from statetx.provenance import file_digest, whole, write_json
 
+__all__ = ["LoadedModel", "Predicted", "Predictor", "load", "save"]
+
 FORMAT = 1
 GOLDEN_CELLS = 16
 GOLDEN_TOLERANCE = 1e-4

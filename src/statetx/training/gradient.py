@@ -301,6 +301,16 @@ def _wandb(tracking: Tracking, run_dir: Path) -> Any:
         offline=tracking.mode == "offline",
         save_dir=str(run_dir),
     )
+    import wandb
+
+    try:
+        _ = logger.experiment  # starts the run now: a missing login must not cost a training
+    except wandb.Error as error:
+        raise ModelError(
+            f"wandb cannot start: {error}",
+            where="tracking.wandb",
+            fix="run `wandb login`, or set tracking.mode to offline, or tracking.wandb to false",
+        ) from error
     return logger
 
 

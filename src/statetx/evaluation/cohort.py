@@ -1,0 +1,153 @@
+"""The conditions that all models of an experiment are judged on, and their scores side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from statetx.config import BASELINES
+from statetx.errors import ResultsError, did_you_mean
+from statetx.evaluation.scores import COLUMNS, DROPPED, IDENTITY, SCORED_ZERO, parse_note
+
+KEY = ["split", "line", "perturbation"]
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Scores of one run in one line: split, model, its kind, seed, line, path of scores.csv."""
+
+    split: str
+    model: str
+    kind: str
+    seed: int
+    line: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class RefScores:
+    """Reference of one line: split, line, directory of floor.csv and ceiling.csv."""
+
+    split: str
+    line: str
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the verdict.
+
+    Attributes
+    ----------
+    name, role, kind, seed
+        Role is floor, baseline, model or ceiling; floor and ceiling have neither kind nor seed.
+    table
+        Scores, one row per condition, rows as `Cohort.conditions`.
+    """
+
+    name: str
+    role: str
+    kind: str | None
+    seed: int | None
+    table: pd.DataFrame
+
+    def undefined(self, column: str) -> int:
+        """Number of conditions whose score is 0 because the prediction left it undefined."""
+        return sum(note.get(column) == SCORED_ZERO for note in self.table["note"].map(parse_note))
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All contenders on the same conditions.
+
+    Attributes
+    ----------
+    conditions
+        ``split, line, perturbation, drug``, one row per scored condition.
+    contenders
+        Floor, baselines, models, ceiling.
+    dropped
+        Conditions that nobody is judged on: split, line, perturbation, reason.
+    """
+
+    conditions: pd.DataFrame
+    contenders: list[Contender]
+    dropped: list[dict[str, str]]
+
+    def of(self, *roles: str) -> list[Contender]:
+        """Contenders of some roles."""
+        return [one for one in self.contenders if one.role in roles]
+
+
+def _read(path: Path, split: str, line: str) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(
+            path, dtype={"perturbation": str, "line": str, "drug": str, "note": str}
+        )
+    except (OSError, ValueError) as error:
+        raise ResultsError(
+            f"cannot read the scores: {error}", where=path, fix="run the evaluate stage again"
+        ) from error
+    missing = [name for name in (*IDENTITY, *COLUMNS, "note") if name not in table]
+    if missing or set(table["line"]) - {line}:
+        raise ResultsError(
+            f"no column {missing[0]!r}" if missing else f"these are not scores of {line!r}",
+            where=path,
+            fix="run the evaluate stage again",
+        )
+    table.insert(0, "split", split)
+    return table
+
+
+def gather(runs: Sequence[RunScores], references: Sequence[RefScores]) -> Cohort:
+    """Read all scores and line them up.
+
+    Raises
+    ------
+    ResultsError
+        A file is missing, or runs were scored on different conditions.
+    """
+    if not runs:
+        raise ResultsError("there are no runs to judge", fix="name models in the experiment")
+    groups: dict[tuple[str, str, str | None, int | None], list[pd.DataFrame]] = {}
+    for end in ("floor", "ceiling"):
+        groups[end, end, None, None] = [
+            _read(ref.directory / f"{end}.csv", ref.split, ref.line) for ref in references
+        ]
+    for run in runs:
+        role = "baseline" if run.kind in BASELINES else "model"
+        own = groups.setdefault((run.model, role, run.kind, run.seed), [])
+        own.append(_read(run.path, run.split, run.line))
+    order = ["floor", "baseline", "model", "ceiling"]
+    tables = {
+        who: pd.concat(parts).set_index(KEY).sort_index()
+        for who, parts in sorted(groups.items(), key=lambda item: order.index(item[0][1]))
+        if parts
+    }
+    first_name, first = next((who[0], t) for who, t in tables.items() if who[3] is not None)
+    for who, table in tables.items():
+        differ = first.index.symmetric_difference(table.index)
+        if len(differ) or not table.index.is_unique:
+            odd = differ[0] if len(differ) else table.index[table.index.duplicated()][0]
+            raise ResultsError(
+                f"{who[0]!r} and {first_name!r} were not scored on the same conditions: "
+                f"{' / '.join(odd)} is in one of them only",
+                fix=did_you_mean(odd[2], first.index.get_level_values("perturbation").unique())
+                + " Run the evaluate stage again for both",
+            )
+    dropped = []
+    keep = np.ones(len(first), dtype=bool)
+    for i, (key, note) in enumerate(first["note"].map(parse_note).items()):
+        if DROPPED in note:
+            keep[i] = False
+            values = dict(zip(KEY, map(str, key), strict=True))  # type: ignore[call-overload]
+            dropped.append({**values, "reason": note[DROPPED]})
+    return Cohort(
+        first[keep].reset_index()[[*KEY, "drug"]],
+        [Contender(*who, table[keep].reset_index()) for who, table in tables.items()],
+        dropped,
+    )

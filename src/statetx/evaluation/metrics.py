@@ -1,0 +1,144 @@
+"""The metrics of a verdict: what each is called, which columns it is made of, which way is up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes
+    ----------
+    name, label, description
+        Key, short name and one sentence.
+    better
+        ``higher``, ``lower``, or ``neither`` for a diagnostic, which is never judged.
+    perfect
+        Value of a perfect prediction.
+    column
+        Column of ``scores.csv``.
+    over
+        Column to divide by: the metric is then a ratio of sums over conditions, not a mean of
+        ratios, whose denominators may be near zero.
+    headline
+        Whether it may stand at the top, provided that floor and ceiling differ.
+    """
+
+    name: str
+    label: str
+    better: str
+    perfect: float
+    description: str
+    column: str
+    over: str | None = None
+    headline: bool = False
+
+
+METRICS = [
+    Metric(
+        "pearson_delta",
+        "Pearson of deltas",
+        "higher",
+        1.0,
+        "Correlation over genes of predicted and real delta (against the line's controls).",
+        "pearson_delta",
+        headline=True,
+    ),
+    Metric(
+        "pearson_delta_perturbed",
+        "Pearson, perturbed reference",
+        "higher",
+        1.0,
+        "The same after subtracting the line's mean training delta: what all perturbations share "
+        "earns nothing.",
+        "pearson_delta_perturbed",
+        headline=True,
+    ),
+    Metric(
+        "pds_cosine",
+        "Discrimination",
+        "higher",
+        1.0,
+        "How well the predicted delta points to its own condition among those of its line; chance "
+        "is 0.5.",
+        "pds_cosine",
+        headline=True,
+    ),
+    Metric(
+        "mse_ratio",
+        "MSE / control's",
+        "lower",
+        0.0,
+        "Squared error of the mean profile, corrected for sampling noise, as a share of the "
+        "control's; 1 = predicting the control.",
+        "mse_unbiased",
+        over="mse_control",
+        headline=True,
+    ),
+    Metric(
+        "energy",
+        "Energy distance",
+        "lower",
+        0.0,
+        "Energy distance (U) of predicted from real cells; 0 on average for two samples of one "
+        "population.",
+        "energy",
+        headline=True,
+    ),
+    Metric(
+        "mmd",
+        "MMD²",
+        "lower",
+        0.0,
+        "Maximum mean discrepancy (U, RBF kernels fixed on training cells) of predicted from real "
+        "cells.",
+        "mmd",
+    ),
+    Metric(
+        "de_overlap",
+        "DE overlap",
+        "higher",
+        1.0,
+        "Jaccard index of predicted and real significant genes.",
+        "de_overlap",
+    ),
+    Metric(
+        "direction_match",
+        "DE direction",
+        "higher",
+        1.0,
+        "Share of the real significant genes that are predicted to move the right way; chance is "
+        "0.5.",
+        "direction_match",
+        headline=True,
+    ),
+    Metric(
+        "variety",
+        "Variety",
+        "neither",
+        1.0,
+        "Variance of predicted deltas between perturbations, as a share of the real one; near 0 = "
+        "the same answer for everything.",
+        "variety",
+        over="variety_real",
+    ),
+    Metric(
+        "spread_ratio",
+        "Spread of cells",
+        "neither",
+        1.0,
+        "Variance between the cells of a predicted condition, as a share of the real one.",
+        "spread_ratio",
+    ),
+    Metric(
+        "delta_norm_ratio",
+        "Effect size",
+        "neither",
+        1.0,
+        "Length of the predicted delta, as a share of the real one.",
+        "delta_norm_ratio",
+    ),
+]
+"""In the order of the table."""

@@ -1,0 +1,410 @@
+"""Is the model better than the best baseline? Pooled scores, intervals, and one call per metric."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from statetx.config import Evaluation
+from statetx.evaluation.bootstrap import LEVEL, Estimate, Pooling
+from statetx.evaluation.cohort import Cohort, Contender, RefScores, RunScores, gather
+from statetx.evaluation.metrics import METRICS, Metric
+from statetx.evaluation.scores import FALLBACK, REFERENCE, parse_note
+from statetx.provenance import versions, whole, write_json
+
+__all__ = ["RefScores", "RunScores", "verdict"]
+
+COLLAPSED = 0.1
+"""Predictions that vary less than this share of the truth are flagged."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One metric over all contenders.
+
+    Attributes
+    ----------
+    metric
+        Which.
+    values, estimates
+        Contender number -> its values per condition (NaN outside the metric's cohort), pooled.
+    below
+        float64 [n], what a ratio divides by; None otherwise.
+    sign
+        +1 if higher is better, -1 if lower, 0 for a diagnostic.
+    """
+
+    metric: Metric
+    values: list[np.ndarray]
+    estimates: list[Estimate]
+    sign: int
+
+
+class Bench:
+    """All contenders and metrics of an experiment, pooled."""
+
+    def __init__(self, cohort: Cohort, settings: Evaluation) -> None:
+        self.cohort = cohort
+        self.settings = settings
+        conditions = cohort.conditions
+        # A condition that two splits test counts once: its scores are averaged first.
+        self.single, self._place = _once(conditions)
+        self.pooling = Pooling(
+            self.single["line"].to_numpy(dtype=str),
+            self.single["drug"].to_numpy(dtype=str),
+            settings.n_bootstrap,
+            settings.seed,
+        )
+        self.judged = {metric.name: self._judge(metric) for metric in METRICS}
+
+    def _averaged(self, values: np.ndarray) -> np.ndarray:
+        known = np.isfinite(values)
+        total = np.bincount(self._place[known], values[known], minlength=len(self.single))
+        number = np.bincount(self._place[known], minlength=len(self.single))
+        return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+    def _judge(self, metric: Metric) -> Judged:
+        columns = [metric.column, *([metric.over] if metric.over else [])]
+        shared = np.ones(len(self.single), dtype=bool)
+        rows = []
+        for one in self.cohort.contenders:
+            own = [self._averaged(one.table[name].to_numpy(dtype=float)) for name in columns]
+            rows.append(own)
+            if one.role in ("baseline", "model"):
+                shared &= np.all(np.isfinite(own), axis=0)
+        values, estimates = [], []
+        for own in rows:
+            both = shared & np.all(np.isfinite(own), axis=0)
+            kept = [np.where(both, column, np.nan) for column in own]
+            estimate = self.pooling.pool(kept[0])
+            if metric.over:
+                estimate = estimate.over(self.pooling.pool(kept[1]))
+            values.append(kept[0])
+            estimates.append(estimate)
+        sign = {"higher": 1, "lower": -1}.get(metric.better, 0)
+        return Judged(metric, values, estimates, sign)
+
+    def number(self, one: Contender) -> int:
+        """Position of a contender."""
+        return next(i for i, other in enumerate(self.cohort.contenders) if other is one)
+
+    def end(self, role: str) -> int | None:
+        """Position of floor or ceiling."""
+        found = self.cohort.of(role)
+        return self.number(found[0]) if found else None
+
+    def clearly_better(self, judged: Judged, one: int | None, other: int | None) -> bool:
+        """Whether contender `one` is better than `other` beyond doubt in this metric."""
+        if one is None or other is None:
+            return False
+        gap = judged.estimates[one].minus(judged.estimates[other])
+        if not math.isfinite(gap.mean) or judged.sign * gap.mean <= 0:
+            return False
+        low, high = gap.interval()
+        if low is not None and high is not None:
+            return min(judged.sign * low, judged.sign * high) > 0
+        by_line = self.pooling.line_means(judged.values[one] - judged.values[other])
+        return bool((judged.sign * by_line[np.isfinite(by_line)] > 0).all())
+
+
+def _once(conditions: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Distinct (line, perturbation) pairs, and which of them each condition is."""
+    pair = conditions.groupby(["line", "perturbation"], sort=True)
+    single = pair["drug"].first().reset_index()
+    return single, pair.ngroup().to_numpy()
+
+
+def verdict(
+    runs: Sequence[RunScores],
+    references: Sequence[RefScores],
+    meta: dict[str, Any],
+    settings: Evaluation,
+    out_dir: str | Path,
+) -> None:
+    """Judge the models of an experiment.
+
+    Writes ``verdict.json`` and ``leaderboard.csv``. Scores are averaged over conditions within a
+    line, then over lines, folds pooled; each model is compared with the baseline that has the best
+    pooled value of the metric, condition by condition, with a bootstrap over drugs within lines
+    (`bootstrap.Pooling`). BETTER and WORSE: the 95 % interval of the difference lies on one side
+    of 0. SAME: it holds 0. UNDECIDED: there is no interval.
+
+    Parameters
+    ----------
+    runs
+        Scores of every run and line.
+    references
+        Floor and ceiling of every split and line.
+    meta
+        ``experiment``, ``dataset``, ``checkpoint``; other keys go into the provenance.
+    settings
+        ``seed`` and ``n_bootstrap``.
+    out_dir
+        Where to write.
+
+    Raises
+    ------
+    ResultsError
+        A file is missing, or runs were scored on different conditions.
+    """
+    cohort = gather(runs, references)
+    bench = Bench(cohort, settings)
+    named = {"experiment", "dataset", "checkpoint"}
+    rows = [_row(bench, one) for one in cohort.contenders]
+    comparisons = [
+        _compare(bench, judged, one)
+        for judged in bench.judged.values()
+        if judged.sign
+        for one in cohort.of("model")
+    ]
+    document = {
+        "format": 1,
+        "experiment": meta.get("experiment"),
+        "dataset": meta.get("dataset"),
+        "splits": sorted({run.split for run in runs}),
+        "checkpoint": meta.get("checkpoint"),
+        "cohort": {
+            "n_conditions": len(bench.single),
+            "n_lines": int(bench.single["line"].nunique()),
+            "n_drugs": int(bench.single["drug"].nunique()),
+            "dropped": [*cohort.dropped, *_undefined(bench)],
+        },
+        "interval": {
+            "unit": bench.pooling.unit.name,
+            "n_bootstrap": settings.n_bootstrap,
+            "level": LEVEL,
+            "reason": bench.pooling.unit.reason,
+        },
+        "metrics": [_metric(bench, judged) for judged in bench.judged.values()],
+        "rows": rows,
+        "comparisons": comparisons,
+        "per_line": _per_line(bench),
+        "flags": _flags(bench),
+        "provenance": {
+            **{key: value for key, value in meta.items() if key not in named},
+            "seed": settings.seed,
+            "versions": versions(),
+        },
+    }
+    write_json(Path(out_dir) / "verdict.json", document)
+    with whole(Path(out_dir) / "leaderboard.csv") as part:
+        _leaderboard(rows, comparisons).to_csv(part, index=False)
+
+
+def _row(bench: Bench, one: Contender) -> dict[str, Any]:
+    i = bench.number(one)
+    metrics = {}
+    for name, judged in bench.judged.items():
+        low, high = judged.estimates[i].interval()
+        metrics[name] = {
+            "mean": judged.estimates[i].mean,
+            "low": low,
+            "high": high,
+            "n": int(np.isfinite(judged.values[i]).sum()),
+            "undefined": one.undefined(judged.metric.column),
+        }
+    return {
+        "name": one.name,
+        "role": one.role,
+        "kind": one.kind,
+        "seed": one.seed,
+        "metrics": metrics,
+    }
+
+
+def _metric(bench: Bench, judged: Judged) -> dict[str, Any]:
+    metric = judged.metric
+    reason = None
+    has_range = bench.clearly_better(judged, bench.end("ceiling"), bench.end("floor"))
+    if not judged.sign:
+        reason = "a diagnostic: neither more nor less of it is better"
+    elif not any(np.isfinite(values).any() for values in judged.values):
+        reason = "undefined for every condition"
+        notes = [
+            parse_note(note).get(metric.column)
+            for one in bench.cohort.of("baseline", "model")
+            for note in one.table["note"]
+        ]
+        common = Counter(note for note in notes if note).most_common(1)
+        reason += f": {common[0][0]}" if common else ""
+    elif not has_range:
+        reason = "a replicate of the real cells is not clearly better than control cells"
+    return {
+        "name": metric.name,
+        "label": metric.label,
+        "better": metric.better,
+        "perfect": metric.perfect,
+        "description": metric.description,
+        "headline": metric.headline and has_range,
+        "has_range": has_range,
+        "reason": reason,
+    }
+
+
+def _best_baseline(bench: Bench, judged: Judged, seed: int | None) -> Contender | None:
+    """The baseline with the best pooled mean; of its seeds the model's own, if there is one."""
+    means: dict[str, list[float]] = {}
+    for one in bench.cohort.of("baseline"):
+        mean = judged.estimates[bench.number(one)].mean
+        if math.isfinite(mean):
+            means.setdefault(one.name, []).append(judged.sign * mean)
+    if not means:
+        return None
+    best = max(sorted(means), key=lambda name: float(np.mean(means[name])))
+    twins = [one for one in bench.cohort.of("baseline") if one.name == best]
+    return next((one for one in twins if one.seed == seed), twins[0])
+
+
+def _compare(bench: Bench, judged: Judged, one: Contender) -> dict[str, Any]:
+    i, against = bench.number(one), _best_baseline(bench, judged, one.seed)
+    out: dict[str, Any] = {
+        "model": one.name,
+        "seed": one.seed,
+        "metric": judged.metric.name,
+        "against": None if against is None else against.name,
+        **dict.fromkeys(("difference", "low", "high", "wins", "p")),
+        "n": int(np.isfinite(judged.values[i]).sum()),
+        "call": "UNDECIDED",
+        "reason": None,
+        "scaled": None,
+    }
+    if against is None or not out["n"]:
+        out["reason"] = (
+            "there is no baseline to compare with" if out["n"] else "undefined for every condition"
+        )
+        return out
+    j = bench.number(against)
+    difference = judged.estimates[i].minus(judged.estimates[j])
+    paired = judged.sign * (judged.values[i] - judged.values[j])
+    known = paired[np.isfinite(paired)]
+    low, high = difference.interval()
+    out |= {
+        "difference": difference.mean,
+        "low": low,
+        "high": high,
+        "wins": float(((known > 0) + 0.5 * (known == 0)).mean()),
+        "p": bench.pooling.sign_flip(paired, bench.settings.seed),
+    }
+    if low is None or high is None:
+        out["reason"] = bench.pooling.unit.reason or "too few draws are defined"
+    else:
+        ends = sorted((judged.sign * low, judged.sign * high))
+        out["call"] = "BETTER" if ends[0] > 0 else "WORSE" if ends[1] < 0 else "SAME"
+    ceiling = bench.end("ceiling")
+    if bench.clearly_better(judged, ceiling, j) and ceiling is not None:
+        room = judged.estimates[ceiling].minus(judged.estimates[j]).mean
+        out["scaled"] = difference.mean / room
+    else:
+        text = f"not scaled: the ceiling is not clearly better than {against.name}"
+        out["reason"] = f"{out['reason']}; {text}" if out["reason"] else text
+    return out
+
+
+def _per_line(bench: Bench) -> list[dict[str, Any]]:
+    """Mean of every contender in every line of every split (a ratio: of that line's sums)."""
+    out = []
+    for one in bench.cohort.contenders:
+        for (split, line), part in one.table.groupby(["split", "line"], sort=True):
+            metrics: dict[str, float] = {}
+            for metric in METRICS:
+                value = part[metric.column].mean()
+                if metric.over:
+                    both = part[[metric.column, metric.over]].dropna()
+                    below = both[metric.over].sum()
+                    value = both[metric.column].sum() / below if below > 0 else float("nan")
+                metrics[metric.name] = float(value)
+            out.append(
+                {
+                    "name": one.name,
+                    "role": one.role,
+                    "seed": one.seed,
+                    "split": split,
+                    "line": line,
+                    "n": len(part),
+                    "metrics": metrics,
+                }
+            )
+    return out
+
+
+def _undefined(bench: Bench) -> list[dict[str, str]]:
+    """Conditions that one metric leaves out for everybody."""
+    out = []
+    one = bench.cohort.of("baseline", "model")[0]
+    for row in one.table.to_dict("records"):
+        note = parse_note(row["note"])
+        for metric in METRICS:
+            if math.isnan(row[metric.column]):
+                reason = note.get(metric.column, "undefined for the real cells")
+                out.append(
+                    {
+                        "split": str(row["split"]),
+                        "line": str(row["line"]),
+                        "perturbation": str(row["perturbation"]),
+                        "metric": metric.name,
+                        "reason": f"{metric.name}: {reason}",
+                    }
+                )
+    return out
+
+
+def _flags(bench: Bench) -> list[dict[str, Any]]:
+    out = []
+
+    def flag(one: Contender, message: str) -> None:
+        out.append({"name": one.name, "seed": one.seed, "message": message})
+
+    for one in bench.cohort.of("baseline", "model"):
+        i, notes = bench.number(one), one.table["note"].map(parse_note)
+        fallbacks = [note[FALLBACK] for note in notes if FALLBACK in note]
+        if fallbacks:
+            flag(one, f"{len(fallbacks)} of {len(notes)} conditions: {fallbacks[0]}")
+        variety = bench.judged["variety"].estimates[i].mean
+        if variety < COLLAPSED:
+            flag(
+                one,
+                "predictions hardly differ between perturbations: the variance between predicted "
+                f"deltas is {max(variety, 0):.2f} of the real one",
+            )
+        spread = bench.judged["spread_ratio"].estimates[i].mean
+        if spread < COLLAPSED:
+            flag(
+                one,
+                f"cells of one predicted condition hardly differ: {spread:.2f} of the real "
+                "variance, so every small shift is significant",
+            )
+        for metric in METRICS:
+            undefined = one.undefined(metric.column)
+            if undefined:
+                flag(one, f"{metric.label}: undefined for {undefined} conditions, scored 0")
+    references = bench.cohort.of("baseline", "model")[0].table["note"].map(parse_note)
+    borrowed = [note[REFERENCE] for note in references if REFERENCE in note]
+    if borrowed:
+        message = f"perturbed reference in {len(borrowed)} of {len(references)} conditions: "
+        out.append({"name": "reference", "seed": None, "message": message + borrowed[0]})
+    return out
+
+
+def _leaderboard(rows: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> pd.DataFrame:
+    judged = {(c["model"], c["seed"], c["metric"]): c for c in comparisons}
+    extra = ("against", "difference", "low", "high", "wins", "p", "call", "scaled", "reason")
+    out = []
+    for row in rows:
+        for name, values in row["metrics"].items():
+            found = (
+                judged.get((row["name"], row["seed"], name), {}) if row["role"] == "model" else {}
+            )
+            compared = {
+                f"difference_{key}" if key in ("low", "high") else key: found.get(key)
+                for key in extra
+            }
+            own = {key: row[key] for key in ("name", "role", "kind", "seed")}
+            out.append({**own, "metric": name, **values, **compared})
+    return pd.DataFrame(out).astype({"seed": "Int64"})

@@ -6,6 +6,7 @@ Imports stay inside the commands, so that ``statetx --help`` answers at once.
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,13 @@ app = typer.Typer(
 ConfigFile = Annotated[Path, typer.Option("--config", help="configuration file")]
 RunName = Annotated[str, typer.Option("--run", help="DATASET/SPLIT[/MODEL/SEED]")]
 Line = Annotated[str | None, typer.Option(help="cell line; all test lines without it")]
+
+
+class Scale(enum.StrEnum):
+    """What a matrix holds."""
+
+    log1p = "log1p"
+    counts = "counts"
 
 
 def _run(config: Path, name: str, parts: int) -> tuple[Config, list[str]]:
@@ -264,15 +272,25 @@ def evaluate(
     celltype_col: Annotated[str | None, typer.Option(help="obs column with the cell line")] = None,
     embed_key: Annotated[str | None, typer.Option(help="obsm matrix to score instead of X")] = None,
     profile: Annotated[str, typer.Option(help="full, minimal, de, anndata, vcc or pds")] = "full",
-    scale: Annotated[str, typer.Option(help="what both files hold: log1p or counts")] = "log1p",
+    scale: Annotated[Scale, typer.Option(help="what both files hold")] = Scale.log1p,
 ) -> None:
     """Score anybody's predictions: cell-eval's tables, and ours.
 
     Example: statetx evaluate --pred p.h5ad --real r.h5ad --pert-col drug_dose --control-pert DMSO --out scores
     """
-    from statetx.evaluation.evaluate import evaluate_files
+    from statetx.evaluation.standalone import evaluate_files
 
-    evaluate_files(pred, real, pert_col, control_pert, celltype_col, embed_key, out, profile, scale)
+    evaluate_files(
+        pred,
+        real,
+        pert_col,
+        control_pert,
+        celltype_col,
+        embed_key,
+        out=out,
+        profile=profile,
+        scale=scale.value,
+    )
 
 
 @app.command()

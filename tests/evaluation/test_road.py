@@ -154,7 +154,7 @@ def test_the_truth_reaches_the_ceiling(scored, made: Path) -> None:
     assert truth["energy"] < 0 < truth["energy_control"]
     assert floor["pearson_delta"] < ceiling["pearson_delta"] - 0.1
     assert floor["energy"] > ceiling["energy"]
-    assert abs(ceiling["mse_unbiased"]) < 0.5 * ceiling["mse_control"]
+    assert abs(ceiling["mse_unbiased"]) < ceiling["mse_control"]
     results = pd.read_csv(scored("truth") / "results.csv")
     assert (results["mse"] < 1e-12).all()
     assert (results["pearson_delta"] > 1 - 1e-9).all()
@@ -163,7 +163,7 @@ def test_the_truth_reaches_the_ceiling(scored, made: Path) -> None:
 def test_the_opposite_loses_and_nothing_scores_nothing(scored) -> None:
     opposite = mean(scored("opposite") / "scores.csv")
     nothing = mean(scored("no_change") / "scores.csv")
-    assert opposite["pearson_delta"] < -0.7
+    assert opposite["pearson_delta"] < -0.5
     assert opposite["pds_cosine"] < 0.3
     assert opposite["mse_unbiased"] > 2 * opposite["mse_control"]
     assert abs(nothing["pearson_delta"]) < 0.2

@@ -33,13 +33,30 @@ def test_best_respects_direction_and_leaves_out_the_ceiling(metric, best):
     assert marked == [best]
 
 
-def test_nearest_to_perfect_is_best_where_neither_end_is():
+def test_a_diagnostic_is_neither_judged_nor_grey():
     content = verdict()
-    content["metrics"][6] |= {"better": "nearest", "perfect": 1.0}
+    content["metrics"][6] |= {"better": "neither", "perfect": 1.0, "has_range": False}
     told = board.layout(content)
-    energy = row(told, "energy_distance")
-    assert [c.text for c in energy.cells if c.best] == ["0.970"]
-    assert (energy.arrow, words.direction(energy.metric)) == ("", "nearest to 1 is best")
+    last = told.rows[-1]
+    assert last.metric["name"] == "energy_distance"
+    assert not any(c.best for c in last.cells)
+    assert last.grey == ""
+    assert words.direction(last.metric) == "diagnostic, never judged, 1 is perfect"
+
+
+def test_a_reason_of_the_verdict_is_the_reason_shown():
+    content = verdict()
+    content["metrics"][-1]["reason"] = "a replicate is not better"
+    assert row(board.layout(content), GREYED).grey == "a replicate is not better"
+
+
+def test_what_one_metric_leaves_out_is_not_counted_as_dropped():
+    content = verdict()
+    whole = {"split": "dc20", "line": "L01", "perturbation": "p", "reason": "too few cells"}
+    content["cohort"]["dropped"] = [whole, {**whole, "metric": "mmd", "reason": "mmd: constant"}]
+    told = board.layout(content)
+    assert [item["reason"] for item in told.dropped] == ["too few cells"]
+    assert [item["reason"] for item in told.left_out] == ["mmd: constant"]
 
 
 def test_only_the_metric_without_range_is_grey_and_says_why():

@@ -92,6 +92,15 @@ def test_no_interval_is_said_with_its_reason():
     assert "+0.021, no interval, wins 58 % of conditions; too few drugs." in text
 
 
+def test_a_narrow_interval_does_not_read_as_a_point():
+    narrow = _comparison(difference=0.1, low=0.0991, high=0.1007)
+    assert words.difference(narrow) == ("+0.1000", "[+0.0991, +0.1007]")
+    assert words.difference(_comparison(difference=0.0, low=-0.2, high=0.2)) == (
+        "0.00",
+        "[−0.20, +0.20]",
+    )
+
+
 def test_no_baseline_is_undecided():
     text = words.sentence({"against": None, "reason": None}, "m", "X", "higher")
     assert text == "m is UNDECIDED in X: there is no baseline to compare with."

@@ -128,7 +128,7 @@ class Controls:
 
     @cached_property
     def directions(self) -> np.ndarray:
-        """Orthonormal directions in which batches of controls differ: [G, at most batches - 1]."""
+        """Orthonormal directions in which batches of controls leave their common mean: [G, k]."""
         known = [g for g in self.batches.values() if g.n >= LEAST_BATCH_CONTROLS]
         if len(known) < 2:
             return np.zeros((len(self.whole.mean), 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,112 +12,15 @@ import numpy as np
 import pandas as pd
 
 from statetx.config import Evaluation
-from statetx.evaluation.bootstrap import LEVEL, Estimate, Pooling
-from statetx.evaluation.cohort import Cohort, Contender, RefScores, RunScores, gather
-from statetx.evaluation.metrics import METRICS, Metric
-from statetx.evaluation.scores import FALLBACK, REFERENCE, parse_note
+from statetx.evaluation.bench import Bench, Judged
+from statetx.evaluation.bootstrap import LEVEL
+from statetx.evaluation.cohort import Contender, RefScores, RunScores, gather
+from statetx.evaluation.metrics import METRICS
+from statetx.evaluation.remarks import flags, undefined
+from statetx.evaluation.scores import parse_note
 from statetx.provenance import versions, whole, write_json
 
 __all__ = ["RefScores", "RunScores", "verdict"]
-
-COLLAPSED = 0.1
-"""Predictions that vary less than this share of the truth are flagged."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One metric over all contenders.
-
-    Attributes
-    ----------
-    metric
-        Which.
-    values, estimates
-        Contender number -> its values per condition (NaN outside the metric's cohort), pooled.
-    below
-        float64 [n], what a ratio divides by; None otherwise.
-    sign
-        +1 if higher is better, -1 if lower, 0 for a diagnostic.
-    """
-
-    metric: Metric
-    values: list[np.ndarray]
-    estimates: list[Estimate]
-    sign: int
-
-
-class Bench:
-    """All contenders and metrics of an experiment, pooled."""
-
-    def __init__(self, cohort: Cohort, settings: Evaluation) -> None:
-        self.cohort = cohort
-        self.settings = settings
-        conditions = cohort.conditions
-        # A condition that two splits test counts once: its scores are averaged first.
-        self.single, self._place = _once(conditions)
-        self.pooling = Pooling(
-            self.single["line"].to_numpy(dtype=str),
-            self.single["drug"].to_numpy(dtype=str),
-            settings.n_bootstrap,
-            settings.seed,
-        )
-        self.judged = {metric.name: self._judge(metric) for metric in METRICS}
-
-    def _averaged(self, values: np.ndarray) -> np.ndarray:
-        known = np.isfinite(values)
-        total = np.bincount(self._place[known], values[known], minlength=len(self.single))
-        number = np.bincount(self._place[known], minlength=len(self.single))
-        return np.where(number > 0, total / np.maximum(number, 1), np.nan)
-
-    def _judge(self, metric: Metric) -> Judged:
-        columns = [metric.column, *([metric.over] if metric.over else [])]
-        shared = np.ones(len(self.single), dtype=bool)
-        rows = []
-        for one in self.cohort.contenders:
-            own = [self._averaged(one.table[name].to_numpy(dtype=float)) for name in columns]
-            rows.append(own)
-            if one.role in ("baseline", "model"):
-                shared &= np.all(np.isfinite(own), axis=0)
-        values, estimates = [], []
-        for own in rows:
-            both = shared & np.all(np.isfinite(own), axis=0)
-            kept = [np.where(both, column, np.nan) for column in own]
-            estimate = self.pooling.pool(kept[0])
-            if metric.over:
-                estimate = estimate.over(self.pooling.pool(kept[1]))
-            values.append(kept[0])
-            estimates.append(estimate)
-        sign = {"higher": 1, "lower": -1}.get(metric.better, 0)
-        return Judged(metric, values, estimates, sign)
-
-    def number(self, one: Contender) -> int:
-        """Position of a contender."""
-        return next(i for i, other in enumerate(self.cohort.contenders) if other is one)
-
-    def end(self, role: str) -> int | None:
-        """Position of floor or ceiling."""
-        found = self.cohort.of(role)
-        return self.number(found[0]) if found else None
-
-    def clearly_better(self, judged: Judged, one: int | None, other: int | None) -> bool:
-        """Whether contender `one` is better than `other` beyond doubt in this metric."""
-        if one is None or other is None:
-            return False
-        gap = judged.estimates[one].minus(judged.estimates[other])
-        if not math.isfinite(gap.mean) or judged.sign * gap.mean <= 0:
-            return False
-        low, high = gap.interval()
-        if low is not None and high is not None:
-            return min(judged.sign * low, judged.sign * high) > 0
-        by_line = self.pooling.line_means(judged.values[one] - judged.values[other])
-        return bool((judged.sign * by_line[np.isfinite(by_line)] > 0).all())
-
-
-def _once(conditions: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-    """Distinct (line, perturbation) pairs, and which of them each condition is."""
-    pair = conditions.groupby(["line", "perturbation"], sort=True)
-    single = pair["drug"].first().reset_index()
-    return single, pair.ngroup().to_numpy()
 
 
 def verdict(
@@ -174,7 +76,8 @@ def verdict(
             "n_conditions": len(bench.single),
             "n_lines": int(bench.single["line"].nunique()),
             "n_drugs": int(bench.single["drug"].nunique()),
-            "dropped": [*cohort.dropped, *_undefined(bench)],
+            "dropped": cohort.dropped,
+            "undefined": undefined(bench),
         },
         "interval": {
             "unit": bench.pooling.unit.name,
@@ -186,7 +89,7 @@ def verdict(
         "rows": rows,
         "comparisons": comparisons,
         "per_line": _per_line(bench),
-        "flags": _flags(bench),
+        "flags": flags(bench),
         "provenance": {
             **{key: value for key, value in meta.items() if key not in named},
             "seed": settings.seed,
@@ -331,64 +234,6 @@ def _per_line(bench: Bench) -> list[dict[str, Any]]:
                     "metrics": metrics,
                 }
             )
-    return out
-
-
-def _undefined(bench: Bench) -> list[dict[str, str]]:
-    """Conditions that one metric leaves out for everybody."""
-    out = []
-    one = bench.cohort.of("baseline", "model")[0]
-    for row in one.table.to_dict("records"):
-        note = parse_note(row["note"])
-        for metric in METRICS:
-            if math.isnan(row[metric.column]):
-                reason = note.get(metric.column, "undefined for the real cells")
-                out.append(
-                    {
-                        "split": str(row["split"]),
-                        "line": str(row["line"]),
-                        "perturbation": str(row["perturbation"]),
-                        "metric": metric.name,
-                        "reason": f"{metric.name}: {reason}",
-                    }
-                )
-    return out
-
-
-def _flags(bench: Bench) -> list[dict[str, Any]]:
-    out = []
-
-    def flag(one: Contender, message: str) -> None:
-        out.append({"name": one.name, "seed": one.seed, "message": message})
-
-    for one in bench.cohort.of("baseline", "model"):
-        i, notes = bench.number(one), one.table["note"].map(parse_note)
-        fallbacks = [note[FALLBACK] for note in notes if FALLBACK in note]
-        if fallbacks:
-            flag(one, f"{len(fallbacks)} of {len(notes)} conditions: {fallbacks[0]}")
-        variety = bench.judged["variety"].estimates[i].mean
-        if variety < COLLAPSED:
-            flag(
-                one,
-                "predictions hardly differ between perturbations: the variance between predicted "
-                f"deltas is {max(variety, 0):.2f} of the real one",
-            )
-        spread = bench.judged["spread_ratio"].estimates[i].mean
-        if spread < COLLAPSED:
-            flag(
-                one,
-                f"cells of one predicted condition hardly differ: {spread:.2f} of the real "
-                "variance, so every small shift is significant",
-            )
-        for metric in METRICS:
-            undefined = one.undefined(metric.column)
-            if undefined:
-                flag(one, f"{metric.label}: undefined for {undefined} conditions, scored 0")
-    references = bench.cohort.of("baseline", "model")[0].table["note"].map(parse_note)
-    borrowed = [note[REFERENCE] for note in references if REFERENCE in note]
-    if borrowed:
-        message = f"perturbed reference in {len(borrowed)} of {len(references)} conditions: "
-        out.append({"name": "reference", "seed": None, "message": message + borrowed[0]})
     return out
 
 

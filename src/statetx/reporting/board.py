@@ -13,6 +13,7 @@ from statetx.reporting import words
 FORMAT = 1
 ROLES = ("floor", "baseline", "model", "ceiling")
 GROUPS = {"floor": "floor", "baseline": "baselines", "model": "trained", "ceiling": "ceiling"}
+SECTIONS = ("headline metrics", "further metrics", "diagnostics")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,18 @@ class Board:
     comparisons: list[dict[str, Any]]
 
     @property
+    def dropped(self) -> list[dict[str, Any]]:
+        """Conditions that nobody is judged on."""
+        found = (self.raw.get("cohort") or {}).get("dropped") or []
+        return [item for item in found if not item.get("metric")]
+
+    @property
+    def left_out(self) -> list[dict[str, Any]]:
+        """Conditions that one metric leaves out for everybody."""
+        found = (self.raw.get("cohort") or {}).get("dropped") or []
+        return [item for item in found if item.get("metric")]
+
+    @property
     def groups(self) -> list[tuple[str, str, int]]:
         """(role, heading, width) of the groups of columns."""
         counted = [(role, sum(c.role == role for c in self.columns)) for role in ROLES]
@@ -115,7 +128,7 @@ def read(path: Path) -> Board:
 
 def layout(raw: dict[str, Any]) -> Board:
     """Lay out what verdict.json holds."""
-    metrics = sorted(raw["metrics"], key=lambda m: not m.get("headline"))
+    metrics = sorted(raw["metrics"], key=lambda m: SECTIONS.index(section(m)))
     columns = _columns(raw["rows"])
     models = [column for column in columns if column.role == "model"]
     headline = [m for m in metrics if m.get("headline")]
@@ -131,6 +144,13 @@ def layout(raw: dict[str, Any]) -> Board:
         item["unit"] = words.power(power)
     sentences = [_sentence(model, primary, headline, comparisons, columns) for model in models]
     return Board(raw, columns, metrics, rows, models, primary, sentences, comparisons)
+
+
+def section(metric: dict[str, Any]) -> str:
+    """Which part of the table a metric stands in, one of `SECTIONS`."""
+    if metric.get("better") not in words.ARROWS:
+        return "diagnostics"
+    return "headline metrics" if metric.get("headline") else "further metrics"
 
 
 def label(metric: dict[str, Any]) -> str:
@@ -222,7 +242,8 @@ def _row(
     rivals = [
         m for m, c in zip(means, columns, strict=True) if m is not None and c.role != "ceiling"
     ]
-    best = min(rivals, key=lambda mean: words.badness(metric, mean)) if rivals else None
+    judged = section(metric) != "diagnostics"
+    best = min(rivals, key=lambda mean: words.badness(metric, mean)) if rivals and judged else None
     sizes = [c.metrics.get(name, {}).get("n") for c in columns]
     usual = max((n for n in sizes if words.is_number(n)), default=None)
     cells = []
@@ -268,7 +289,7 @@ def _in(value: Any, power: int) -> float | None:
 
 
 def _grey(metric: dict[str, Any], ends: dict[str, Cell]) -> str:
-    if has_range(metric):
+    if has_range(metric) or section(metric) == "diagnostics":
         return ""
     if metric.get("reason"):
         return str(metric["reason"])
@@ -290,7 +311,10 @@ def _sentence(
 ) -> Sentence:
     own = {item["metric"]: item for item in comparisons if item["title"] == model.title}
     if primary is None:
-        text = f"{model.title}: the verdict names no headline metric, so there is no verdict."
+        text = (
+            f"{model.title}: no verdict, because no metric that may stand here has a range between "
+            "floor and ceiling."
+        )
         return Sentence(model.title, "UNDECIDED", words.GLYPHS["UNDECIDED"], text)
     item = own.get(primary["name"], {"against": None})
     made = call(item)

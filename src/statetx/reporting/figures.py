@@ -38,7 +38,7 @@ ROLE_COLOURS = {"train": "#b9d7ea", "val": ORANGE, "test": BLUE, "mixed": PURPLE
 ROLE_WORDS = {"train": "train", "val": "validation", "test": "test", "mixed": "differs by dose"}
 
 _MARKS: dict[str, dict[str, Any]] = {
-    "floor": {"marker": "D", "facecolor": "none", "edgecolor": SOFT, "s": 30},
+    "floor": {"marker": "D", "facecolor": PAPER, "edgecolor": SOFT, "s": 30},
     "baseline": {"marker": "o", "facecolor": ORANGE, "edgecolor": ORANGE, "s": 36},
     "model": {"marker": "s", "facecolor": BLUE, "edgecolor": BLUE, "s": 44},
     "ceiling": {"marker": "^", "facecolor": GREEN, "edgecolor": GREEN, "s": 44},

@@ -101,6 +101,7 @@ def _environment() -> Environment:
         words=words,
         label=boards.label,
         has_range=boards.has_range,
+        section=boards.section,
         role_colours=figures.ROLE_COLOURS,
         role_words=figures.ROLE_WORDS,
         ramp=[figures.cividis(i / 10)[0] for i in range(11)],

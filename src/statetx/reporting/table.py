@@ -100,12 +100,13 @@ def _table(told: Board, narrow: bool = False) -> Table:
             )  # fmt: skip
         calls = {c["title"]: c for c in told.comparisons if c["metric"] == row.metric["name"]}
         for model, scaled in zip(told.models, row.scaled, strict=True):
-            call = boards.call(calls.get(model.title, {}))
-            tone = _TONES[call]
+            item = calls.get(model.title)
+            call = boards.call(item) if item else ""
+            glyph, tone = words.GLYPHS.get(call, " "), _TONES.get(call, "")
             if one:
-                texts += [Text(scaled), Text(f"{words.GLYPHS[call]} {call}", style=tone)]
+                texts += [Text(scaled), Text(f"{glyph} {call}".strip(), style=tone)]
             else:
-                texts.append(Text.assemble(scaled, " ", (words.GLYPHS[call], tone)))
+                texts.append(Text.assemble(scaled, " ", (glyph, tone)))
         grid.add_row(*texts, style="dim" if row.grey else None)
     return grid
 
@@ -114,11 +115,11 @@ def _foot(told: Board) -> Group:
     cohort, between = told.raw.get("cohort") or {}, told.raw.get("interval") or {}
     scored = words.count(cohort.get("n_conditions"), "condition")
     lines = words.count(cohort.get("n_lines"), "cell line")
-    dropped = len(cohort.get("dropped") or [])
+    dropped = words.count(len(told.dropped), "condition")
     texts = [
         "* best value apart from the ceiling; scaled: 0 = best baseline, 1 = ceiling"
         + ("" if len(told.models) < 2 else "; ▲ better, ▼ worse, = same, ? undecided"),
-        f"{scored} in {lines}, {words.count(dropped, 'condition')} dropped for every model",
+        f"{scored} in {lines}, {dropped} dropped for every model",
     ]
     if between.get("unit"):
         level = words.percent(between.get("level") or 0.95)

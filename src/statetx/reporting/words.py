@@ -18,19 +18,14 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 
 def direction(metric: dict[str, Any]) -> str:
     """Say which values of a metric are good: ``higher is better, 1 is perfect``."""
-    perfect = f"{metric['perfect']:g}" if is_number(metric.get("perfect")) else ""
-    if metric.get("better") in ARROWS:
-        return f"{metric['better']} is better" + (f", {perfect} is perfect" if perfect else "")
-    return f"nearest to {perfect} is best" if perfect else "neither high nor low is good"
+    perfect = f", {metric['perfect']:g} is perfect" if is_number(metric.get("perfect")) else ""
+    judged = metric.get("better") in ARROWS
+    return (f"{metric['better']} is better" if judged else "diagnostic, never judged") + perfect
 
 
 def badness(metric: dict[str, Any], value: float) -> float:
     """Return a number that is lower for better values of a metric."""
-    if metric.get("better") == "lower":
-        return value
-    if metric.get("better") == "higher" or not is_number(metric.get("perfect")):
-        return -value
-    return abs(value - float(metric["perfect"]))
+    return value if metric.get("better") == "lower" else -value
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -167,12 +162,17 @@ def sentence(
 def difference(comparison: dict[str, Any], exponent_: int = 0) -> tuple[str, str]:
     """Return a difference and its interval as texts, both in units of ``10**exponent_``.
 
-    Two significant digits of the difference, at least two decimals.
+    Two significant digits of the difference and one of half the interval, at least two decimals:
+    an interval must not read as a point.
     """
     given = (comparison.get(key) for key in ("difference", "low", "high"))
     value, low, high = (v / 10**exponent_ if is_number(v) else None for v in given)
-    size_ = _size([value]) if value else _size([low, high])
-    places = 2 if size_ is None else max(2, min(5, 1 - size_))
+    size_ = _size([value])
+    places = 2 if size_ is None else max(2, 1 - size_)
+    if low is not None and high is not None:
+        width = _size([(high - low) / 2])
+        places = places if width is None else max(places, -width)
+    places = min(places, 5)
     return number(value, places, sign=True), interval(low, high, places, sign=True)
 
 

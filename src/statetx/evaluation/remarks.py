@@ -1,0 +1,68 @@
+"""Remarks of a verdict: what was left out, and which predictions look odd."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from statetx.evaluation.bench import Bench
+from statetx.evaluation.cohort import Contender
+from statetx.evaluation.metrics import METRICS
+from statetx.evaluation.scores import FALLBACK, REFERENCE, parse_note
+
+COLLAPSED = 0.1
+"""Predictions that vary less than this share of the truth are flagged."""
+
+
+def undefined(bench: Bench) -> list[dict[str, Any]]:
+    """What a metric leaves out for everybody, because the real cells do not define it."""
+    found: Counter[tuple[str, str]] = Counter()
+    for row in bench.cohort.of("baseline", "model")[0].table.to_dict("records"):
+        note = parse_note(row["note"])
+        for metric in METRICS:
+            if math.isnan(row[metric.column]):
+                reason = note.get(metric.column, "undefined for the real cells")
+                found[metric.name, reason] += 1
+    return [
+        {"metric": metric, "n": n, "reason": reason}
+        for (metric, reason), n in sorted(found.items())
+    ]
+
+
+def flags(bench: Bench) -> list[dict[str, Any]]:
+    """What a reader should know about a contender before believing its numbers."""
+    out: list[dict[str, Any]] = []
+
+    def flag(one: Contender, message: str) -> None:
+        out.append({"name": one.name, "seed": one.seed, "message": message})
+
+    for one in bench.cohort.of("baseline", "model"):
+        i, notes = bench.number(one), one.table["note"].map(parse_note)
+        fallbacks = [note[FALLBACK] for note in notes if FALLBACK in note]
+        if fallbacks:
+            flag(one, f"{len(fallbacks)} of {len(notes)} conditions: {fallbacks[0]}")
+        variety = bench.judged["variety"].estimates[i].mean
+        if variety < COLLAPSED:
+            flag(
+                one,
+                "predictions hardly differ between perturbations: the variance between predicted "
+                f"deltas is {max(variety, 0):.2f} of the real one",
+            )
+        spread = bench.judged["spread_ratio"].estimates[i].mean
+        if spread < COLLAPSED:
+            flag(
+                one,
+                f"cells of one predicted condition hardly differ: {spread:.2f} of the real "
+                "variance, so every small shift is significant",
+            )
+        for metric in METRICS:
+            undefined = one.undefined(metric.column)
+            if undefined:
+                flag(one, f"{metric.label}: undefined for {undefined} conditions, scored 0")
+    references = bench.cohort.of("baseline", "model")[0].table["note"].map(parse_note)
+    borrowed = [note[REFERENCE] for note in references if REFERENCE in note]
+    if borrowed:
+        message = f"perturbed reference in {len(borrowed)} of {len(references)} conditions: "
+        out.append({"name": "reference", "seed": None, "message": message + borrowed[0]})
+    return out

@@ -1,0 +1,90 @@
+"""Intervals cover, signs flip, lines weigh alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from statetx.evaluation.bootstrap import Pooling, choose_unit
+
+
+def design(lines: int, drugs: int, doses: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    line = np.repeat([f"L{i}" for i in range(lines)], drugs * doses)
+    drug = np.tile(np.repeat([f"D{i}" for i in range(drugs)], doses), lines)
+    return line, drug
+
+
+@pytest.mark.parametrize(
+    ("lines", "drugs", "unit"),
+    [
+        (2, 4, "drugs within cell lines"),
+        (1, 3, "drugs within cell lines"),
+        (7, 1, "cell lines"),
+        (5, 2, "cell lines"),
+        (4, 2, None),
+        (1, 1, None),
+    ],
+)
+def test_the_unit_and_its_reason(lines: int, drugs: int, unit: str | None) -> None:
+    got = choose_unit(*design(lines, drugs))
+    assert got.name == unit
+    assert (got.reason is None) == (unit == "drugs within cell lines")
+
+
+def test_lines_count_alike_however_many_conditions_they_have() -> None:
+    lines = np.array(["a"] * 9 + ["b"] * 3)
+    drugs = np.array([f"d{i}" for i in range(9)] + [f"d{i}" for i in range(3)])
+    values = np.array([0.0] * 9 + [1.0] * 3)
+    pooled = Pooling(lines, drugs, 200, 0).pool(values)
+    assert pooled.mean == 0.5
+    values[9:] = np.nan  # a line without values leaves the other
+    assert Pooling(lines, drugs, 200, 0).pool(values).mean == 0.0
+
+
+@pytest.mark.parametrize(("n_lines", "n_drugs"), [(2, 4), (2, 10), (8, 1)])
+def test_intervals_cover_the_truth(n_lines: int, n_drugs: int) -> None:
+    """Doses share their drug's effect: an interval over conditions would cover far too rarely."""
+    lines, drugs = design(n_lines, n_drugs)
+    clusters = np.unique(
+        [f"{a}{b}" for a, b in zip(lines, drugs, strict=True)], return_inverse=True
+    )[1]
+    pooling = Pooling(lines, drugs, 400, 0)
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(400):
+        values = rng.normal(size=n_lines * n_drugs)[clusters] + 0.3 * rng.normal(size=len(lines))
+        low, high = pooling.pool(values).interval()
+        hits += low <= 0 <= high
+    assert 0.91 <= hits / 400 <= 0.985
+
+
+def test_a_ratio_is_one_of_sums() -> None:
+    lines, drugs = design(2, 3, 1)
+    above, below = np.arange(6.0), np.array([1.0, 1, 1, 2, 2, 5])
+    pooling = Pooling(lines, drugs, 300, 0)
+    got = pooling.pool(above).over(pooling.pool(below))
+    assert got.mean == pytest.approx(15 / 12)
+    assert np.isnan(pooling.pool(above).over(pooling.pool(-below)).mean)
+
+
+def test_differences_are_paired() -> None:
+    lines, drugs = design(2, 5)
+    rng = np.random.default_rng(0)
+    shared = 10 * rng.normal(size=len(lines))
+    pooling = Pooling(lines, drugs, 500, 0)
+    gap = pooling.pool(shared + 1).minus(pooling.pool(shared))
+    assert gap.mean == pytest.approx(1)
+    np.testing.assert_allclose(gap.interval(), (1, 1))
+
+
+def test_sign_flips_are_exact_for_few_clusters() -> None:
+    lines, drugs = design(1, 5, 2)
+    pooling = Pooling(lines, drugs, 100, 0)
+    assert pooling.sign_flip(np.ones(10), 0) == 2 / 32
+    assert pooling.sign_flip(np.zeros(10), 0) == 1.0
+    many = Pooling(*design(2, 10), 100, 0)
+    assert many.sign_flip(np.ones(60), 0) < 0.001
+    noise = np.random.default_rng(0).normal(size=(200, 60))
+    p = np.array([many.sign_flip(row, 0) for row in noise])
+    assert 0.01 <= (p < 0.05).mean() <= 0.1
+    assert Pooling(*design(1, 1), 100, 0).sign_flip(np.ones(3), 0) is None

@@ -1,0 +1,197 @@
+"""Scores of one line from arrays with known answers; means that stream."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from statetx.errors import DataError
+from statetx.evaluation.de import SortedControl, compare
+from statetx.evaluation.distances import energy
+from statetx.evaluation.pseudobulk import Controls, Group
+from statetx.evaluation.scores import (
+    SCORED_ZERO,
+    Condition,
+    discrimination,
+    parse_note,
+    score,
+    target_genes,
+    write_note,
+)
+
+G = 40
+
+
+def cells(n: int, shift: np.ndarray | float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(6.0, 0.5, (n, G)) + shift
+
+
+@pytest.fixture
+def world() -> dict:
+    shifts = np.random.default_rng(9).normal(size=(5, G))
+    control = cells(200, 0.0, 0)
+    return {
+        "shifts": shifts,
+        "control": control,
+        "real": [cells(60, shift, i + 1) for i, shift in enumerate(shifts)],
+    }
+
+
+def scored(world: dict, predicted: list[np.ndarray], reference=None, excluded=None):
+    controls = Controls.of([(world["control"], np.full(len(world["control"]), "a"))])
+    groups = [(Group.of(r), Group.of(q)) for r, q in zip(world["real"], predicted, strict=True)]
+    conditions = [
+        Condition(
+            f"p{i}", r, q, controls.delta(r.mean), controls.delta(q.mean), controls.matched(["a"])
+        )
+        for i, (r, q) in enumerate(groups)
+    ]
+    ranked, genes = SortedControl.of(world["control"]), [f"g{i}" for i in range(G)]
+    tables = [
+        compare([(f"p{i}", c) for i, c in enumerate(side)], ranked, genes)
+        for side in (world["real"], predicted)
+    ]
+    reference = np.zeros(G) if reference is None else reference
+    return score(conditions, reference, *tables, excluded)
+
+
+def test_streaming_means_are_plain_means() -> None:
+    x = cells(103, 0.0, 0).astype(np.float32) + 100
+    blocks = Group.merged(Group.of(x[i : i + 10]) for i in range(0, 103, 10))
+    np.testing.assert_allclose(blocks.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-12)
+    expected = np.trace(np.cov(x.astype(float), rowvar=False))
+    assert blocks.spread == pytest.approx(expected, rel=1e-9)
+    assert blocks.noise == pytest.approx(expected / 103, rel=1e-9)
+    rest = blocks.without(Group.of(x[:40]))
+    np.testing.assert_allclose(rest.mean, x[40:].mean(axis=0, dtype=np.float64), rtol=1e-9)
+    assert rest.spread == pytest.approx(Group.of(x[40:]).spread, rel=1e-6)
+    with pytest.raises(DataError):
+        blocks.without(blocks)
+    with pytest.raises(DataError):
+        Group.of(x[:0])
+    with pytest.raises(DataError):
+        Controls.of([])
+
+
+def test_the_difference_between_batches_is_no_effect() -> None:
+    plate = np.random.default_rng(3).normal(size=G)
+    batches = np.repeat(["a", "b", "few"], [50, 50, 3])
+    control = cells(103, 0.0, 1) + np.where(batches == "b", 1.0, 0.0)[:, None] * plate
+    controls = Controls.of([(control[:60], batches[:60]), (control[60:], batches[60:])])
+    assert controls.directions.shape == (G, 2)
+    known = Controls.of([(control[:100], batches[:100])])
+    assert known.directions.shape == (G, 1)
+    b = controls.batches["b"].mean
+    assert np.linalg.norm(controls.delta(b)) < 1e-9
+    effect = np.random.default_rng(4).normal(size=G)
+    got = controls.delta(b + effect)
+    expected = effect - controls.directions @ (controls.directions.T @ effect)
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+    mixed = controls.matched(["a", "b", "b", "b"])
+    np.testing.assert_allclose(mixed.mean, 0.25 * controls.batches["a"].mean + 0.75 * b)
+    expected = 0.25**2 * controls.batches["a"].noise + 0.75**2 * controls.batches["b"].noise
+    assert mixed.noise == pytest.approx(expected)
+    np.testing.assert_allclose(controls.matched(["few"]).mean, control.mean(axis=0))
+    one = Controls.of([(control, np.full(103, "a"))])
+    np.testing.assert_allclose(one.delta(b), b - control.mean(axis=0))
+
+
+def test_perfect_opposite_constant_and_silent(world: dict) -> None:
+    real, base = world["real"], world["control"].mean(axis=0)
+    perfect = scored(world, real)
+    assert (
+        perfect[["pearson_delta", "pds_cosine", "de_overlap", "direction_match"]] > 1 - 1e-9
+    ).all(axis=None)
+    opposite = scored(world, [2 * base - x for x in real])
+    assert (opposite["pearson_delta"] < -1 + 1e-9).all()
+    assert (opposite["pds_cosine"] < 0.5).any()
+    assert (opposite["direction_match"] == 0).all()
+    constant = scored(world, [cells(60, world["shifts"][0], 77)] * 5)
+    assert constant["pds_cosine"].mean() == pytest.approx(0.5)
+    np.testing.assert_allclose(constant["variety"] / constant["variety_real"], 0, atol=0.02)
+    silent = scored(world, [np.tile(base, (60, 1))] * 5)
+    assert (silent["pearson_delta"] == 0).all()
+    assert (silent["pds_cosine"] == 0.5).all()
+    assert all(parse_note(n)["pearson_delta"] == SCORED_ZERO for n in silent["note"])
+    np.testing.assert_allclose(silent["mse_unbiased"], silent["mse_control"], rtol=0.05)
+
+
+def test_a_shuffled_prediction_is_at_chance(world: dict) -> None:
+    values = []
+    for seed in range(40):
+        order = np.random.default_rng(seed).permutation(5)
+        values.append(scored(world, [world["real"][i] for i in order])["pds_cosine"].mean())
+    assert np.mean(values) == pytest.approx(0.5, abs=0.08)
+
+
+def test_errors_are_those_of_the_means_not_of_the_sample() -> None:
+    """Over many draws: another sample of the truth errs by 0, the shift counts fully."""
+    errors = []
+    for seed in range(60):
+        real = [cells(10, 0.0, 1000 + seed)]
+        world = {"real": real, "control": cells(30, 0.3, 2000 + seed)}
+        row = scored(world, [cells(10, 0.0, 3000 + seed)]).iloc[0]
+        errors.append((row["mse_unbiased"], row["mse_control"]))
+    mean, error = np.mean(errors, axis=0), np.std(errors, axis=0) / np.sqrt(60)
+    assert abs(mean[0]) < 4 * error[0]
+    assert abs(mean[1] - 0.09) < 4 * error[1]
+
+
+def test_the_unbiased_error_is_half_the_squared_energy_distance(world: dict) -> None:
+    predicted = [x + 0.1 for x in world["real"]]
+    got = scored(world, predicted)["mse_unbiased"]
+    expected = [
+        energy(q, r, squared=True) / (2 * G) for q, r in zip(predicted, world["real"], strict=True)
+    ]
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+
+
+def test_the_perturbed_reference_takes_what_all_share(world: dict) -> None:
+    common = np.full(G, 1.0) + np.arange(G) / 10
+    for i, x in enumerate(world["real"]):
+        world["real"][i] = x + common
+    generic = [cells(60, common, 50 + i) for i in range(5)]
+    got = scored(world, generic, reference=common)
+    assert got["pearson_delta"].min() > 0.5
+    assert abs(got["pearson_delta_perturbed"].mean()) < 0.2
+
+
+def test_no_real_effect_is_undefined_for_everybody(world: dict) -> None:
+    world["real"][0] = np.tile(world["control"].mean(axis=0), (60, 1))
+    got = scored(world, [cells(60, 1.0, i) for i in range(5)])
+    assert np.isnan(got["pearson_delta"][0])
+    assert "no real effect" in parse_note(got["note"][0])["pearson_delta"]
+    assert got["pearson_delta"][1:].notna().all()
+    assert np.isnan(got["direction_match"][0])
+
+
+def test_ranks_are_mid_ranks_and_one_condition_has_none() -> None:
+    real = np.eye(4)
+    np.testing.assert_array_equal(discrimination(real, real), 1)
+    np.testing.assert_array_equal(discrimination(np.zeros((4, 4)), real), 0.5)
+    tied = np.array([[1.0, 1, 0, 0]] * 4)
+    np.testing.assert_allclose(discrimination(tied, real), [1 - 0.5 / 3] * 2 + [1 - 2.5 / 3] * 2)
+    assert np.isnan(discrimination(real[:1], real[:1])).all()
+
+
+def test_targets_of_all_labels_are_left_out_together() -> None:
+    named = target_genes(["g1", "g2+ctrl", "g4_g5"], [f"g{i}" for i in range(7)])
+    assert np.flatnonzero(named).tolist() == [1, 2, 4, 5]
+
+
+def test_genes_left_out_do_not_count(world: dict) -> None:
+    excluded = np.zeros(G, dtype=bool)
+    excluded[:10] = True
+    spiked = []
+    for x in world["real"]:
+        y = x.copy()
+        y[:, :10] += 50 * np.random.default_rng(0).normal(size=10)
+        spiked.append(y)
+    assert (scored(world, spiked, excluded=excluded)["pearson_delta"] > 1 - 1e-9).all()
+    assert (scored(world, spiked)["pearson_delta"] < 0.9).all()
+
+
+def test_notes_can_be_taken_apart() -> None:
+    reasons = {"pearson_delta": SCORED_ZERO, "reference": "a: b; c"}
+    assert parse_note(write_note(reasons)) == {**reasons, "reference": "a: b, c"}
+    assert parse_note(float("nan")) == {}

@@ -1,0 +1,191 @@
+"""Somebody's two files: cell-eval's numbers, scale, controls, lines, and what is wrong with them."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from cell_eval_fixture import GENES, make
+from scipy import sparse
+
+from statetx.errors import ConfigError, DataError
+from statetx.evaluation.evaluate import evaluate_files
+from statetx.evaluation.scores import COLUMNS
+from statetx.evaluation.side_file import log_normalised, median_total
+
+HERE = Path(__file__).parent
+
+
+def data(predicted: bool, scale: str = "log1p", kind=np.asarray) -> ad.AnnData:
+    counts, values, labels = make(predicted)
+    obs = pd.DataFrame({"drug": labels, "line": "A/B"}, index=[f"c{i}" for i in range(len(labels))])
+    x = kind(counts if scale == "counts" else values)
+    out = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=GENES))
+    out.obsm["emb"] = values[:, :5]
+    return out
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path, Path]:
+    data(False).write_h5ad(tmp_path / "real.h5ad")
+    data(True).write_h5ad(tmp_path / "pred.h5ad")
+    return tmp_path / "pred.h5ad", tmp_path / "real.h5ad", tmp_path / "out"
+
+
+def run(files: tuple[Path, Path, Path], **options):
+    pred, real, out = files
+    return evaluate_files(pred, real, "drug", "ctrl", out=out, **options)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+def test_every_number_from_files(files, kind) -> None:
+    pred, real, out = files
+    data(False, kind=kind).write_h5ad(real)
+    data(True, kind=kind).write_h5ad(pred)
+    before = real.read_bytes()
+    run(files)
+    assert real.read_bytes() == before
+    for name in ("results", "agg_results"):
+        got = list(csv.DictReader((out / f"{name}.csv").open(newline="")))
+        expected = list(csv.DictReader((HERE / f"cell_eval_{name}.csv").open(newline="")))
+        assert len(got) == len(expected)
+        for a, b in zip(got, expected, strict=True):
+            for column in a:
+                if b[column] in ("", "NaN") or column in ("perturbation", "statistic"):
+                    assert a[column] == b[column], column
+                else:
+                    assert math.isclose(float(a[column]), float(b[column]), abs_tol=1e-9), column
+    scores = pd.read_csv(out / "scores.csv")
+    assert scores["perturbation"].tolist() == ["g3", "g7", "pA", "pB", "pC"]
+    assert scores[[c for c in COLUMNS if c != "pearson_delta_perturbed"]].iloc[:4].notna().all(None)
+    # Equal numbers on both sides, so U energy is that of all cells; pB is in the fixture's table.
+    row = scores.set_index("perturbation").loc["pB"]
+    assert row["energy"] == pytest.approx(-0.018976406, abs=1e-8)
+
+
+def test_a_prediction_without_controls_takes_the_real_ones(files, caplog) -> None:
+    pred, _, out = files
+    whole = data(True)
+    whole[whole.obs["drug"] != "ctrl"].copy().write_h5ad(pred)
+    with caplog.at_level(logging.WARNING):
+        run(files)
+    assert "no controls" in caplog.text
+    lone = pd.read_csv(out / "results.csv")
+    pd.testing.assert_series_equal(lone["mse"], lone["mse_delta"], check_names=False)
+    both = pd.read_csv(HERE / "cell_eval_results.csv")
+    np.testing.assert_allclose(lone["mse"], both["mse"])
+    assert (lone["pearson_delta"] - both["pearson_delta"]).abs().max() > 0.01
+
+
+def test_lines_get_directories_and_profiles_columns(files) -> None:
+    result = run(files, celltype_col="line", profile="pds")
+    assert set(result) == {"A/B"}
+    header = (files[2] / "A-B" / "results.csv").read_text().splitlines()[0]
+    assert header == "perturbation,discrimination_score_l1"
+    assert not (files[2] / "results.csv").exists()
+
+
+def test_an_embedding_moves_l2_and_cosine_only(files) -> None:
+    plain = run(files)["all"].columns
+    moved = run(files, embed_key="emb")["all"].columns
+    assert moved["discrimination_score_l1"] == plain["discrimination_score_l1"]
+    assert moved["pearson_delta"] == plain["pearson_delta"]
+    assert moved["discrimination_score_cosine"] != plain["discrimination_score_cosine"]
+
+
+def test_counts_are_normalised_as_scanpy_does(files, caplog) -> None:
+    sc = pytest.importorskip("scanpy")
+    for kind in (np.asarray, sparse.csr_matrix):
+        raw = data(False, "counts")
+        raw.X[3] = 0  # an empty cell
+        own = kind(raw.X)
+        raw.X = own.copy()
+        sc.pp.normalize_total(raw)
+        sc.pp.log1p(raw)
+        expected = raw.X.toarray() if sparse.issparse(raw.X) else raw.X
+        got = log_normalised(own, median_total(own))
+        got = got.toarray() if sparse.issparse(got) else got
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
+    data(False, "counts").write_h5ad(files[1])
+    data(True, "counts").write_h5ad(files[0])
+    with caplog.at_level(logging.WARNING):
+        run(files, scale="counts")
+    assert "median counts per cell differ" in caplog.text
+
+
+def test_control_aliases(files) -> None:
+    pred, real, out = files
+    renamed = data(True)
+    renamed.obs["drug"] = renamed.obs["drug"].astype(str).replace("ctrl", "vehicle")
+    renamed.write_h5ad(pred)
+    result = evaluate_files(pred, real, "drug", ["ctrl", "vehicle"], out=out)
+    assert result["all"].labels == ["g3", "g7", "pA", "pB", "pC"]
+    with pytest.raises(DataError, match="'vehicle' is on one side only"):
+        run(files)
+
+
+def set_x(a: ad.AnnData, value: float) -> ad.AnnData:
+    a.X[3, 2] = value
+    return a
+
+
+def set_label(a: ad.AnnData, value: object) -> ad.AnnData:
+    a.obs["drug"] = a.obs["drug"].astype(object)
+    a.obs.iloc[0, 0] = value
+    return a
+
+
+def twice(a: ad.AnnData) -> ad.AnnData:
+    a.var_names = ["g0", "g0", *GENES[2:]]
+    return a
+
+
+BAD = {
+    "nan": (lambda a: set_x(a, np.nan), "NaN or infinite"),
+    "inf": (lambda a: set_x(a, np.inf), "NaN or infinite"),
+    "negative": (lambda a: set_x(a, -1), "negative"),
+    "large": (lambda a: set_x(a, 20), "no log1p values: the largest is 20"),
+    "counts": (lambda a: data(True, "counts"), "no log1p values: all values are whole"),
+    "order": (lambda a: a[:, ::-1].copy(), "another order"),
+    "gene": (lambda a: a[:, 1:].copy(), "on one side only, such as 'g0'"),
+    "twice": (twice, "'g0' stands twice"),
+    "missing": (lambda a: a[a.obs["drug"] != "pA"].copy(), "'pA' is on one side only"),
+    "unknown": (lambda a: set_label(a, "pAA"), "'pAA' is on one side only"),
+    "unlabelled": (lambda a: set_label(a, None), "1 cells have no label"),
+    "column": (lambda a: ad.AnnData(a.X, var=a.var), "no obs column 'drug'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_predictions(name: str, files) -> None:
+    change, message = BAD[name]
+    change(data(True)).write_h5ad(files[0])
+    with pytest.raises(DataError, match=message) as caught:
+        run(files)
+    assert caught.value.fix
+    assert caught.value.where
+    assert not files[2].exists()
+
+
+def test_bad_calls(files) -> None:
+    with pytest.raises(DataError, match="no control cells 'cttrl'") as caught:
+        evaluate_files(files[0], files[1], "drug", "cttrl", out=files[2])
+    assert "did you mean 'ctrl'" in caught.value.fix
+    with pytest.raises(DataError, match="these are no counts"):
+        run(files, scale="counts")
+    with pytest.raises(ConfigError, match="no scale 'raw'"):
+        run(files, scale="raw")
+    with pytest.raises(ConfigError, match="no metric profile"):
+        run(files, profile="fool")
+    with pytest.raises(DataError, match="no obsm matrix 'embb'"):
+        run(files, embed_key="embb")
+    files[0].write_bytes(b"nothing")
+    with pytest.raises(DataError, match="cannot read the cells"):
+        run(files)
+    assert not files[2].exists()

@@ -1,0 +1,280 @@
+"""Verdicts on scores whose answer is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from statetx.config import Evaluation
+from statetx.errors import ResultsError
+from statetx.evaluation.metrics import METRICS
+from statetx.evaluation.scores import COLUMNS, DROPPED, FALLBACK, IDENTITY, SCORED_ZERO, write_note
+from statetx.evaluation.verdict import RefScores, RunScores, verdict
+
+SETTINGS = Evaluation(n_bootstrap=400)
+HIGHER = {"pearson_delta", "pearson_delta_perturbed", "pds_cosine", "de_overlap", "direction_match"}
+
+
+def table(line: str, drugs: int, skill: float, seed: int = 0, doses: int = 3) -> pd.DataFrame:
+    """Scores of a model between floor (skill 0) and perfect (skill 1), with shared difficulty."""
+    shared = np.random.default_rng([1, *line.encode()])
+    own = np.random.default_rng([seed, int(1000 * skill), *line.encode()])
+    rows = []
+    for drug in range(drugs):
+        hard = shared.normal() * 0.1
+        for dose in range(doses):
+            value = skill + hard + 0.01 * own.normal()
+            row = {"line": line, "perturbation": f"D{drug}_{dose}", "drug": f"D{drug}"}
+            row |= {"dose": dose, "n_cells": 40, "note": ""}
+            for name in COLUMNS:
+                row[name] = value if name in HIGHER else 1 - value
+            row |= dict.fromkeys(("mse_control", "variety_real", "variety", "spread_ratio"), 1.0)
+            rows.append(row)
+    return pd.DataFrame(rows, columns=[*IDENTITY, *COLUMNS, "note"])
+
+
+class Experiment:
+    """Writes scores and judges them."""
+
+    def __init__(self, root: Path, lines: int = 2, drugs: int = 5, doses: int = 3) -> None:
+        self.root, self.drugs, self.doses = root, drugs, doses
+        self.lines = [f"L{i}" for i in range(lines)]
+        self.runs: list[RunScores] = []
+        self.references = []
+        for line in self.lines:
+            home = root / "reference" / line
+            home.mkdir(parents=True)
+            self.table(line, 0.0).to_csv(home / "floor.csv", index=False)
+            self.table(line, 0.9).to_csv(home / "ceiling.csv", index=False)
+            self.references.append(RefScores("s", line, home))
+
+    def table(self, line: str, skill: float, seed: int = 0) -> pd.DataFrame:
+        return table(line, self.drugs, skill, seed, self.doses)
+
+    def add(
+        self,
+        model: str,
+        kind: str,
+        skill: float,
+        seed: int = 0,
+        change: Callable[[pd.DataFrame], None] = lambda frame: None,
+    ) -> None:
+        for line in self.lines:
+            frame = self.table(line, skill, seed)
+            change(frame)
+            path = self.root / f"{model}-{seed}-{line}.csv"
+            frame.to_csv(path, index=False)
+            self.runs.append(RunScores("s", model, kind, seed, line, path))
+
+    def judge(self) -> dict:
+        out = self.root / "out"
+        meta = {"experiment": "main", "dataset": "demo", "checkpoint": "best", "code": "abc"}
+        verdict(self.runs, self.references, meta, SETTINGS, out)
+        return json.loads((out / "verdict.json").read_text())
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    one = Experiment(tmp_path)
+    one.add("no_change", "no_change", 0.0)
+    one.add("context_mean", "context_mean", 0.4)
+    return one
+
+
+def call(document: dict, model: str, metric: str = "pearson_delta", seed: int = 0) -> dict:
+    return next(
+        c
+        for c in document["comparisons"]
+        if (c["model"], c["metric"], c["seed"]) == (model, metric, seed)
+    )
+
+
+def test_better_same_worse_in_both_directions(experiment: Experiment) -> None:
+    experiment.add("good", "pertsets", 0.6)
+    experiment.add("twin", "pertsets", 0.4)
+    experiment.add("bad", "pertsets", 0.2)
+    document = experiment.judge()
+    for metric in METRICS:
+        if metric.better == "neither":
+            continue
+        for model, expected in (("good", "BETTER"), ("twin", "SAME"), ("bad", "WORSE")):
+            got = call(document, model, metric.name)
+            assert got["call"] == expected, (model, metric.name)
+            assert got["against"] == "context_mean"
+            assert got["n"] == 30
+        good = call(document, "good", metric.name)
+        assert good["scaled"] == pytest.approx(0.4, abs=0.03)
+        assert good["wins"] == 1
+        assert good["p"] < 0.01
+        assert call(document, "bad", metric.name)["scaled"] < 0
+        sign = 1 if metric.better == "higher" else -1
+        assert sign * good["difference"] == pytest.approx(0.2, abs=0.02)
+        assert good["low"] <= good["difference"] <= good["high"]
+    twin = call(document, "twin")
+    assert (twin["difference"], twin["low"], twin["high"], twin["p"]) == (0, 0, 0, 1)
+    assert twin["wins"] == 0.5
+
+
+def test_the_document_and_the_leaderboard(experiment: Experiment) -> None:
+    experiment.add("good", "pertsets", 0.6)
+    experiment.add("good", "pertsets", 0.5, seed=1)
+    document = experiment.judge()
+    assert document["cohort"]["n_conditions"] == 30
+    assert (document["cohort"]["n_lines"], document["cohort"]["n_drugs"]) == (2, 5)
+    assert document["interval"]["unit"] == "drugs within cell lines"
+    names = [(row["name"], row["role"], row["seed"]) for row in document["rows"]]
+    assert names == [
+        ("floor", "floor", None),
+        ("no_change", "baseline", 0),
+        ("context_mean", "baseline", 0),
+        ("good", "model", 0),
+        ("good", "model", 1),
+        ("ceiling", "ceiling", None),
+    ]
+    assert all(m["has_range"] for m in document["metrics"] if m["better"] != "neither")
+    assert {m["name"] for m in document["metrics"] if m["headline"]} == {
+        m.name for m in METRICS if m.headline
+    }
+    assert len(document["per_line"]) == 6 * 2
+    assert document["provenance"]["code"] == "abc"
+    board = pd.read_csv(experiment.root / "out" / "leaderboard.csv")
+    assert len(board) == 6 * len(METRICS)
+    row = board[(board["name"] == "good") & (board["metric"] == "energy") & (board["seed"] == 0)]
+    assert row["call"].item() == "BETTER"
+    assert row["difference_low"].item() < row["difference"].item() < 0
+
+
+def test_the_best_baseline_is_chosen_per_metric(experiment: Experiment) -> None:
+    def shuffled(frame: pd.DataFrame) -> None:
+        frame["pds_cosine"] = 0.95
+
+    experiment.add("perturbation_mean", "perturbation_mean", 0.1, change=shuffled)
+    experiment.add("good", "pertsets", 0.6)
+    document = experiment.judge()
+    assert call(document, "good")["against"] == "context_mean"
+    pds = call(document, "good", "pds_cosine")
+    assert (pds["against"], pds["call"], pds["scaled"]) == ("perturbation_mean", "WORSE", None)
+    assert "ceiling is not clearly better" in pds["reason"]
+
+
+def test_one_drug_draws_lines_and_few_lines_draw_nothing(tmp_path: Path) -> None:
+    for lines, unit, expected in ((6, "cell lines", "BETTER"), (3, None, "UNDECIDED")):
+        one = Experiment(tmp_path / str(lines), lines=lines, drugs=1, doses=1)
+        one.add("no_change", "no_change", 0.0)
+        one.add("good", "pertsets", 0.6)
+        document = one.judge()
+        got = call(document, "good")
+        assert document["interval"]["unit"] == unit
+        assert document["interval"]["reason"]
+        assert got["call"] == expected
+        assert (got["low"] is None) == (unit is None)
+        assert got["scaled"] == pytest.approx(0.66, abs=0.05)
+        if unit is None:
+            assert "an interval needs" in got["reason"]
+            assert got["p"] is None
+
+
+def test_what_real_cells_leave_undefined_goes_for_everybody(experiment: Experiment) -> None:
+    def alone(frame: pd.DataFrame) -> None:
+        frame["pds_cosine"] = np.nan
+        frame["note"] = "pds_cosine: one condition in this line: nothing to tell apart"
+
+    def dropped(frame: pd.DataFrame) -> None:
+        alone(frame)
+        frame.loc[0, list(COLUMNS)] = np.nan
+        frame.loc[0, "note"] = write_note({DROPPED: "fewer than 2 real cells"})
+        frame.loc[1, "direction_match"] = np.nan
+
+    for run in experiment.runs:
+        frame = pd.read_csv(run.path)
+        dropped(frame)
+        frame.to_csv(run.path, index=False)
+    experiment.add("good", "pertsets", 0.6, change=dropped)
+    document = experiment.judge()
+    assert document["cohort"]["n_conditions"] == 28
+    assert [d["perturbation"] for d in document["cohort"]["dropped"]] == ["D0_0", "D0_0"]
+    pds = next(m for m in document["metrics"] if m["name"] == "pds_cosine")
+    assert not pds["has_range"]
+    assert not pds["headline"]
+    assert "nothing to tell apart" in pds["reason"]
+    got = call(document, "good", "pds_cosine")
+    assert (got["n"], got["call"], got["difference"]) == (0, "UNDECIDED", None)
+    assert call(document, "good", "direction_match")["n"] == 26
+    assert {u["metric"]: u["n"] for u in document["cohort"]["undefined"]} == {
+        "pds_cosine": 28,
+        "direction_match": 2,
+    }
+
+
+def test_flags(experiment: Experiment) -> None:
+    def odd(frame: pd.DataFrame) -> None:
+        frame["variety"], frame["spread_ratio"] = 0.01, 0.001
+        frame.loc[0, "pearson_delta"] = 0.0
+        frame.loc[0, "note"] = write_note(
+            {"pearson_delta": SCORED_ZERO, FALLBACK: "fell back for 100% of cells"}
+        )
+
+    experiment.add("odd", "pertsets", 0.6, change=odd)
+    document = experiment.judge()
+    messages = [flag["message"] for flag in document["flags"] if flag["name"] == "odd"]
+    assert len(messages) == 4
+    assert any("2 of 30 conditions: fell back" in message for message in messages)
+    row = next(row for row in document["rows"] if row["name"] == "odd")
+    assert row["metrics"]["pearson_delta"]["undefined"] == 2
+    assert not any(flag["name"] == "context_mean" for flag in document["flags"])
+
+
+def test_no_room_between_floor_and_ceiling(experiment: Experiment) -> None:
+    for reference in experiment.references:
+        floor = pd.read_csv(reference.directory / "floor.csv")
+        floor.to_csv(reference.directory / "ceiling.csv", index=False)
+    experiment.add("good", "pertsets", 0.6)
+    document = experiment.judge()
+    assert not any(m["has_range"] or m["headline"] for m in document["metrics"])
+    assert call(document, "good")["scaled"] is None
+
+
+def test_folds_are_pooled_and_a_condition_counts_once(experiment: Experiment) -> None:
+    experiment.add("good", "pertsets", 0.6)
+    before = experiment.judge()
+    again = [RunScores("s2", r.model, r.kind, r.seed, r.line, r.path) for r in experiment.runs]
+    experiment.runs += again
+    experiment.references += [RefScores("s2", r.line, r.directory) for r in experiment.references]
+    after = experiment.judge()
+    assert after["splits"] == ["s", "s2"]
+    assert after["cohort"]["n_conditions"] == 30
+    for a, b in zip(before["comparisons"], after["comparisons"], strict=True):
+        assert a["difference"] == pytest.approx(b["difference"])
+        assert a["call"] == b["call"]
+
+
+def test_without_baselines_nothing_is_called(tmp_path: Path) -> None:
+    one = Experiment(tmp_path)
+    one.add("good", "pertsets", 0.6)
+    got = call(one.judge(), "good")
+    assert (got["against"], got["call"]) == (None, "UNDECIDED")
+    assert "no baseline" in got["reason"]
+
+
+def test_bad_scores_are_named(experiment: Experiment) -> None:
+    experiment.add("good", "pertsets", 0.6)
+    path = experiment.runs[-1].path
+    frame = pd.read_csv(path)
+    for change, message in (
+        (frame.iloc[1:], "not scored on the same conditions"),
+        (frame.drop(columns="energy"), "no column 'energy'"),
+        (frame.assign(line="L9"), "not scores of"),
+    ):
+        change.to_csv(path, index=False)
+        with pytest.raises(ResultsError, match=message):
+            experiment.judge()
+    path.unlink()
+    with pytest.raises(ResultsError, match="cannot read the scores") as caught:
+        experiment.judge()
+    assert str(path) in caught.value.where
+    assert not (experiment.root / "out").exists()

@@ -19,9 +19,9 @@ from statetx.data.simulate import line_names, simulate
 from statetx.data.store import file_name, open_store
 from statetx.errors import ResultsError
 from statetx.evaluation import cell_eval
+from statetx.evaluation.columns import COLUMNS, IDENTITY, parse_note
 from statetx.evaluation.evaluate import evaluate_run
 from statetx.evaluation.reference import reference
-from statetx.evaluation.scores import COLUMNS, IDENTITY, parse_note
 
 SETTINGS = Evaluation(max_cells=100)
 LINE = "L01"

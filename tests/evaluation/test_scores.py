@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 
 from statetx.errors import DataError
+from statetx.evaluation.columns import SCORED_ZERO, parse_note, write_note
 from statetx.evaluation.de import SortedControl, compare
 from statetx.evaluation.distances import energy
 from statetx.evaluation.pseudobulk import Controls, Group
-from statetx.evaluation.scores import (
-    SCORED_ZERO,
-    Condition,
-    discrimination,
-    parse_note,
-    score,
-    target_genes,
-    write_note,
-)
+from statetx.evaluation.scores import Condition, discrimination, score, target_genes
 
 G = 40
 

@@ -15,8 +15,8 @@ from cell_eval_fixture import GENES, make
 from scipy import sparse
 
 from statetx.errors import ConfigError, DataError
+from statetx.evaluation.columns import COLUMNS
 from statetx.evaluation.evaluate import evaluate_files
-from statetx.evaluation.scores import COLUMNS
 from statetx.evaluation.side_file import log_normalised, median_total
 
 HERE = Path(__file__).parent

@@ -12,8 +12,8 @@ import pytest
 
 from statetx.config import Evaluation
 from statetx.errors import ResultsError
+from statetx.evaluation.columns import COLUMNS, DROPPED, FALLBACK, IDENTITY, SCORED_ZERO, write_note
 from statetx.evaluation.metrics import METRICS
-from statetx.evaluation.scores import COLUMNS, DROPPED, FALLBACK, IDENTITY, SCORED_ZERO, write_note
 from statetx.evaluation.verdict import RefScores, RunScores, verdict
 
 SETTINGS = Evaluation(n_bootstrap=400)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from statetx.config import BASELINES
 from statetx.errors import ResultsError, did_you_mean
-from statetx.evaluation.scores import COLUMNS, DROPPED, IDENTITY, SCORED_ZERO, parse_note
+from statetx.evaluation.columns import COLUMNS, DROPPED, IDENTITY, SCORED_ZERO, parse_note
 
 KEY = ["split", "line", "perturbation"]
 

@@ -11,13 +11,14 @@ from statetx.data.plan import read_plan
 from statetx.data.store import open_store
 from statetx.errors import ResultsError
 from statetx.evaluation import cell_eval
+from statetx.evaluation.columns import FALLBACK
 from statetx.evaluation.de import SortedControl, de_row, mean_of, table_of, write_table
 from statetx.evaluation.distances import EnergyFrom, energy_and_mmd
 from statetx.evaluation.predictions import Predictions
 from statetx.evaluation.pseudobulk import Group
 from statetx.evaluation.real_side import read_reference, reference_note, write_scores
 from statetx.evaluation.scene import Scene
-from statetx.evaluation.scores import FALLBACK, Condition, score
+from statetx.evaluation.scores import Condition, score
 from statetx.evaluation.standalone import evaluate_files
 from statetx.evaluation.tables import write_aggregate, write_results
 

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from statetx.errors import ResultsError
+from statetx.evaluation.columns import COLUMNS, DROPPED, IDENTITY, REFERENCE, write_note
 from statetx.evaluation.de import DETable, read_table
 from statetx.evaluation.pseudobulk import Group, Profile
 from statetx.evaluation.scene import Scene
-from statetx.evaluation.scores import COLUMNS, DROPPED, IDENTITY, REFERENCE, write_note
 from statetx.evaluation.training_cells import MeanDelta
 from statetx.provenance import whole
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from statetx.evaluation.bench import Bench
 from statetx.evaluation.cohort import Contender
+from statetx.evaluation.columns import FALLBACK, REFERENCE, parse_note
 from statetx.evaluation.metrics import METRICS
-from statetx.evaluation.scores import FALLBACK, REFERENCE, parse_note
 
 COLLAPSED = 0.1
 """Predictions that vary less than this share of the truth are flagged."""

@@ -48,35 +48,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from statetx.evaluation.cell_eval import NO_EFFECT, distances_between, pearson
+from statetx.evaluation.cell_eval import distances_between, pearson
+from statetx.evaluation.columns import COLUMNS, SCORED_ZERO, write_note
 from statetx.evaluation.de import DETable
 from statetx.evaluation.pseudobulk import Group, Profile
 
-IDENTITY = ("line", "perturbation", "drug", "dose", "n_cells")
-COLUMNS = (
-    "pearson_delta",
-    "pearson_delta_perturbed",
-    "pds_cosine",
-    "mse_unbiased",
-    "mse_control",
-    "energy",
-    "energy_control",
-    "mmd",
-    "mmd_control",
-    "de_overlap",
-    "direction_match",
-    "spread_ratio",
-    "delta_norm_ratio",
-    "variety",
-    "variety_real",
-)
-"""Score columns, in the order of the file, between `IDENTITY` and ``note``."""
-
-SCORED_ZERO = "undefined by the prediction, scored 0"
-DROPPED = "dropped"
-FALLBACK = "fallback"
-REFERENCE = "reference"
-"""First words of notes: ``<metric or word>: <reason>``, joined by ``; ``."""
+SILENT = 1e-6
+"""A delta shorter than this share of its profile is no effect: storing cells as float32 leaves 6e-8."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +75,7 @@ class Condition:
     distances
         energy, energy_control, mmd, mmd_control.
     notes
-        Remarks, as `parse_note` returns them.
+        Remarks, as `columns.parse_note` returns them.
     """
 
     perturbation: str
@@ -108,18 +86,6 @@ class Condition:
     control: Profile
     distances: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
-
-
-def parse_note(note: object) -> dict[str, str]:
-    """Take a note apart: what it is about -> reason."""
-    if not isinstance(note, str) or not note:
-        return {}
-    return dict(part.split(": ", 1) for part in note.split("; ") if ": " in part)
-
-
-def write_note(reasons: Mapping[str, str]) -> str:
-    """Put reasons together as one note."""
-    return "; ".join(f"{about}: {why.replace('; ', ', ')}" for about, why in reasons.items())
 
 
 def target_genes(labels: Sequence[str], genes: Sequence[str]) -> np.ndarray:
@@ -139,9 +105,9 @@ def target_genes(labels: Sequence[str], genes: Sequence[str]) -> np.ndarray:
 
 def _correlation(real: np.ndarray, pred: np.ndarray, sizes: tuple[float, float]) -> float | None:
     """Pearson; NaN when the real side has none, None when the predicted side has none."""
-    if np.linalg.norm(real) <= NO_EFFECT * sizes[0] or np.ptp(real) == 0:
+    if np.linalg.norm(real) <= SILENT * sizes[0] or np.ptp(real) == 0:
         return float("nan")
-    if np.linalg.norm(pred) <= NO_EFFECT * sizes[1] or np.ptp(pred) == 0:
+    if np.linalg.norm(pred) <= SILENT * sizes[1] or np.ptp(pred) == 0:
         return None
     return pearson(pred, real)
 
@@ -191,6 +157,10 @@ def score(
     shape = (len(conditions), n_genes)
     real = np.array([c.real_delta for c in conditions]).reshape(shape)
     pred = np.array([c.pred_delta for c in conditions]).reshape(shape)
+    silent = [
+        np.linalg.norm(c.pred_delta) <= SILENT * np.linalg.norm(c.pred.mean) for c in conditions
+    ]
+    pred[np.array(silent, dtype=bool)] = 0.0  # rounding noise points somewhere; nothing does not
     pds = discrimination(pred[:, kept], real[:, kept])
     overlap, direction = _de_scores(real_de, pred_de)
     variety = [_variety(real, [c.real for c in conditions])]

@@ -15,6 +15,7 @@ from scipy import sparse
 from statetx.data.sets import generator
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
+from statetx.evaluation.columns import COLUMNS, DROPPED, IDENTITY, write_note
 from statetx.evaluation.de import DERow, SortedControl, de_row, mean_of, table_of
 from statetx.evaluation.distances import (
     EnergyFrom,
@@ -24,7 +25,7 @@ from statetx.evaluation.distances import (
     median_squared_distance,
 )
 from statetx.evaluation.pseudobulk import Group, Profile
-from statetx.evaluation.scores import COLUMNS, DROPPED, IDENTITY, Condition, score, write_note
+from statetx.evaluation.scores import Condition, score
 from statetx.evaluation.side_file import Scale, Side, log_normalised, median_total, read_side
 from statetx.evaluation.tables import write_aggregate, write_results
 from statetx.labels import controls as control_labels

@@ -15,9 +15,9 @@ from statetx.config import Evaluation
 from statetx.evaluation.bench import Bench, Judged
 from statetx.evaluation.bootstrap import LEVEL
 from statetx.evaluation.cohort import Contender, RefScores, RunScores, gather
+from statetx.evaluation.columns import parse_note
 from statetx.evaluation.metrics import METRICS
 from statetx.evaluation.remarks import flags, undefined
-from statetx.evaluation.scores import parse_note
 from statetx.provenance import versions, whole, write_json
 
 __all__ = ["RefScores", "RunScores", "verdict"]

@@ -58,7 +58,7 @@ class ContextMean:
         if perturbation == self.control:
             return Predicted(np.array(control, dtype=np.float32), False)
         delta, fallback = self.delta(line)
-        return Predicted(move(control, self._controls.of(line, control), delta), fallback)
+        return Predicted(move(control, self._controls.of(line, control) + delta), fallback)
 
     def to(self, device: str) -> ContextMean:
         """Return itself: there is nothing to move."""

@@ -43,35 +43,35 @@ class Statistics:
         return groups, np.stack([self.deltas[names == name].mean(axis=0) for name in groups])
 
 
-def move(cells: np.ndarray, control_mean: np.ndarray, delta: np.ndarray) -> np.ndarray:
-    """Move control cells so that their mean changes by `delta` and none falls below zero.
+def move(cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Move control cells so that their mean is exactly `mean` and none falls below zero.
 
-    Where delta >= 0 it is added. Where delta < 0 a cell keeps the share ``max(0, 1 + delta /
-    control_mean)`` of its expression. Both change the mean of the line's controls by exactly
-    `delta` (down to zero at most). Adding a negative delta and clipping at zero would not: a gene
-    with mean 0.1 that 90 % of the cells lack cannot fall by 0.05 that way, only by 0.005, because
-    the zeros cannot give anything. Most genes of single-cell data are of that sort, so a clipped
-    baseline would lose most of its down-regulation, and a model would seem better than it is.
+    A gene that must rise is shifted; one that must fall keeps the share of its expression that is
+    left. Two simpler ways would make a baseline, and so the bar for every model, too low:
+
+    - Adding a negative delta and clipping at zero. A gene with mean 0.1 that 90 % of the cells lack
+      cannot fall by 0.05 that way, only by 0.005: the zeros cannot give anything.
+    - Moving by the delta from wherever the drawn cells are. Forty controls miss the mean of four
+      hundred by sampling and by their plate; on the simulated data the Pearson of deltas of
+      `perturbation_mean` falls from 0.54 to 0.42 by that noise alone.
 
     Parameters
     ----------
     cells
         Control cells, log1p expression, [S, G].
-    control_mean
-        Pseudobulk of the line's controls, [G].
-    delta
-        Change of the mean, [G].
+    mean
+        Where their mean is to be, [G]; negative values count as zero.
 
     Returns
     -------
     numpy.ndarray
         float32 [S, G], non-negative wherever `cells` is.
     """
-    falls = delta < 0
-    mean = np.where(control_mean > 0, control_mean, 1.0)
-    share = np.where(control_mean > 0, np.maximum(0.0, 1.0 + delta / mean), 0.0)
-    scale = np.where(falls, share, 1.0).astype(np.float32)
-    shift = np.where(falls, 0.0, delta).astype(np.float32)
+    target = np.maximum(mean, 0.0)
+    drawn = cells.mean(axis=0, dtype=np.float64)
+    falls = target < drawn
+    scale = np.where(falls, target / np.where(drawn > 0, drawn, 1.0), 1.0).astype(np.float32)
+    shift = np.where(falls, 0.0, target - drawn).astype(np.float32)
     return (cells * scale + shift).astype(np.float32, copy=False)
 
 

@@ -53,7 +53,7 @@ class PerturbationMean:
         if delta is None:
             predicted = self._context.predict(control, line, perturbation)
             return Predicted(predicted.cells, perturbation != self._context.control)
-        return Predicted(move(control, self._controls.of(line, control), delta), False)
+        return Predicted(move(control, self._controls.of(line, control) + delta), False)
 
     def to(self, device: str) -> PerturbationMean:
         """Return itself: there is nothing to move."""

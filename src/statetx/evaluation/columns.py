@@ -1,0 +1,43 @@
+"""The columns of scores.csv, floor.csv and ceiling.csv, and the language of their notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+IDENTITY = ("line", "perturbation", "drug", "dose", "n_cells")
+COLUMNS = (
+    "pearson_delta",
+    "pearson_delta_perturbed",
+    "pds_cosine",
+    "mse_unbiased",
+    "mse_control",
+    "energy",
+    "energy_control",
+    "mmd",
+    "mmd_control",
+    "de_overlap",
+    "direction_match",
+    "spread_ratio",
+    "delta_norm_ratio",
+    "variety",
+    "variety_real",
+)
+"""Score columns, in the order of the file, between `IDENTITY` and ``note``."""
+
+SCORED_ZERO = "undefined by the prediction, scored 0"
+DROPPED = "dropped"
+FALLBACK = "fallback"
+REFERENCE = "reference"
+"""First words of notes: ``<metric or word>: <reason>``, joined by ``; ``."""
+
+
+def parse_note(note: object) -> dict[str, str]:
+    """Take a note apart: what it is about -> reason."""
+    if not isinstance(note, str) or not note:
+        return {}
+    return dict(part.split(": ", 1) for part in note.split("; ") if ": " in part)
+
+
+def write_note(reasons: Mapping[str, str]) -> str:
+    """Put reasons together as one note."""
+    return "; ".join(f"{about}: {why.replace('; ', ', ')}" for about, why in reasons.items())

@@ -1,6 +1,7 @@
 # report: one page per experiment that opens offline. It only draws.
 #
 # Required input: verdict.json, plans, model directories (curves, provenance), the store's manifest
+#                 and conditions (cell counts)
 # Output:         results/reports/{experiment}.html
 
 
@@ -19,6 +20,7 @@ rule report:
     input:
         verdict=lambda wildcards: f"results/{home_of(wildcards)}/{wildcards.experiment}/verdict.json",
         manifest=lambda wildcards: f"results/{home_of(wildcards)}/pack/manifest.json",
+        conditions=lambda wildcards: f"results/{home_of(wildcards)}/pack/conditions.parquet",
         plans=report_plans,
         models=lambda wildcards: [
             f"results/{r.dataset}/{r.split}/{r.model}/seed{r.seed}/model"

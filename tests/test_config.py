@@ -13,8 +13,9 @@ from statetx.errors import ConfigError
 ROOT = Path(__file__).parents[1]
 DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 FILES = sorted(
-    [*(ROOT / "config").glob("*.yaml"), *(ROOT / "config").glob("examples/*.yaml")]
-    + [*(ROOT / "config").glob("test/*.yaml")]
+    path
+    for pattern in ("*.yaml", "examples/*.yaml", "test/*.yaml")
+    for path in (ROOT / "config").glob(pattern)
 )
 
 

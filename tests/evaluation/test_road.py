@@ -167,7 +167,7 @@ def test_the_opposite_loses_and_nothing_scores_nothing(scored) -> None:
     assert opposite["pds_cosine"] < 0.3
     assert opposite["mse_unbiased"] > 2 * opposite["mse_control"]
     assert abs(nothing["pearson_delta"]) < 0.2
-    assert nothing["mse_unbiased"] == pytest.approx(nothing["mse_control"], rel=0.5)
+    assert 0.5 < nothing["mse_unbiased"] / nothing["mse_control"] < 3
 
 
 def test_one_prediction_for_all_is_at_chance(scored) -> None:

@@ -130,6 +130,20 @@ def test_errors_are_those_of_the_means_not_of_the_sample() -> None:
     assert abs(mean[1] - 0.09) < 4 * error[1]
 
 
+def test_noise_that_a_prediction_does_not_have_is_not_taken_off() -> None:
+    """The same cells under every label: their scatter must not lower the error."""
+    shifts = 0.1 * np.random.default_rng(9).normal(size=(5, G))
+    world = {
+        "real": [cells(20, shift, i) for i, shift in enumerate(shifts)],
+        "control": cells(200, 0.0, 99),
+    }
+    narrow = np.tile(world["control"].mean(axis=0), (20, 1))
+    noise = np.random.default_rng(1).normal(0, 3, (20, G))
+    wide = narrow + noise - noise.mean(axis=0)
+    a, b = (scored(world, [x] * 5)["mse_unbiased"] for x in (narrow, wide))
+    np.testing.assert_allclose(a, b, atol=1e-9)
+
+
 def test_the_unbiased_error_is_half_the_squared_energy_distance(world: dict) -> None:
     predicted = [x + 0.1 for x in world["real"]]
     got = scored(world, predicted)["mse_unbiased"]

@@ -39,21 +39,28 @@ def _fitted(kind: str) -> Predictor:
     return module.restore(meta, arrays)
 
 
-def test_moving_changes_the_mean_by_the_delta_and_stays_non_negative() -> None:
+def test_moved_cells_have_the_wanted_mean_whatever_cells_were_drawn() -> None:
     cells = _cells(0)
-    mean = cells.mean(0, dtype=np.float64)
+    mean = _cells(1).mean(0, dtype=np.float64)
     delta = np.array([0.05, -0.05, 0.0, -mean[3], -10.0, 0.5, -0.5 * mean[6]])
-    moved = move(cells, mean, delta)
-    np.testing.assert_allclose(moved.mean(0), np.maximum(mean + delta, 0), atol=1e-6)
+    moved = move(cells, mean + delta)
+    np.testing.assert_allclose(moved.mean(0, np.float64), np.maximum(mean + delta, 0), 1e-6, 1e-7)
     assert moved.min() >= 0
     assert moved.dtype == np.float32
     # The reason for not clipping: most of a fall would be lost.
     clipped = np.maximum(cells + delta.astype(np.float32), 0)
-    assert clipped.mean(0)[1] - mean[1] > 0.5 * delta[1]
+    assert clipped.mean(0)[1] - cells.mean(0)[1] > 0.5 * delta[1]
+
+
+def test_zeros_stay_zero_while_a_gene_rises_by_no_more_than_its_double() -> None:
+    cells = np.array([[0.0, 0.0], [1.0, 1.0]], np.float32)
+    moved = move(cells, np.array([0.9, 1.5]))
+    np.testing.assert_allclose(moved[:, 0], [0.0, 1.8], rtol=1e-6)
+    np.testing.assert_allclose(moved[:, 1], [0.5, 2.5], rtol=1e-6)
 
 
 def test_a_gene_that_no_control_expresses_cannot_fall() -> None:
-    moved = move(np.zeros((4, 2), np.float32), np.zeros(2), np.array([-0.1, 0.1]))
+    moved = move(np.zeros((4, 2), np.float32), np.array([-0.1, 0.1]))
     np.testing.assert_allclose(moved, np.tile([0.0, 0.1], (4, 1)), rtol=1e-6)
 
 

@@ -72,7 +72,7 @@ METRICS = [
         "lower",
         0.0,
         "Squared error of the mean profile, corrected for sampling noise, as a share of the "
-        "control's; 1 = predicting the control.",
+        "control's; 1 = predicting the control profile.",
         "mse_unbiased",
         over="mse_control",
         headline=True,

@@ -43,17 +43,24 @@ class Statistics:
         return groups, np.stack([self.deltas[names == name].mean(axis=0) for name in groups])
 
 
+LARGEST_SCALE = 2.0
+"""How far a rising gene is scaled before the rest is shifted, see `move`."""
+
+
 def move(cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Move control cells so that their mean is exactly `mean` and none falls below zero.
 
-    A gene that must rise is shifted; one that must fall keeps the share of its expression that is
-    left. Two simpler ways would make a baseline, and so the bar for every model, too low:
+    Genes are scaled, rising ones at most to the double; what is missing then is added to every
+    cell. Simpler ways make a baseline, and so the bar for every model, too low. Measured for
+    `perturbation_mean` on the simulated data, 24 conditions of about 40 cells:
 
-    - Adding a negative delta and clipping at zero. A gene with mean 0.1 that 90 % of the cells lack
-      cannot fall by 0.05 that way, only by 0.005: the zeros cannot give anything.
-    - Moving by the delta from wherever the drawn cells are. Forty controls miss the mean of four
-      hundred by sampling and by their plate; on the simulated data the Pearson of deltas of
-      `perturbation_mean` falls from 0.54 to 0.42 by that noise alone.
+    - Adding a negative delta and clipping at zero: a gene with mean 0.1 that 90 % of the cells
+      lack cannot fall by 0.05 that way, only by 0.005, since zeros cannot give anything.
+    - Moving by the delta from wherever the drawn cells are, which miss the mean of all controls by
+      sampling and by their plate: Pearson of deltas 0.42 instead of 0.54.
+    - Adding positive deltas only: all zeros of a rising gene become non-zero at once, and 170 genes
+      are called significant where the real cells have 31; scaled, 60, at a smaller energy distance.
+    - Scaling without limit: log1p values of 16, which no cell has.
 
     Parameters
     ----------
@@ -69,10 +76,11 @@ def move(cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """
     target = np.maximum(mean, 0.0)
     drawn = cells.mean(axis=0, dtype=np.float64)
-    falls = target < drawn
-    scale = np.where(falls, target / np.where(drawn > 0, drawn, 1.0), 1.0).astype(np.float32)
-    shift = np.where(falls, 0.0, target - drawn).astype(np.float32)
-    return (cells * scale + shift).astype(np.float32, copy=False)
+    expressed = drawn > 0
+    ratio = target / np.where(expressed, drawn, 1.0)
+    scale = np.where(expressed, np.minimum(ratio, LARGEST_SCALE), 1.0)
+    shift = np.where(expressed & (ratio <= LARGEST_SCALE), 0.0, target - drawn * scale)
+    return (cells * scale + shift).astype(np.float32)
 
 
 class ControlMeans:

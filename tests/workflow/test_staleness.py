@@ -47,7 +47,8 @@ def test_a_fresh_checkout_reruns_nothing(road, profile):
 
 
 def test_evaluation_code_reruns_scoring_only(road):
-    edit(road / "src/statetx/evaluation/pseudobulk.py", "\n\ndef ", "\n\n_CHANGED = 1\n\n\ndef ")
+    path = road / "src/statetx/evaluation/pseudobulk.py"
+    path.write_text(path.read_text() + "\n_CHANGED = 1\n")
     assert set(would_run(road)) == SCORING
 
 

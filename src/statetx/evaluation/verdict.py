@@ -177,6 +177,7 @@ def _compare(bench: Bench, judged: Judged, one: Contender) -> dict[str, Any]:
         "call": "UNDECIDED",
         "reason": None,
         "scaled": None,
+        "scaled_reason": None,
     }
     if against is None or not out["n"]:
         out["reason"] = (
@@ -205,8 +206,7 @@ def _compare(bench: Bench, judged: Judged, one: Contender) -> dict[str, Any]:
         room = judged.estimates[ceiling].minus(judged.estimates[j]).mean
         out["scaled"] = difference.mean / room
     else:
-        text = f"not scaled: the ceiling is not clearly better than {against.name}"
-        out["reason"] = f"{out['reason']}; {text}" if out["reason"] else text
+        out["scaled_reason"] = f"the ceiling is not clearly better than {against.name}"
     return out
 
 
@@ -239,7 +239,18 @@ def _per_line(bench: Bench) -> list[dict[str, Any]]:
 
 def _leaderboard(rows: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> pd.DataFrame:
     judged = {(c["model"], c["seed"], c["metric"]): c for c in comparisons}
-    extra = ("against", "difference", "low", "high", "wins", "p", "call", "scaled", "reason")
+    extra = (
+        "against",
+        "difference",
+        "low",
+        "high",
+        "wins",
+        "p",
+        "call",
+        "reason",
+        "scaled",
+        "scaled_reason",
+    )
     out = []
     for row in rows:
         for name, values in row["metrics"].items():

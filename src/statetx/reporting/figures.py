@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from statetx.reporting import words
 from statetx.reporting.board import Board, Column, exponent, label
@@ -248,6 +248,8 @@ def _curve_panel(axes: Axes, title: str, table: pd.DataFrame, chosen: int | None
     seen = np.concatenate(drawn) if drawn else np.array([])
     if len(seen) and seen.min() > 0 and seen.max() / seen.min() > 20:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -69,11 +69,11 @@ def test_lines(dataset, split):
     return [file_name(line) for line in read_plan(plan).lines("test")]
 
 
-def per_test_line(pattern, runs, checkpoints_wanted=("best",)):
-    """`pattern` for every run, checkpoint and test line."""
+def per_test_line(pattern, runs, wanted=None):
+    """`pattern` for every run, test line and evaluated checkpoint (or the first `wanted` of them)."""
     return [
         pattern.format(**run._asdict(), checkpoint=checkpoint, cell_line=line)
         for run in runs
-        for checkpoint in checkpoints_wanted
+        for checkpoint in stages.checkpoints(CFG, run.model)[:wanted]
         for line in test_lines(run.dataset, run.split)
     ]

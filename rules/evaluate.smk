@@ -36,6 +36,5 @@ rule evaluate_all:
         lambda wildcards: per_test_line(
             "results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/scores.csv",
             RUNS,
-            CFG.evaluation.checkpoints,
         ),
     localrule: True

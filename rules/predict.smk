@@ -36,6 +36,5 @@ rule predict_all:
         lambda wildcards: per_test_line(
             "results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad",
             RUNS,
-            CFG.evaluation.checkpoints,
         ),
     localrule: True

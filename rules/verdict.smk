@@ -1,4 +1,4 @@
-# verdict: does a model beat the best baseline? Folds and seeds are pooled.
+# verdict: does a model beat the best baseline? Folds are pooled; every seed has its row.
 #
 # Required input: scores of every run of the experiment, references of every test line
 # Output:         results/{dataset}/{experiment}/leaderboard.csv, verdict.json
@@ -8,7 +8,7 @@ def verdict_scores(wildcards):
     return per_test_line(
         "results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/scores.csv",
         CFG.runs(wildcards.experiment),
-        CFG.evaluation.checkpoints[:1],
+        wanted=1,
     )
 
 

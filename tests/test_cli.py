@@ -1,7 +1,9 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from statetx.cli import _dashed
 
@@ -48,6 +50,23 @@ def test_wrong_names_exit_with_1_and_the_nearest_one():
     assert done.returncode == 1
     assert "did you mean 'pertsets'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_seed_must_be_one_of_the_configuration():
+    done = statetx("train", "--config", "config/config.yaml", "--run", "demo/dc20/pertsets/zero")
+    assert done.returncode == 1
+    assert "has no 'zero'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_inspect_asks_which_of_several_data_sets(tmp_path):
+    config = yaml.safe_load(Path("config/config.yaml").read_text())
+    config["datasets"]["other"] = config["datasets"]["demo"]
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(config))
+    done = statetx("inspect", "pyproject.toml", "--config", str(path))
+    assert done.returncode == 1
+    assert "there are several data sets: choose one" in done.stderr
 
 
 def test_underscores_are_understood():

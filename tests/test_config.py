@@ -77,6 +77,15 @@ def changed(path, value):
         (["experiments", "dc20"], DEMO["experiments"]["main"], "both would share a directory"),
         (["splits", "pack"], DEMO["splits"]["dc20"], "this name cannot be used"),
         (["models", "a/b"], {"kind": "no_change"}, "this name cannot be used"),
+        (["evaluation", "checkpoints"], ["besst"], "did you mean 'best'?"),
+        (
+            ["evaluation", "checkpoints"],
+            ["step=123"],
+            "'step=123' is never written by models.pertsets",
+        ),
+        (["evaluation", "checkpoints"], ["step=2000"], "its training has 1500 steps"),
+        (["prune", "keep"], ["bets"], "'bets' is no checkpoint"),
+        (["experiments", "main", "seeds"], [-1], "experiments.main.seeds"),
     ],
 )
 def test_mistakes_are_named_with_path_and_nearest_key(path, value, message):

@@ -7,6 +7,7 @@ Imports stay inside the commands, so that ``statetx --help`` answers at once.
 from __future__ import annotations
 
 import enum
+import logging
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ app = typer.Typer(
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="configuration file")]
 RunName = Annotated[str, typer.Option("--run", help="DATASET/SPLIT[/MODEL/SEED]")]
+ExperimentName = Annotated[str, typer.Option("--experiment", help="name of an experiment")]
+Column = Annotated[str | None, typer.Option(help="obs column; the model's without it")]
 Line = Annotated[str | None, typer.Option(help="cell line; all test lines without it")]
 
 
@@ -48,7 +51,8 @@ def _run(config: Path, name: str, parts: int) -> tuple[Config, list[str]]:
     if len(given) != parts:
         shape = "/".join(["DATASET", "SPLIT", "MODEL", "SEED"][:parts])
         raise typer.BadParameter(f"--run wants {shape}, got {name!r}")
-    known = [list(cfg.datasets), cfg.split_names(), list(cfg.models)]
+    seeds = sorted({str(run.seed) for run in cfg.runs()})
+    known = [list(cfg.datasets), cfg.split_names(), list(cfg.models), seeds]
     for part, options in zip(given, known, strict=False):
         if part not in options:
             raise ConfigError(
@@ -102,10 +106,12 @@ def inspect(
     settings = None
     if config is not None:
         declared = load(config).datasets
-        name = dataset or next(iter(declared))
+        name = dataset or (next(iter(declared)) if len(declared) == 1 else "")
         if name not in declared:
             raise ConfigError(
-                f"no data set {name!r}", where=config, fix=did_you_mean(name, declared)
+                f"no data set {name!r}" if name else "there are several data sets: choose one",
+                where=config,
+                fix=f"--dataset: {did_you_mean(name, declared)}",
             )
         settings = declared[name]
     found = work(files, settings)
@@ -171,7 +177,7 @@ def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
     home = stages.run_dir(dataset, name, model, int(seed))
     store, settings = stages.pack_dir(dataset), cfg.evaluation
     for one in _lines(plan, line):
-        for checkpoint in settings.checkpoints:
+        for checkpoint in stages.checkpoints(cfg, model):
             out = home / "predictions" / checkpoint / f"{file_name(one)}.h5ad"
             work(
                 home / "model", store, plan, one, checkpoint, settings.max_cells, settings.seed, out
@@ -210,7 +216,7 @@ def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
     split_home = stages.split_dir(dataset, name)
     plan, home = split_home / "plan.parquet", stages.run_dir(dataset, name, model, int(seed))
     for one in _lines(plan, line):
-        for checkpoint in cfg.evaluation.checkpoints:
+        for checkpoint in stages.checkpoints(cfg, model):
             part = file_name(one)
             work(
                 stages.pack_dir(dataset),
@@ -224,10 +230,7 @@ def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
 
 
 @app.command()
-def verdict(
-    config: ConfigFile,
-    experiment: Annotated[str, typer.Option(help="name of an experiment")],
-) -> None:
+def verdict(config: ConfigFile, experiment: ExperimentName) -> None:
     """Say whether a model beats the best baseline.
 
     Example: statetx verdict --config config/config.yaml --experiment main
@@ -238,10 +241,7 @@ def verdict(
 
 
 @app.command()
-def report(
-    config: ConfigFile,
-    experiment: Annotated[str, typer.Option(help="name of an experiment")],
-) -> None:
+def report(config: ConfigFile, experiment: ExperimentName) -> None:
     """Draw the page of an experiment.
 
     Example: statetx report --config config/config.yaml --experiment main
@@ -270,7 +270,10 @@ def evaluate(
     pert_col: Annotated[str, typer.Option(help="obs column with the perturbation")],
     control_pert: Annotated[str, typer.Option(help="control label")],
     celltype_col: Annotated[str | None, typer.Option(help="obs column with the cell line")] = None,
-    embed_key: Annotated[str | None, typer.Option(help="obsm matrix to score instead of X")] = None,
+    embed_key: Annotated[
+        str | None,
+        typer.Option(help="obsm matrix for cell-eval's discrimination l2 and cosine, as there"),
+    ] = None,
     profile: Annotated[str, typer.Option(help="full, minimal, de, anndata, vcc or pds")] = "full",
     scale: Annotated[Scale, typer.Option(help="what both files hold")] = Scale.log1p,
 ) -> None:
@@ -301,13 +304,9 @@ def infer(
     table: Annotated[
         Path | None, typer.Option(help="CSV: perturbation, cell_line[, n_cells]")
     ] = None,
-    pert_col: Annotated[str | None, typer.Option(help="obs column; the model's without it")] = None,
-    celltype_col: Annotated[
-        str | None, typer.Option(help="obs column; the model's without it")
-    ] = None,
-    batch_col: Annotated[
-        str | None, typer.Option(help="obs column; the model's without it")
-    ] = None,
+    pert_col: Column = None,
+    celltype_col: Column = None,
+    batch_col: Column = None,
     control_pert: Annotated[str | None, typer.Option(help="control label in your cells")] = None,
     embed_key: Annotated[
         str | None, typer.Option(help="obsm matrix; the model's without it")
@@ -384,6 +383,8 @@ def _dashed(argument: str) -> str:
 
 def main() -> None:
     """Run a command; an error a user can mend is one block."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("statetx").setLevel(logging.INFO)
     try:
         app([_dashed(argument) for argument in sys.argv[1:]])
     except StatetxError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
+import logging
 import os
 import sys
 import tomllib
@@ -201,8 +202,13 @@ def read_toml(path: str) -> dict[str, Any]:
 def train_params(cfg: Config, model: str) -> dict[str, Any]:
     """Settings of `train`; ``keep`` names step checkpoints that evaluation wants."""
     section = cfg.models[model]
-    wanted = sorted(c for c in cfg.evaluation.checkpoints if c not in ("best", "last"))
+    wanted = sorted({*checkpoints(cfg, model)} - {"best", "last"})
     return {"settings": section.changed(), "keep": wanted, "code": code("train", section.kind)}
+
+
+def checkpoints(cfg: Config, model: str) -> list[str]:
+    """The checkpoints of a model that are evaluated; baselines have `best` only."""
+    return ["best"] if cfg.models[model].kind in BASELINES else list(cfg.evaluation.checkpoints)
 
 
 def predict_params(cfg: Config, model: str) -> dict[str, Any]:
@@ -233,11 +239,6 @@ def prune_params(cfg: Config) -> dict[str, Any]:
     """Settings of `prune`: what is asked for, and what evaluation still needs, stays."""
     keep = sorted({*cfg.prune.keep, *cfg.evaluation.checkpoints})
     return {"keep": keep, "delete": cfg.prune.mode == "delete", "code": code("prune")}
-
-
-def report_params(cfg: Config, experiment: str) -> dict[str, Any]:
-    """Settings of `report`."""
-    return {"title": cfg.report.title or experiment, "code": code("report")}
 
 
 def _pick(cfg: Config, *keys: str) -> dict[str, Any]:
@@ -271,6 +272,8 @@ def judged(
     ----------
     runs
         ``[split, model, kind, seed]`` per run.
+    checkpoint
+        The one that is judged; baselines have `best` only.
     """
     from statetx.data.plan import read_plan
     from statetx.data.store import file_name
@@ -281,7 +284,8 @@ def judged(
         home = split_dir(dataset, split)
         for line in read_plan(home / "plan.parquet").lines("test"):
             name = file_name(line)
-            table = run_dir(dataset, split, model, seed) / "scores" / checkpoint / name
+            own = "best" if kind in BASELINES else checkpoint
+            table = run_dir(dataset, split, model, seed) / "scores" / own / name
             scores.append(RunScores(split, model, kind, seed, line, table / "scores.csv"))
             references[split, line] = RefScores(split, line, home / "reference" / name)
     return scores, list(references.values())
@@ -359,6 +363,8 @@ def job(log: str | Path | None = None) -> Iterator[None]:
         os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)
         sys.stdout = sys.stderr = handle
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("statetx").setLevel(logging.INFO)
     try:
         yield
     except StatetxError as error:

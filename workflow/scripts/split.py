@@ -2,20 +2,16 @@
 
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from statetx.config.sections import Split
+from statetx.config import load
 from statetx.splits.split import split
 from statetx.stages import job
 
 if __name__ == "__main__":
     with job(snakemake.log[0]):
-        raw = {**snakemake.params.settings, "dataset": snakemake.wildcards.dataset}
-        if snakemake.params.toml is not None:
-            raw["toml"] = "given"
+        settings, _ = load(dict(snakemake.config)).split(snakemake.wildcards.split)
         report = split(
             Path(snakemake.input.manifest).parent,
-            TypeAdapter(Split).validate_python(raw),
+            settings,
             snakemake.params.fold,
             snakemake.params.toml,
             Path(snakemake.output.plan).parent,

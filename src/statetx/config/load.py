@@ -14,15 +14,13 @@ from statetx.config.sections import BASELINES, Section
 from statetx.errors import ConfigError, did_you_mean
 
 
-def load(source: str | Path | dict[str, Any], overrides: dict[str, Any] | None = None) -> Config:
+def load(source: str | Path | dict[str, Any]) -> Config:
     """Read and check a configuration.
 
     Parameters
     ----------
     source
         A YAML file, or what one holds.
-    overrides
-        Top-level keys that replace those of the file.
 
     Raises
     ------
@@ -39,7 +37,7 @@ def load(source: str | Path | dict[str, Any], overrides: dict[str, Any] | None =
     if not isinstance(raw, dict):
         raise ConfigError("the configuration is not a mapping of sections", where=where)
     try:
-        return Config.model_validate({**raw, **(overrides or {})})
+        return Config.model_validate(raw)
     except ValidationError as error:
         raise explain(error, where) from None
 

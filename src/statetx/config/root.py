@@ -75,7 +75,19 @@ class Config(Section):
         for name, chosen in self.models.items():
             if chosen.kind == "pertsets":
                 self._fits_expression(name, chosen)
+                self._is_written(name, chosen)
         return self
+
+    def _is_written(self, name: str, model: PertSets) -> None:
+        length, every = model.training.max_steps, model.training.ckpt_every_n_steps
+        steps = [c for c in self.evaluation.checkpoints if c.startswith("step=")]
+        for checkpoint in steps:
+            step = int(checkpoint.removeprefix("step="))
+            if step > length or step % every:
+                raise ValueError(
+                    f"evaluation.checkpoints: {checkpoint!r} is never written by models.{name}: its "
+                    f"training has {length} steps and keeps every {every}th"
+                )
 
     def _fits_expression(self, name: str, model: PertSets) -> None:
         for run in self.runs():

@@ -6,9 +6,11 @@ Every key has its meaning in its ``description``; the JSON schema and the table 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -16,6 +18,8 @@ from pydantic import (
     Tag,
     field_validator,
 )
+
+from statetx.errors import did_you_mean
 
 BASELINES = frozenset({"no_change", "context_mean", "perturbation_mean"})
 """Kinds of model that a trained model has to beat."""
@@ -36,6 +40,17 @@ class Section(BaseModel):
         Stages get these as parameters: a key added later, with its default, reruns nothing.
         """
         return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def _checkpoint(name: str) -> str:
+    if name not in ("best", "last") and not re.fullmatch(r"step=[1-9]\d*", name):
+        raise ValueError(
+            f"{name!r} is no checkpoint; {did_you_mean(name, ['best', 'last', 'step=N'])}"
+        )
+    return name
+
+
+Checkpoint = Annotated[str, AfterValidator(_checkpoint)]
 
 
 class Simulate(Section):
@@ -302,7 +317,9 @@ class Experiment(Section):
         min_length=1, description="names of splits, all of one data set; folds are pooled"
     )
     models: list[str] = Field(min_length=1, description="names of models")
-    seeds: list[int] = Field([0], min_length=1, description="one run per seed")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [0], min_length=1, description="one run per seed"
+    )
 
 
 class Evaluation(Section):
@@ -311,7 +328,7 @@ class Evaluation(Section):
     profile: Literal["full", "minimal"] = Field(
         "full", description="which cell-eval columns are written"
     )
-    checkpoints: list[str] = Field(
+    checkpoints: list[Checkpoint] = Field(
         ["best"], min_length=1, description="best, last or step=N; the verdict judges the first"
     )
     max_cells: int = Field(
@@ -334,7 +351,7 @@ class Evaluation(Section):
 class Prune(Section):
     """Which step checkpoints stay."""
 
-    keep: list[str] = Field(["best", "last"], description="best, last or step=N")
+    keep: list[Checkpoint] = Field(["best", "last"], description="best, last or step=N")
     mode: Literal["dry-run", "delete"] = Field("dry-run", description="delete only when asked to")
 
 

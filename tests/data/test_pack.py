@@ -15,8 +15,9 @@ import pytest
 from scipy import sparse
 
 from statetx.config import Dataset
+from statetx.data.layout import file_name
 from statetx.data.pack import pack
-from statetx.data.store import file_name, open_store
+from statetx.data.store import open_store
 from statetx.errors import DataError
 
 LINES = ("L01", "L02")

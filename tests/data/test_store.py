@@ -11,6 +11,7 @@ import pytest
 
 from statetx.data.store import open_store
 from statetx.errors import DataError, ResultsError
+from statetx.provenance import followed_modules
 
 CONTROL = "DMSO_TF_00"
 
@@ -69,6 +70,11 @@ def test_expression_is_the_declared_matrix(tiny_store: Path) -> None:
     rows = np.arange(5)
     assert np.array_equal(line.expression(rows), line.embedding("X_hvg", rows))
     assert line.expression(rows).shape == (5, len(store.genes))
+
+
+@pytest.mark.parametrize("writer", ["simulate", "pack", "h5ad", "layout"])
+def test_a_better_reader_packs_nothing_again(writer: str) -> None:
+    assert "statetx.data.store" not in followed_modules([f"statetx.data.{writer}"])
 
 
 def test_misspelt_names_get_the_nearest(tiny_store: Path) -> None:

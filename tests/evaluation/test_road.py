@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 
 from statetx.config import Dataset, Evaluation, Simulate
+from statetx.data.layout import file_name
 from statetx.data.pack import pack
 from statetx.data.plan import read_plan, write_plan
 from statetx.data.sets import draw_controls
 from statetx.data.simulate import line_names, simulate
-from statetx.data.store import file_name, open_store
+from statetx.data.store import open_store
 from statetx.errors import ResultsError
 from statetx.evaluation import cell_eval
 from statetx.evaluation.columns import COLUMNS, IDENTITY, parse_note

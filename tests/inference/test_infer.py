@@ -223,6 +223,7 @@ def test_an_unknown_perturbation(
         infer(model_dirs[kind], source, tmp_path / "out.h5ad")
     assert "'Drgu02_5'" in caught.value.what
     assert "did you mean 'Drug02_5'?" in str(caught.value.fix)
+    assert ("a baseline could only answer" in str(caught.value.fix)) == (kind != "pertsets")
     assert not (tmp_path / "out.h5ad").exists()
     infer(model_dirs[kind], source, tmp_path / "out.h5ad", on_unknown="skip")
     assert "'Drgu02_5'" in capsys.readouterr().out
@@ -294,7 +295,7 @@ def no_column(adata: anndata.AnnData) -> None:
         (counts_in_obsm, "looks like counts", "ln(1"),
         (no_matrix, "obsm has no matrix 'X_hvg'", "did you mean 'X_hgv'?"),
         (no_names, "nothing says which genes", "hvg_names"),
-        (no_column, "obs has no column 'drug_dose'", "did you mean 'drug_does'?"),
+        (no_column, "obs has no column 'drug_dose'", "did you mean 'drug_does'? Name the right column with `--pert-col`"),
     ],
 )
 def test_bad_cells(

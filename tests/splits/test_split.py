@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conditions import conditions_of, store_of
+from conditions import CONTROL, conditions_of, store_of
 
 from statetx.config import BlockSplit, LineFolds, PerturbationFolds, TomlSplit
-from statetx.data.plan import read_plan
+from statetx.data.plan import read_plan, write_plan
 from statetx.errors import SplitError
+from statetx.provenance import followed_modules
+from statetx.splits.findings import Findings
 from statetx.splits.lint import Report, lint
-from statetx.splits.split import lint_toml, split
+from statetx.splits.plan_table import plan_table
+from statetx.splits.split import split
+from statetx.splits.toml import resolve, write_toml
 
 LINES = [f"L{i}" for i in range(6)]
 DRUGS = [f"Drug{i}" for i in range(8)]
@@ -68,6 +72,29 @@ def test_equal_bytes(store: Path, tmp_path: Path, settings: BlockSplit, fold: in
         split(store, settings, fold, None, tmp_path / name)
     for name in ("plan.parquet", "split.toml", "lint.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_stage_adds_nothing_to_the_plan_of_the_fingerprinted_modules(
+    store: Path, tmp_path: Path
+) -> None:
+    """`split` is in no fingerprint: what it writes must come from modules that are."""
+    toml = {
+        "datasets": {"d": "x"},
+        "training": {"d": "train"},
+        "fewshot": {"d.L1": {"test": ["Drug1_0.5", "Drug1_5"]}},
+    }
+    for number, (settings, content) in enumerate([(BLOCK, None), (TOML, toml)]):
+        out = tmp_path / str(number)
+        split(store, settings, None, content, out)
+        table = plan_table(CONDITIONS, [CONTROL], settings, None, content, Findings())
+        write_plan(table, tmp_path / "plan.parquet")
+        write_toml(table, CONDITIONS, "demo", str(store), tmp_path / "split.toml")
+        for name in ("plan.parquet", "split.toml"):
+            assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
+    followed = followed_modules(["statetx.splits.plan_table"])
+    assert {f"statetx.splits.{name}" for name in ("generate", "toml")} <= set(followed)
+    others = ("statetx.splits.lint", "statetx.splits.split", "statetx.data.store")
+    assert not set(others) & set(followed)
 
 
 def test_other_files_of_the_directory_stay(store: Path, tmp_path: Path) -> None:
@@ -186,8 +213,10 @@ def test_lint_of_a_line_without_controls() -> None:
     assert codes(report, "error") == {"no-controls"}
 
 
-def test_lint_text_and_lint_of_a_toml(store: Path) -> None:
-    report = lint_toml(store, {"datasets": {"d": "x"}, "zeroshot": {"d.L11": "test"}})
+def test_lint_text_and_lint_of_a_toml() -> None:
+    log = Findings()
+    content = {"datasets": {"d": "x"}, "zeroshot": {"d.L11": "test"}}
+    report = lint(resolve(content, CONDITIONS, [CONTROL], log), CONDITIONS, log)
     text = report.text()
     assert "error: no cell line 'L11' in the data" in text
     assert "did you mean 'L1'?" in text

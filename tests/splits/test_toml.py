@@ -15,7 +15,7 @@ from statetx.config import BlockSplit
 from statetx.errors import SplitError
 from statetx.splits.findings import Findings
 from statetx.splits.generate import generate
-from statetx.splits.toml import load_toml, resolve, write_toml
+from statetx.splits.toml import resolve, write_toml
 
 LINES = ["A549", "HOP 62", "Hep G2/C3A", "v1.2"]
 CONDITIONS = conditions_of(LINES, ["Alpha", "Beta", "Gamma"])
@@ -187,17 +187,6 @@ def test_a_label_of_another_line_says_so() -> None:
     assert "other lines have it" in log.errors[0].what
 
 
-def test_load(tmp_path: Path) -> None:
-    path = tmp_path / "a.toml"
-    path.write_text(GOOD)
-    assert load_toml(path)["training"] == {"rep": "train"}
-    path.write_text("[zeroshot]\nHOP 62 = 'test'\n")
-    with pytest.raises(SplitError, match="no TOML"):
-        load_toml(path)
-    with pytest.raises(SplitError, match="cannot read"):
-        load_toml(tmp_path / "none.toml")
-
-
 def cell_load_roles(content: dict, conditions: pd.DataFrame, dataset: str) -> dict:
     """Roles by the rules that cell-load 0.10.4 was observed to follow, written independently."""
     out = {}
@@ -238,7 +227,7 @@ def test_round_trip_of_any_plan(
     table.iloc[0, table.columns.get_loc("role")] = "test"
     path = tmp_path_factory.mktemp("toml") / "split.toml"
     write_toml(table, conditions, "da.ta", "pack/dir", path)
-    content = load_toml(path)
+    content = tomllib.loads(path.read_text())
     log = Findings()
     again = resolve(content, conditions, CONTROLS, log)
     assert log.errors == []

@@ -15,13 +15,14 @@ import torch
 from safetensors.numpy import load_file
 from small_model import small
 
-from statetx.config import ContextMean, Tracking
+from statetx.config import ContextMean, PerturbationFolds, PerturbationMean, Tracking
 from statetx.data.plan import read_plan, write_plan
 from statetx.data.store import open_store
 from statetx.errors import ModelError
 from statetx.models import model_dir
+from statetx.splits.generate import generate
 from statetx.training import callbacks, gradient
-from statetx.training.callbacks import Checkpoints
+from statetx.training.checkpoints import Checkpoints
 from statetx.training.module import PertSetsModule
 
 
@@ -210,7 +211,7 @@ def test_validation_sets_are_those_of_the_plan_and_the_same_for_all_seeds(
 ) -> None:
     from statetx.training.fit import _task
 
-    tasks = [_task(open_store(tiny_store), read_plan(tiny_plan), small(), seed) for seed in (0, 1)]
+    tasks = [_task(open_store(tiny_store), tiny_plan, small(), seed) for seed in (0, 1)]
     one, two = (gradient._validation_batches(task)[0] for task in tasks)
     for first, second in zip(one, two, strict=True):
         assert torch.equal(first.target, second.target)
@@ -258,6 +259,25 @@ def test_refusals_before_the_first_step(
     with pytest.raises(ModelError, match="embed_key None"):
         train(small(embed_key=None))
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_split_of_unseen_perturbations_is_refused_in_one_block(
+    train: Callable[..., Path], tiny_store: Path, tmp_path: Path
+) -> None:
+    folds = PerturbationFolds(dataset="tiny", generator="perturbation_folds", k=3)
+    path = tmp_path / "folds" / "plan.parquet"
+    write_plan(generate(open_store(tiny_store).conditions, folds, 0), path)
+    labels = read_plan(path).perturbations("test")
+    assert len(labels) == 4  # 2 of 6 drugs, 2 doses each
+    with pytest.raises(ModelError) as caught:
+        train(small(), plan_path=path)
+    what, where, fix = str(caught.value).split("\n")  # one line each
+    assert "4 of 4 test perturbations have no training condition" in what
+    assert all(repr(label) in what for label in labels)
+    assert str(path) in where
+    assert "use a split that trains on every test perturbation" in fix
+    assert not (tmp_path / "run").exists()
+    train(PerturbationMean(kind="perturbation_mean"), plan_path=path)
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
@@ -327,7 +347,7 @@ def test_best_weights_of_the_state_survive_until_the_next_state(
             path.write_bytes(b"state")
 
     validation = Validation([], 1, 9)
-    callback = Checkpoints(validation, tmp_path, tmp_path, 1)
+    callback = Checkpoints(validation, tmp_path, tmp_path, 1, "this")
     trainer = Trainer()
     for step, failing in ((2, False), (3, True)):
         validation.best_step, validation.best_weights = step, {"w": np.ones(1, np.float32)}

@@ -5,10 +5,11 @@ from snakemake.exceptions import WorkflowError
 from statetx import stages
 from statetx.config import BASELINES, load
 from statetx.data.plan import read_plan
-from statetx.data.store import file_name
+from statetx.data.layout import file_name
 from statetx.errors import StatetxError
 
 try:
+    stages.check_writable("results", "logs", ".state")
     CFG = load(dict(config))
     LINES = {name: stages.cell_lines(CFG, name) for name in CFG.datasets}
     SOURCES = {name: stages.source_files(CFG, name) for name in CFG.datasets}
@@ -77,3 +78,8 @@ def per_test_line(pattern, runs, wanted=None):
         for checkpoint in stages.checkpoints(CFG, run.model)[:wanted]
         for line in test_lines(run.dataset, run.split)
     ]
+
+
+def needs_gpu(wildcards):
+    """Networks train and predict on a GPU where there is one; baselines do not."""
+    return int(CFG.models[wildcards.model].kind not in BASELINES)

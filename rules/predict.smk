@@ -22,6 +22,7 @@ rule predict:
     conda:
         "../envs/statetx.yaml"
     resources:
+        gpu=needs_gpu,
         mem_mb=8000,
         runtime=240,
     params:

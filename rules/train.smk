@@ -11,10 +11,6 @@ def train_params(wildcards):
     return stages.train_params(CFG, wildcards.model)
 
 
-def needs_gpu(wildcards):
-    return int(CFG.models[wildcards.model].kind not in BASELINES)
-
-
 rule train:
     input:
         plan=plan_of,
@@ -34,7 +30,6 @@ rule train:
         runtime=lambda wildcards: 2880 if needs_gpu(wildcards) else 60,
     params:
         settings=lambda wildcards: train_params(wildcards)["settings"],
-        keep=lambda wildcards: train_params(wildcards)["keep"],
         code=lambda wildcards: train_params(wildcards)["code"],
     script:
         "../workflow/scripts/train.py"

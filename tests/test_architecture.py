@@ -23,7 +23,8 @@ FLOORS = {
     "evaluation": 5,
     "reporting": 6,
     "stages": 7,
-    "cli": 8,
+    "jobs": 8,
+    "cli": 9,
 }
 MODULES = sorted(SOURCE.rglob("*.py"))
 

@@ -119,6 +119,18 @@ def test_whole_directory_replaces_an_earlier_one(tmp_path):
     assert [path.name for path in target.iterdir()] == ["b"]
 
 
+def test_files_get_ordinary_permissions(tmp_path):
+    with whole(tmp_path / "model") as part:
+        part.mkdir()
+        (part / "weights").write_text("")
+        (part / "weights").chmod(0o600)
+    with whole(tmp_path / "plain") as part:
+        part.write_text("")
+    plain = (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "model" / "weights").stat().st_mode == plain
+    assert plain & 0o400
+
+
 def test_writing_nothing_is_an_error(tmp_path):
     with pytest.raises(ResultsError, match="nothing was written"), whole(tmp_path / "x"):
         pass

@@ -85,6 +85,7 @@ def simulate(
     from statetx.data.simulate import simulate as run
 
     run(Simulate(seed=seed), out)
+    typer.echo(f"cells: {out}")
 
 
 @app.command()
@@ -114,8 +115,7 @@ def inspect(
                 fix=f"--dataset: {did_you_mean(name, declared)}",
             )
         settings = declared[name]
-    found = work(files, settings)
-    print_inspection(found)
+    print_inspection(found := work(files, settings))
     if found.problems:
         raise typer.Exit(1)
 
@@ -130,8 +130,9 @@ def pack(config: ConfigFile, run: RunName) -> None:
     from statetx.data.pack import pack as work
 
     cfg, (dataset,) = _run(config, run, 1)
-    files = [Path(path) for path in stages.source_files(cfg, dataset)]
-    work(files, cfg.datasets[dataset], dataset, stages.pack_dir(dataset))
+    files, out = [Path(f) for f in stages.source_files(cfg, dataset)], stages.pack_dir(dataset)
+    work(files, cfg.datasets[dataset], dataset, out)
+    typer.echo(f"store: {out}")
 
 
 @app.command()
@@ -156,10 +157,10 @@ def train(config: ConfigFile, run: RunName) -> None:
 
     Example: statetx train --config config/config.yaml --run demo/dc20/pertsets/0
     """
-    from statetx import stages
+    from statetx import jobs
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
-    stages.train(cfg, dataset, name, model, int(seed))
+    jobs.train(cfg, dataset, name, model, int(seed))
 
 
 @app.command()
@@ -169,13 +170,13 @@ def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
     Example: statetx predict --config config/config.yaml --run demo/dc20/pertsets/0
     """
     from statetx import stages
-    from statetx.data.store import file_name
+    from statetx.data.layout import file_name
     from statetx.inference.predict import predict as work
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
     plan = stages.split_dir(dataset, name) / "plan.parquet"
-    home = stages.run_dir(dataset, name, model, int(seed))
-    store, settings = stages.pack_dir(dataset), cfg.evaluation
+    home, store = stages.run_dir(dataset, name, model, int(seed)), stages.pack_dir(dataset)
+    settings = cfg.evaluation
     for one in _lines(plan, line):
         for checkpoint in stages.checkpoints(cfg, model):
             out = home / "predictions" / checkpoint / f"{file_name(one)}.h5ad"
@@ -191,13 +192,12 @@ def reference(config: ConfigFile, run: RunName, line: Line = None) -> None:
     Example: statetx reference --config config/config.yaml --run demo/dc20
     """
     from statetx import stages
-    from statetx.data.store import file_name
+    from statetx.data.layout import file_name
     from statetx.evaluation.reference import reference as work
 
     cfg, (dataset, name) = _run(config, run, 2)
     home = stages.split_dir(dataset, name)
-    plan = home / "plan.parquet"
-    for one in _lines(plan, line):
+    for one in _lines(plan := home / "plan.parquet", line):
         out = home / "reference" / file_name(one)
         work(stages.pack_dir(dataset), plan, one, cfg.evaluation, out)
 
@@ -209,7 +209,7 @@ def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
     Example: statetx evaluate-run --config config/config.yaml --run demo/dc20/pertsets/0
     """
     from statetx import stages
-    from statetx.data.store import file_name
+    from statetx.data.layout import file_name
     from statetx.evaluation.evaluate import evaluate_run as work
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
@@ -235,9 +235,9 @@ def verdict(config: ConfigFile, experiment: ExperimentName) -> None:
 
     Example: statetx verdict --config config/config.yaml --experiment main
     """
-    from statetx import stages
+    from statetx import jobs
 
-    stages.verdict(_experiment(config, experiment), experiment)
+    jobs.verdict(_experiment(config, experiment), experiment)
 
 
 @app.command()
@@ -246,9 +246,9 @@ def report(config: ConfigFile, experiment: ExperimentName) -> None:
 
     Example: statetx report --config config/config.yaml --experiment main
     """
-    from statetx import stages
+    from statetx import jobs
 
-    stages.report(_experiment(config, experiment), experiment)
+    typer.echo(f"page: {jobs.report(_experiment(config, experiment), experiment)}")
 
 
 def _experiment(config: Path, name: str) -> Config:
@@ -283,7 +283,7 @@ def evaluate(
     """
     from statetx.evaluation.standalone import evaluate_files
 
-    evaluate_files(
+    scored = evaluate_files(
         pred,
         real,
         pert_col,
@@ -294,6 +294,7 @@ def evaluate(
         profile=profile,
         scale=scale.value,
     )
+    typer.echo(f"{len(scored)} sets of tables: {out}")
 
 
 @app.command()
@@ -322,7 +323,7 @@ def infer(
     """
     from statetx.inference.infer import infer as work
 
-    work(
+    n_cells = work(
         model,
         adata,
         out,
@@ -337,6 +338,7 @@ def infer(
         checkpoint=checkpoint,
         seed=seed,
     )
+    typer.echo(f"{n_cells} predicted cells: {out}")
 
 
 @app.command()

@@ -20,7 +20,7 @@ from statetx.errors import ResultsError
 
 PACKAGE = "statetx"
 
-NEVER_FOLLOWED = frozenset({"config", "errors", "provenance", "cli", "stages"})
+NEVER_FOLLOWED = frozenset({"config", "errors", "provenance", "cli", "jobs", "stages"})
 """Modules whose text cannot change a number: settings reach a stage as parameters, messages and
 provenance are not results. Following them would retrain every model for a reworded error."""
 
@@ -202,11 +202,21 @@ def whole(path: str | Path) -> Iterator[Path]:
         yield part
         if not part.exists():
             raise ResultsError("nothing was written", where=target)
+        _readable(part)
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         os.replace(part, target)
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def _readable(part: Path) -> None:
+    """Give files the permissions of ordinary ones: some writers make them readable by one user."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in [part, *(part.rglob("*") if part.is_dir() else ())]:
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
 
 
 def write_text(path: str | Path, text: str) -> None:

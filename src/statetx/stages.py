@@ -6,22 +6,17 @@ Snakemake.
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import json
-import logging
 import os
-import sys
 import tomllib
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from statetx import provenance
 from statetx.config import BASELINES, Config
-from statetx.errors import ConfigError, StatetxError
+from statetx.errors import ConfigError, ResultsError
 
 if TYPE_CHECKING:
     from statetx.evaluation.verdict import RefScores, RunScores
@@ -29,8 +24,8 @@ if TYPE_CHECKING:
 CODE: dict[str, tuple[str, ...]] = {
     "simulate": ("statetx.data.simulate",),
     "pack": ("statetx.data.pack",),
-    # Not splits.split and not splits.lint: a new check must not make every split stale.
-    "split": ("statetx.splits.generate", "statetx.splits.toml"),
+    # Not splits.split, which also checks: a new check must not make every split stale.
+    "split": ("statetx.splits.plan_table",),
     "train": ("statetx.training.fit", "statetx.training.{way}", "statetx.models.{kind}"),
     "predict": ("statetx.inference.predict", "statetx.models.{kind}"),
     "reference": ("statetx.evaluation.reference",),
@@ -95,8 +90,8 @@ def source_files(cfg: Config, dataset: str) -> list[str]:
     ConfigError
         A path or pattern matches nothing.
     """
+    from statetx.data.layout import file_name
     from statetx.data.simulate import line_names
-    from statetx.data.store import file_name
 
     section = cfg.datasets[dataset]
     if section.files == "simulate":
@@ -196,14 +191,20 @@ def read_toml(path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot read the split: {error}", where=path) from error
+        raise ConfigError(
+            f"cannot read the split: {error}",
+            where=path,
+            fix="correct the path or the TOML; docs/how-to.md shows a complete file",
+        ) from error
 
 
 def train_params(cfg: Config, model: str) -> dict[str, Any]:
-    """Settings of `train`; ``keep`` names step checkpoints that evaluation wants."""
+    """Settings of `train`.
+
+    Not the checkpoints that evaluation wants: another one must not train the model again.
+    """
     section = cfg.models[model]
-    wanted = sorted({*checkpoints(cfg, model)} - {"best", "last"})
-    return {"settings": section.changed(), "keep": wanted, "code": code("train", section.kind)}
+    return {"settings": section.changed(), "code": code("train", section.kind)}
 
 
 def checkpoints(cfg: Config, model: str) -> list[str]:
@@ -258,6 +259,24 @@ def train_made_from(store: Path, plan: Path, settings: Any, code: str) -> dict[s
     }
 
 
+def check_writable(*places: str) -> None:
+    """Check that runs can write into directories of the working directory.
+
+    Raises
+    ------
+    ResultsError
+        One of them, or where it is to be made, cannot be written to.
+    """
+    for place in map(Path, places):
+        here = next(path for path in (place, *place.absolute().parents) if path.exists())
+        if not here.is_dir() or not os.access(here, os.W_OK | os.X_OK):
+            raise ResultsError(
+                f"cannot write into {str(place)!r}",
+                where=here.absolute(),
+                fix="make it a directory you may write to, or run in another directory",
+            )
+
+
 def raw_line(encoded: str) -> str:
     """The cell line behind its name in paths."""
     return unquote(encoded)
@@ -275,8 +294,8 @@ def judged(
     checkpoint
         The one that is judged; baselines have `best` only.
     """
+    from statetx.data.layout import file_name
     from statetx.data.plan import read_plan
-    from statetx.data.store import file_name
     from statetx.evaluation.verdict import RefScores, RunScores
 
     scores, references = [], {}
@@ -289,89 +308,3 @@ def judged(
             scores.append(RunScores(split, model, kind, seed, line, table / "scores.csv"))
             references[split, line] = RefScores(split, line, home / "reference" / name)
     return scores, list(references.values())
-
-
-# ---------------------------------------------------------------------------------------------
-# running
-
-
-def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads: int = 0) -> None:
-    """Train one run, as rule `train` does; ``threads = 0`` leaves their number to torch."""
-    from statetx.training.fit import fit
-
-    plan = split_dir(dataset, split) / "plan.parquet"
-    store, home = pack_dir(dataset), run_dir(dataset, split, model, seed)
-    params = train_params(cfg, model)
-    if threads and cfg.models[model].kind not in BASELINES:
-        import torch
-
-        torch.set_num_threads(threads)
-    made_from = train_made_from(store, plan, params["settings"], params["code"])
-    name = {"dataset": dataset, "split": split, "model": model, "seed": seed}
-    fit(
-        store_dir=store,
-        plan_path=plan,
-        model=cfg.models[model],
-        seed=seed,
-        out=home / "model",
-        state_dir=state_dir(dataset, split, model, seed, made_from),
-        checkpoints_dir=home / "checkpoints",
-        keep=["best", "last", *params["keep"]],
-        tracking=cfg.tracking,
-        provenance={**name, **made_from},
-    )
-
-
-def verdict(cfg: Config, experiment: str) -> None:
-    """Judge one experiment, as rule `verdict` does."""
-    from statetx.evaluation.verdict import verdict as work
-
-    dataset, checkpoint = cfg.experiment_dataset(experiment), cfg.evaluation.checkpoints[0]
-    params = verdict_params(cfg, experiment)
-    scores, references = judged(dataset, params["runs"], checkpoint)
-    meta = {"experiment": experiment, "dataset": dataset, "checkpoint": checkpoint}
-    meta["code"] = params["code"]
-    work(scores, references, meta, cfg.evaluation, Path("results") / dataset / experiment)
-
-
-def report(cfg: Config, experiment: str) -> None:
-    """Draw the page of one experiment, as rule `report` does."""
-    from statetx.reporting.page import RunFiles, page
-
-    dataset = cfg.experiment_dataset(experiment)
-    runs = cfg.runs(experiment)
-    page(
-        Path("results") / dataset / experiment / "verdict.json",
-        {run.split: split_dir(dataset, run.split) / "plan.parquet" for run in runs},
-        [RunFiles(r.split, r.model, r.seed, run_dir(*r) / "model") for r in runs],
-        pack_dir(dataset) / "manifest.json",
-        Path("results") / "reports" / f"{experiment}.html",
-        cfg.report.title or experiment,
-    )
-
-
-@contextlib.contextmanager
-def job(log: str | Path | None = None) -> Iterator[None]:
-    """Run a stage: its output goes to `log`; an error a user can mend is one block, not a trace.
-
-    Exits with 1 on a `StatetxError`.
-    """
-    handle = None
-    if log is not None:
-        Path(log).parent.mkdir(parents=True, exist_ok=True)
-        handle = open(log, "w", buffering=1, encoding="utf-8")  # noqa: SIM115
-        os.dup2(handle.fileno(), 1)
-        os.dup2(handle.fileno(), 2)
-        sys.stdout = sys.stderr = handle
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("statetx").setLevel(logging.INFO)
-    try:
-        yield
-    except StatetxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if os.environ.get("STATETX_TRACEBACK"):
-            traceback.print_exc()
-        raise SystemExit(error.exit_code) from None
-    finally:
-        if handle is not None:
-            handle.flush()

@@ -17,8 +17,8 @@ def design(lines: int, drugs: int, doses: int = 3) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize(
     ("lines", "drugs", "unit"),
     [
-        (2, 4, "drugs within cell lines"),
-        (1, 3, "drugs within cell lines"),
+        (2, 4, "drugs"),
+        (1, 3, "drugs"),
         (7, 1, "cell lines"),
         (5, 2, "cell lines"),
         (4, 2, None),
@@ -28,7 +28,22 @@ def design(lines: int, drugs: int, doses: int = 3) -> tuple[np.ndarray, np.ndarr
 def test_the_unit_and_its_reason(lines: int, drugs: int, unit: str | None) -> None:
     got = choose_unit(*design(lines, drugs))
     assert got.name == unit
-    assert (got.reason is None) == (unit == "drugs within cell lines")
+    assert (got.reason is None) == (unit == "drugs")
+
+
+def test_the_unit_is_that_of_the_conditions_that_take_part() -> None:
+    lines, drugs = design(6, 4, 1)
+    some = np.isin(drugs, ["D0", "D1"])
+    assert Pooling(lines, drugs, 100, 0).unit.name == "drugs"
+    assert Pooling(lines, drugs, 100, 0, some).unit.name == "cell lines"
+    few = Pooling(lines, drugs, 100, 0, some & np.isin(lines, ["L0", "L1"]))
+    assert "2 drugs in 2 cell lines: an interval needs" in few.unit.reason
+    values = np.arange(24.0)
+    got = few.pool(values)
+    assert (got.mean, got.interval()) == (np.mean([0, 1, 4, 5]), (None, None))
+    assert few.sign_flip(values, 0) is None
+    none = Pooling(lines, drugs, 100, 0, np.zeros(24, dtype=bool))
+    assert np.isnan(none.pool(values).mean)
 
 
 def test_lines_count_alike_however_many_conditions_they_have() -> None:
@@ -41,21 +56,32 @@ def test_lines_count_alike_however_many_conditions_they_have() -> None:
     assert Pooling(lines, drugs, 200, 0).pool(values).mean == 0.0
 
 
-@pytest.mark.parametrize(("n_lines", "n_drugs"), [(2, 4), (2, 10), (8, 1)])
-def test_intervals_cover_the_truth(n_lines: int, n_drugs: int) -> None:
-    """Doses share their drug's effect: an interval over conditions would cover far too rarely."""
+@pytest.mark.parametrize(
+    ("n_lines", "n_drugs", "own", "correlation"),
+    [
+        *[(*size, False, r) for size in ((2, 3), (2, 4), (10, 4), (2, 10)) for r in (0.0, 0.7)],
+        (10, 4, True, 0.0),
+        (8, 1, False, 0.0),
+    ],
+)
+def test_intervals_cover_the_truth(
+    n_lines: int, n_drugs: int, own: bool, correlation: float
+) -> None:
+    """Doses share their drug's effect, and so do lines, unless every line has drugs of its own."""
     lines, drugs = design(n_lines, n_drugs)
-    clusters = np.unique(
-        [f"{a}{b}" for a, b in zip(lines, drugs, strict=True)], return_inverse=True
-    )[1]
-    pooling = Pooling(lines, drugs, 400, 0)
+    pair = np.char.add(lines, drugs)
+    cells = np.unique(pair, return_inverse=True)[1]
+    drug = np.unique(pair if own else drugs, return_inverse=True)[1]
+    pooling = Pooling(lines, pair if own else drugs, 400, 0)
     rng = np.random.default_rng(1)
     hits = 0
-    for _ in range(400):
-        values = rng.normal(size=n_lines * n_drugs)[clusters] + 0.3 * rng.normal(size=len(lines))
+    for _ in range(500):
+        values = np.sqrt(correlation) * rng.normal(size=drug.max() + 1)[drug]
+        values += np.sqrt(1 - correlation) * rng.normal(size=cells.max() + 1)[cells]
+        values += 0.3 * rng.normal(size=len(lines))
         low, high = pooling.pool(values).interval()
         hits += low <= 0 <= high
-    assert 0.91 <= hits / 400 <= 0.985
+    assert 0.9 <= hits / 500 <= 0.99
 
 
 def test_a_ratio_is_one_of_sums() -> None:
@@ -82,9 +108,11 @@ def test_sign_flips_are_exact_for_few_clusters() -> None:
     pooling = Pooling(lines, drugs, 100, 0)
     assert pooling.sign_flip(np.ones(10), 0) == 2 / 32
     assert pooling.sign_flip(np.zeros(10), 0) == 1.0
-    many = Pooling(*design(2, 10), 100, 0)
-    assert many.sign_flip(np.ones(60), 0) < 0.001
-    noise = np.random.default_rng(0).normal(size=(200, 60))
+    both = Pooling(*design(2, 4), 100, 0)
+    assert both.sign_flip(np.ones(24), 0) == 2 / 16  # four drugs, not eight
+    many = Pooling(*design(2, 20), 100, 0)
+    assert many.sign_flip(np.ones(120), 0) < 0.001
+    noise = np.random.default_rng(0).normal(size=(200, 120))
     p = np.array([many.sign_flip(row, 0) for row in noise])
     assert 0.01 <= (p < 0.05).mean() <= 0.1
     assert Pooling(*design(1, 1), 100, 0).sign_flip(np.ones(3), 0) is None

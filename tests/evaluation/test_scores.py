@@ -19,6 +19,12 @@ def cells(n: int, shift: np.ndarray | float, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(6.0, 0.5, (n, G)) + shift
 
 
+def exactly(mean: np.ndarray, seed: int, n: int = 10) -> np.ndarray:
+    """Cells that scatter around a mean which is theirs to the last digit."""
+    noise = np.random.default_rng([8, seed]).normal(0, 0.5, (n, G))
+    return mean + noise - noise.mean(axis=0)
+
+
 @pytest.fixture
 def world() -> dict:
     shifts = np.random.default_rng(9).normal(size=(5, G))
@@ -33,9 +39,16 @@ def world() -> dict:
 def scored(world: dict, predicted: list[np.ndarray], reference=None, excluded=None):
     controls = Controls.of([(world["control"], np.full(len(world["control"]), "a"))])
     groups = [(Group.of(r), Group.of(q)) for r, q in zip(world["real"], predicted, strict=True)]
+    reference = np.zeros(G) if reference is None else reference
     conditions = [
         Condition(
-            f"p{i}", r, q, controls.delta(r.mean), controls.delta(q.mean), controls.matched(["a"])
+            f"p{i}",
+            r,
+            q,
+            controls.delta(r.mean),
+            controls.delta(q.mean),
+            controls.matched(["a"]),
+            (reference, reference),
         )
         for i, (r, q) in enumerate(groups)
     ]
@@ -44,8 +57,7 @@ def scored(world: dict, predicted: list[np.ndarray], reference=None, excluded=No
         compare([(f"p{i}", c) for i, c in enumerate(side)], ranked, genes)
         for side in (world["real"], predicted)
     ]
-    reference = np.zeros(G) if reference is None else reference
-    return score(conditions, reference, *tables, excluded)
+    return score(conditions, *tables, excluded)
 
 
 def test_streaming_means_are_plain_means() -> None:
@@ -85,6 +97,10 @@ def test_the_difference_between_batches_is_no_effect() -> None:
     expected = 0.25**2 * controls.batches["a"].noise + 0.75**2 * controls.batches["b"].noise
     assert mixed.noise == pytest.approx(expected)
     np.testing.assert_allclose(controls.matched(["few"]).mean, control.mean(axis=0))
+    half = Controls.of([(control[40:60], batches[40:60])], controls.known)
+    assert half.known == {"a", "b"}
+    assert half.directions.shape == (G, 1)
+    assert Controls.of([(control[45:55], batches[45:55])]).known == set()
     one = Controls.of([(control, np.full(103, "a"))])
     np.testing.assert_allclose(one.delta(b), b - control.mean(axis=0))
 
@@ -118,16 +134,37 @@ def test_a_shuffled_prediction_is_at_chance(world: dict) -> None:
 
 
 def test_errors_are_those_of_the_means_not_of_the_sample() -> None:
-    """Over many draws: another sample of the truth errs by 0, the shift counts fully."""
+    """Over many draws: the true mean errs by 0, another sample by its own noise, 0.25 / 10."""
     errors = []
     for seed in range(60):
         real = [cells(10, 0.0, 1000 + seed)]
         world = {"real": real, "control": cells(30, 0.3, 2000 + seed)}
-        row = scored(world, [cells(10, 0.0, 3000 + seed)]).iloc[0]
-        errors.append((row["mse_unbiased"], row["mse_control"]))
+        truth = scored(world, [exactly(np.full(G, 6.0), seed)]).iloc[0]
+        sample = scored(world, [cells(10, 0.0, 3000 + seed)]).iloc[0]
+        errors.append((truth["mse_unbiased"], sample["mse_unbiased"], truth["mse_control"]))
     mean, error = np.mean(errors, axis=0), np.std(errors, axis=0) / np.sqrt(60)
-    assert abs(mean[0]) < 4 * error[0]
-    assert abs(mean[1] - 0.09) < 4 * error[1]
+    assert (np.abs(mean - [0, 0.025, 0.09]) < 4 * error).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.5])
+def test_the_true_ratio_of_different_exact_means_is_found(share: float) -> None:
+    """Predictions that differ between labels and whose means scatter less than their cells do."""
+    ratios = []
+    for seed in range(12):
+        rng = np.random.default_rng([7, seed])
+        truth = 6.0 + 0.15 * rng.normal(size=(20, G))
+        control = cells(1000, 0.0, 500 + seed)
+        off = rng.normal(size=(20, G))
+        length = np.linalg.norm(truth - 6.0, axis=1) / np.linalg.norm(off, axis=1)
+        means = truth + np.sqrt(share) * length[:, None] * off
+        world = {
+            "real": [cells(10, row - 6.0, 100 * seed + i) for i, row in enumerate(truth)],
+            "control": control,
+        }
+        got = scored(world, [exactly(row, i) for i, row in enumerate(means)])
+        ratios.append(got["mse_unbiased"].sum() / got["mse_control"].sum())
+    assert np.mean(ratios) == pytest.approx(share, abs=4 * np.std(ratios) / np.sqrt(12))
+    assert np.std(ratios) / np.sqrt(12) < 0.05
 
 
 def test_noise_that_a_prediction_does_not_have_is_not_taken_off() -> None:
@@ -144,11 +181,12 @@ def test_noise_that_a_prediction_does_not_have_is_not_taken_off() -> None:
     np.testing.assert_allclose(a, b, atol=1e-9)
 
 
-def test_the_unbiased_error_is_half_the_squared_energy_distance(world: dict) -> None:
+def test_the_error_is_half_the_squared_energy_distance_and_the_predictions_noise(world) -> None:
     predicted = [x + 0.1 for x in world["real"]]
     got = scored(world, predicted)["mse_unbiased"]
     expected = [
-        energy(q, r, squared=True) / (2 * G) for q, r in zip(predicted, world["real"], strict=True)
+        (energy(q, r, squared=True) / 2 + Group.of(q).noise) / G
+        for q, r in zip(predicted, world["real"], strict=True)
     ]
     np.testing.assert_allclose(got, expected, atol=1e-9)
 

@@ -16,8 +16,8 @@ from scipy import sparse
 
 from statetx.errors import ConfigError, DataError
 from statetx.evaluation.columns import COLUMNS
-from statetx.evaluation.evaluate import evaluate_files
 from statetx.evaluation.side_file import log_normalised, median_total
+from statetx.evaluation.standalone import evaluate_files
 
 HERE = Path(__file__).parent
 

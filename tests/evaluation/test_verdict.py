@@ -110,7 +110,7 @@ def test_better_same_worse_in_both_directions(experiment: Experiment) -> None:
         good = call(document, "good", metric.name)
         assert good["scaled"] == pytest.approx(0.4, abs=0.03)
         assert good["wins"] == 1
-        assert good["p"] < 0.01
+        assert good["p"] == 2 / 2**5  # five drugs, in two lines
         assert call(document, "bad", metric.name)["scaled"] < 0
         sign = 1 if metric.better == "higher" else -1
         assert sign * good["difference"] == pytest.approx(0.2, abs=0.02)
@@ -126,7 +126,7 @@ def test_the_document_and_the_leaderboard(experiment: Experiment) -> None:
     document = experiment.judge()
     assert document["cohort"]["n_conditions"] == 30
     assert (document["cohort"]["n_lines"], document["cohort"]["n_drugs"]) == (2, 5)
-    assert document["interval"]["unit"] == "drugs within cell lines"
+    assert document["interval"]["unit"] == "drugs"
     names = [(row["name"], row["role"], row["seed"]) for row in document["rows"]]
     assert names == [
         ("floor", "floor", None),
@@ -159,7 +159,7 @@ def test_the_best_baseline_is_chosen_per_metric(experiment: Experiment) -> None:
     assert call(document, "good")["against"] == "context_mean"
     pds = call(document, "good", "pds_cosine")
     assert (pds["against"], pds["call"], pds["scaled"]) == ("perturbation_mean", "WORSE", None)
-    assert "ceiling is not clearly better" in pds["reason"]
+    assert "ceiling is not clearly better" in pds["scaled_reason"]
 
 
 def test_one_drug_draws_lines_and_few_lines_draw_nothing(tmp_path: Path) -> None:
@@ -209,6 +209,71 @@ def test_what_real_cells_leave_undefined_goes_for_everybody(experiment: Experime
         "pds_cosine": 28,
         "direction_match": 2,
     }
+
+
+def changed(experiment: Experiment, change: Callable[[pd.DataFrame], None], ends=()) -> None:
+    """Change scores that are already written: of all runs, or of floor and ceiling."""
+    paths = [ref.directory / f"{end}.csv" for ref in experiment.references for end in ends]
+    for path in paths or [run.path for run in experiment.runs]:
+        frame = pd.read_csv(path)
+        change(frame)
+        frame.to_csv(path, index=False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "unit", "expected"), [(2, None, "UNDECIDED"), (6, "cell lines", "BETTER")]
+)
+def test_a_metric_is_drawn_from_its_own_conditions(tmp_path, lines, unit, expected) -> None:
+    """direction_match is defined for two drugs of five: too few to draw drugs from."""
+
+    def rare(frame: pd.DataFrame) -> None:
+        frame.loc[~frame["drug"].isin(["D0", "D1"]), "direction_match"] = np.nan
+
+    one = Experiment(tmp_path, lines=lines)
+    one.add("context_mean", "context_mean", 0.4)
+    one.add("good", "pertsets", 0.6)
+    changed(one, rare)
+    document = one.judge()
+    assert document["interval"]["unit"] == "drugs"
+    got = call(document, "good", "direction_match")
+    assert (got["unit"], got["call"], got["n"]) == (unit, expected, 6 * lines)
+    assert (got["low"] is None) == (got["p"] is None) == (unit is None)
+    if unit is None:
+        assert "2 drugs in 2 cell lines: an interval needs" in got["reason"]
+    assert call(document, "good")["call"] == "BETTER"
+
+
+def test_the_ceiling_is_compared_where_it_is_defined(experiment: Experiment) -> None:
+    """D0 is hard and has too few cells for a ceiling: it must not raise the ceiling's share."""
+    experiment.add("good", "pertsets", 0.6)
+
+    def hard(frame: pd.DataFrame) -> None:
+        frame.loc[frame["drug"] == "D0", "pearson_delta"] -= 5.0
+
+    before = call(experiment.judge(), "good")["scaled"]
+    changed(experiment, hard)
+    changed(
+        experiment,
+        lambda frame: frame.__setitem__(
+            "pearson_delta", frame["pearson_delta"].where(frame["drug"] != "D0")
+        ),
+        ("ceiling",),
+    )
+    document = experiment.judge()
+    got = call(document, "good")
+    assert got["n"] == 30
+    assert got["scaled"] == pytest.approx(before, abs=0.02)
+    assert got["difference"] == pytest.approx(0.2, abs=0.02)
+    # The floor is easy where the ceiling is not defined: both ends look at the same conditions.
+    changed(
+        experiment,
+        lambda frame: frame.__setitem__(
+            "pearson_delta", frame["pearson_delta"] + 9.0 * (frame["drug"] == "D0")
+        ),
+        ("floor",),
+    )
+    metric = next(m for m in experiment.judge()["metrics"] if m["name"] == "pearson_delta")
+    assert metric["has_range"]
 
 
 def test_flags(experiment: Experiment) -> None:

@@ -295,7 +295,11 @@ def no_column(adata: anndata.AnnData) -> None:
         (counts_in_obsm, "looks like counts", "ln(1"),
         (no_matrix, "obsm has no matrix 'X_hvg'", "did you mean 'X_hgv'?"),
         (no_names, "nothing says which genes", "hvg_names"),
-        (no_column, "obs has no column 'drug_dose'", "did you mean 'drug_does'? Name the right column with `--pert-col`"),
+        (
+            no_column,
+            "obs has no column 'drug_dose'",
+            "did you mean 'drug_does'? Name the right column with `--pert-col`",
+        ),
     ],
 )
 def test_bad_cells(

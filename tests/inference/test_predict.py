@@ -10,14 +10,17 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from statetx.config import PerturbationFolds
 from statetx.data.plan import read_plan, write_plan
 from statetx.data.store import LineStore, open_store
 from statetx.errors import ModelError, ResultsError, StatetxError
 from statetx.inference.cells import Request, write_predictions
+from statetx.inference.infer import infer
 from statetx.inference.predict import predict
 from statetx.models.model_dir import Predicted, load
+from statetx.models.pertsets import PertSets
 from statetx.splits.generate import generate
 
 
@@ -253,6 +256,34 @@ def test_a_plan_of_another_store(
     write_plan(pd.DataFrame([row]), tmp_path / "plan.parquet")
     with pytest.raises(ResultsError, match="'Drug99_5'"):
         run(model_dirs["no_change"], tiny_store, tmp_path / "plan.parquet", tmp_path / "p.h5ad")
+
+
+@pytest.mark.parametrize(("gpu", "device"), [(True, "cuda"), (False, "cpu")])
+def test_a_gpu_is_used_where_there_is_one(
+    model_dirs: dict[str, Path],
+    tiny_store: Path,
+    tiny_plan: Path,
+    tiny_source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: bool,
+    device: str,
+) -> None:
+    class Arrived(Exception):
+        pass
+
+    def to(self: PertSets, device: str) -> None:
+        raise Arrived(device)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(PertSets, "to", to)
+    model = model_dirs["pertsets"]
+    with pytest.raises(Arrived, match=device):
+        run(model, tiny_store, tiny_plan, tmp_path / "a.h5ad")
+    with pytest.raises(Arrived, match=device):
+        infer(model, tiny_source / "L01.h5ad", tmp_path / "b.h5ad")
+    # Models without tensors have nothing to move.
+    run(model_dirs["context_mean"], tiny_store, tiny_plan, tmp_path / "c.h5ad")
 
 
 def test_an_unknown_checkpoint(

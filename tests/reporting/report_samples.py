@@ -28,7 +28,7 @@ GREYED = "de_overlap"
 
 
 def verdict(
-    n_lines: int = 2, n_drugs: int = 4, doses: int = 3, unit: str | None = "drugs within cell lines"
+    n_lines: int = 2, n_drugs: int = 4, doses: int = 3, unit: str | None = "drugs"
 ) -> dict[str, Any]:
     """A verdict of one trained model and three baselines."""
     rng = np.random.default_rng(0)

@@ -104,7 +104,7 @@ def test_sentence_table_and_sections_are_there(demo):
     assert "▼ WORSE" in text  # the second headline metric is lost, and this is said at the top
     for number in ("0.551", "[0.502, 0.600]", "0.812", "0.523", "2 undefined", "+0.10"):
         assert number in text
-    assert "bootstrap over drugs within cell lines, 2,000 draws" in text
+    assert "bootstrap over drugs, 2,000 draws" in text
     headings = re.findall(r'<h2 id="(\w+)">', demo)
     assert headings == ["verdict", "table", "headline", "lines", "training", "split", "provenance"]
     assert "no training curve" in text

@@ -27,7 +27,7 @@ def test_a_log_gets_plain_text_with_every_number_on_one_line(tmp_path):
         assert part in line
     assert "pertsets is BETTER than the best baseline (perturbation_mean)" in text
     assert "(no range)" in text
-    assert "bootstrap over drugs within cell lines" in text
+    assert "bootstrap over drugs" in text
 
 
 def test_no_interval_is_said(tmp_path):

@@ -180,21 +180,13 @@ def test_a_wrong_configuration_stops_before_anything_runs(tmp_path, old, new, me
     assert not (home / "results").exists()
 
 
-def test_results_that_cannot_be_written_are_named(tmp_path):
+@pytest.mark.parametrize("place", ["results", "logs"])
+def test_places_that_cannot_be_written_are_named(tmp_path, place):
     home = copy_project(tmp_path)
-    (home / "results").write_text("a file where the directory should be")
-    text = run(
-        home,
-        "-m",
-        "statetx.cli",
-        "pack",
-        "--config",
-        "config/test/tiny.yaml",
-        "--run",
-        "tiny",
-        code=1,
-    )
-    assert "results" in text
+    (home / place).write_text("a file where the directory should be")
+    text = snakemake(home, code=1)
+    assert f"cannot write into '{place}'" in text
+    assert "run in another directory" in text
     assert "Traceback" not in text
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from statetx.config import Evaluation
 from statetx.inference.predict import predict
-from statetx.stages import job, raw_line
+from statetx.jobs import job
+from statetx.stages import raw_line
 
 if __name__ == "__main__":
     with job(snakemake.log[0]):

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from statetx.jobs import job
 from statetx.maintenance.prune import prune, text
-from statetx.stages import job
 
 if __name__ == "__main__":
     with job(snakemake.log[0]):

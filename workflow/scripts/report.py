@@ -1,8 +1,8 @@
 """Rule report: one page per experiment. It only draws."""
 
-from statetx import stages
+from statetx import jobs
 from statetx.config import load
 
 if __name__ == "__main__":
-    with stages.job(snakemake.log[0]):
-        stages.report(load(dict(snakemake.config)), snakemake.wildcards.experiment)
+    with jobs.job(snakemake.log[0]):
+        jobs.report(load(dict(snakemake.config)), snakemake.wildcards.experiment)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from statetx.config import Simulate
 from statetx.data.simulate import simulate
-from statetx.stages import job
+from statetx.jobs import job
 
 if __name__ == "__main__":
     with job(snakemake.log[0]):

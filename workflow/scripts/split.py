@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from statetx.config import load
+from statetx.jobs import job
 from statetx.splits.split import split
-from statetx.stages import job
 
 if __name__ == "__main__":
     with job(snakemake.log[0]):

@@ -1,12 +1,12 @@
 """Rule train: fit one model on one split with one seed."""
 
-from statetx import stages
+from statetx import jobs
 from statetx.config import load
 
 if __name__ == "__main__":
-    with stages.job(snakemake.log[0]):
+    with jobs.job(snakemake.log[0]):
         wildcards = snakemake.wildcards
-        stages.train(
+        jobs.train(
             load(dict(snakemake.config)),
             wildcards.dataset,
             wildcards.split,

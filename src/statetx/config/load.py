@@ -33,7 +33,11 @@ def load(source: str | Path | dict[str, Any]) -> Config:
         try:
             raw = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read the configuration: {error}", where=where) from error
+            raise ConfigError(
+                f"cannot read the configuration: {error}",
+                where=where,
+                fix="correct the path or the YAML; config/config.yaml is a complete file",
+            ) from error
     if not isinstance(raw, dict):
         raise ConfigError("the configuration is not a mapping of sections", where=where)
     try:

@@ -89,7 +89,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
     except OSError as error:
         if not Path(path).exists():
             raise DataError(
-                "the file does not exist", where=path, fix="correct `files` of the data set"
+                "the file does not exist", where=path, fix="correct the path"
             ) from error
         raise DataError(
             f"cannot read this file: {error}",
@@ -158,7 +158,7 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
     name
         obs column.
     key
-        Config key that named it, for the message.
+        Setting or option that named it, for the message.
 
     Raises
     ------
@@ -170,7 +170,8 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
         raise DataError(
             f"obs has no column {name!r}",
             where=path,
-            fix=f"{did_you_mean(name, columns(file))} Set `{key or 'the column'}` of the data set",
+            fix=did_you_mean(name, columns(file))
+            + (f" Name the right column with `{key}`" if key else ""),
         )
     item = obs[name]
     if isinstance(item, h5py.Group) and "codes" in item:
@@ -219,7 +220,7 @@ def totals(file: h5py.File, path: Path, name: str) -> np.ndarray:
     item = file["obs"][name]
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "iuf":
         raise DataError(
-            f"obs[{name!r}] does not hold numbers", where=path, fix="correct `total_counts_col`"
+            f"obs[{name!r}] does not hold numbers", where=path, fix="store total counts there"
         )
     values = np.asarray(item[()], dtype=np.float64)
     bad = ~(np.isfinite(values) & (values > 0))

@@ -14,6 +14,9 @@ from statetx.data.plan import Plan
 from statetx.data.store import Store
 from statetx.errors import ResultsError
 
+AHEAD = 4
+"""Batches gathered ahead of the model."""
+
 
 @dataclass(frozen=True)
 class SetBatch:
@@ -52,17 +55,13 @@ class SetLoader:
     role
         ``train`` (with control sets as further targets) or ``val``.
     vocabulary
-        Perturbations in the order of their ids, see `sets.vocabulary`.
+        Perturbations in the order of their ids.
     cell_set_len
         Cells per set, S.
     batch_size
         Sets per batch, B; the last batch of an epoch may be smaller.
-    key
-        obsm matrix to load; None: the expression in which models predict.
     seed
         Of sets, order and controls.
-    prefetch
-        Batches gathered ahead.
 
     Raises
     ------
@@ -79,17 +78,13 @@ class SetLoader:
         *,
         cell_set_len: int,
         batch_size: int,
-        key: str | None = None,
         seed: int = 0,
-        prefetch: int = 4,
     ) -> None:
         self.store = store
         self.role = role
         self.cell_set_len = cell_set_len
         self.batch_size = batch_size
-        self.key = key
         self.seed = seed
-        self.prefetch = prefetch
         self.pairs = sets.conditions(store, plan, role)
         sets.check_vocabulary(self.pairs, vocabulary)
         self._perturbation_id = {label: i for i, label in enumerate(vocabulary)}
@@ -105,9 +100,7 @@ class SetLoader:
     @property
     def width(self) -> int:
         """Features of a cell, D."""
-        if self.key is None:
-            return len(self.store.genes)
-        return int(self.store.manifest["embeddings"][self.key])
+        return len(self.store.genes)
 
     def batch(self, chosen: list[sets.SetId], epoch: int) -> SetBatch:
         """Gather the given sets."""
@@ -124,12 +117,8 @@ class SetLoader:
         for name, parts in rows.items():  # one gather per line instead of two per set
             line = self.store.line(name)
             wanted = np.concatenate([np.concatenate([own, drawn]) for _, own, drawn in parts])
-            values = (
-                line.expression(wanted) if self.key is None else line.embedding(self.key, wanted)
-            )
-            for (i, _, _), block in zip(
-                parts, values.reshape(-1, 2, size, self.width), strict=True
-            ):
+            blocks = line.expression(wanted).reshape(-1, 2, size, self.width)
+            for (i, _, _), block in zip(parts, blocks, strict=True):
                 target[i], control[i] = block
         return SetBatch(
             control=control,
@@ -156,13 +145,10 @@ class SetLoader:
             order[at : at + self.batch_size]
             for at in range(first_batch * self.batch_size, len(order), self.batch_size)
         ]
-        if self.prefetch < 1:
-            yield from (self.batch(chunk, number) for chunk in chunks)
-            return
         yield from self._ahead(chunks, number)
 
     def _ahead(self, chunks: list[list[sets.SetId]], epoch: int) -> Iterator[SetBatch]:
-        ready: queue.Queue[SetBatch | BaseException | None] = queue.Queue(self.prefetch)
+        ready: queue.Queue[SetBatch | BaseException | None] = queue.Queue(AHEAD)
         stopped = threading.Event()
 
         def put(item: SetBatch | BaseException | None) -> bool:

@@ -234,12 +234,13 @@ def refuse_other_scale(
         raise DataError(
             f"{name!r} is declared as counts but looks log-transformed: {values}",
             where=where,
-            fix="declare `scale: log1p`, or point to the file with the raw counts",
+            fix="give the raw counts; or, in a data set of your own, declare `scale: log1p`",
         )
     raise DataError(
         f"{name!r} is declared as log1p but looks like counts: {values}",
         where=where,
-        fix="declare `scale: counts`"
+        fix="give ln(1 + target_sum * count / total); or, in a data set of your own, declare "
+        "`scale: counts`"
         if name == "X"
         else "store ln(1 + target_sum * count / total) there",
     )

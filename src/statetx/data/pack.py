@@ -19,8 +19,8 @@ from statetx import labels
 from statetx.config import Dataset
 from statetx.data.checks import check_scales, check_together
 from statetx.data.header import Header, barcodes, header, identity, opened
+from statetx.data.layout import FORMAT, file_name
 from statetx.data.matrix import Matrix, check_values, evidence, is_integral, refuse_other_scale
-from statetx.data.store import FORMAT, file_name
 from statetx.errors import DataError
 from statetx.provenance import versions, whole, write_json
 

@@ -52,11 +52,6 @@ def generator(*key: object) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
 
 
-def vocabulary(plan: Plan, control: str) -> list[str]:
-    """Return ``[control] + sorted training perturbations``: an id is an index into it."""
-    return [control, *(name for name in plan.perturbations("train") if name != control)]
-
-
 def conditions(store: Store, plan: Plan, role: str) -> list[tuple[str, str]]:
     """Return the (line, perturbation) pairs whose sets belong to a role.
 

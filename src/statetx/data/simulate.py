@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 
 from statetx.config import Simulate
-from statetx.data.store import file_name
+from statetx.data.layout import file_name
 from statetx.errors import ConfigError
 from statetx.provenance import whole
 

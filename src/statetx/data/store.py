@@ -6,26 +6,16 @@ import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import h5py
 import numpy as np
 import pandas as pd
 
+from statetx.data.layout import FORMAT, file_name
 from statetx.errors import DataError, ResultsError, did_you_mean
-
-FORMAT = 1
-SAFE = "._+-"
-"""Characters that a cell line keeps in file names; others are percent-encoded."""
-
 
 _PIECE = 256
 """Rows densified at a time."""
-
-
-def file_name(line: str) -> str:
-    """Return the cell line as it stands in paths: percent-encoded, safe set ``A-Za-z0-9_.+-``."""
-    return quote(line, safe=SAFE).replace("~", "%7E")
 
 
 def _mapped(file: h5py.File, name: str, path: Path) -> np.ndarray:

@@ -22,16 +22,27 @@ class Judged:
     ----------
     metric
         Which.
-    values, estimates
-        Contender number -> its values per condition (NaN outside the metric's cohort), pooled.
+    columns
+        Contender number -> float64 [1 or 2, n], its column and the one to divide by, per condition
+        (both NaN where either is, and outside the metric's cohort).
+    estimates
+        The same, each pooled over the conditions where it is defined.
+    pooling
+        Pools the conditions on which baselines and models are judged in this metric.
     sign
         +1 if higher is better, -1 if lower, 0 for a diagnostic.
     """
 
     metric: Metric
-    values: list[np.ndarray]
+    columns: list[np.ndarray]
     estimates: list[Estimate]
+    pooling: Pooling
     sign: int
+
+    def values(self, number: int) -> np.ndarray:
+        """Values of a contender, [n]."""
+        values: np.ndarray = self.columns[number][0]
+        return values
 
 
 class Bench:
@@ -40,16 +51,21 @@ class Bench:
     def __init__(self, cohort: Cohort, settings: Evaluation) -> None:
         self.cohort = cohort
         self.settings = settings
-        conditions = cohort.conditions
         # A condition that two splits test counts once: its scores are averaged first.
-        self.single, self._place = _once(conditions)
-        self.pooling = Pooling(
-            self.single["line"].to_numpy(dtype=str),
-            self.single["drug"].to_numpy(dtype=str),
-            settings.n_bootstrap,
-            settings.seed,
-        )
+        self.single, self._place = _once(cohort.conditions)
+        self._lines = self.single["line"].to_numpy(dtype=str)
+        self._drugs = self.single["drug"].to_numpy(dtype=str)
+        self._poolings: dict[bytes, Pooling] = {}
+        self.unit = self._pooling(np.ones(len(self.single), dtype=bool)).unit
         self.judged = {metric.name: self._judge(metric) for metric in METRICS}
+
+    def _pooling(self, where: np.ndarray) -> Pooling:
+        """The pooling of these conditions: equal conditions share their draws."""
+        key = where.tobytes()
+        if key not in self._poolings:
+            number, seed = self.settings.n_bootstrap, self.settings.seed
+            self._poolings[key] = Pooling(self._lines, self._drugs, number, seed, where)
+        return self._poolings[key]
 
     def _averaged(self, values: np.ndarray) -> np.ndarray:
         known = np.isfinite(values)
@@ -58,25 +74,27 @@ class Bench:
         return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
     def _judge(self, metric: Metric) -> Judged:
-        columns = [metric.column, *([metric.over] if metric.over else [])]
+        names = [metric.column, *([metric.over] if metric.over else [])]
         shared = np.ones(len(self.single), dtype=bool)
         rows = []
         for one in self.cohort.contenders:
-            own = [self._averaged(one.table[name].to_numpy(dtype=float)) for name in columns]
-            rows.append(own)
+            own = [self._averaged(one.table[name].to_numpy(dtype=float)) for name in names]
+            rows.append(np.array(own))
             if one.role in ("baseline", "model"):
                 shared &= np.all(np.isfinite(own), axis=0)
-        values, estimates = [], []
-        for own in rows:
-            both = shared & np.all(np.isfinite(own), axis=0)
-            kept = [np.where(both, column, np.nan) for column in own]
-            estimate = self.pooling.pool(kept[0])
-            if metric.over:
-                estimate = estimate.over(self.pooling.pool(kept[1]))
-            values.append(kept[0])
-            estimates.append(estimate)
-        sign = {"higher": 1, "lower": -1}.get(metric.better, 0)
-        return Judged(metric, values, estimates, sign)
+        columns = [np.where(shared & np.isfinite(own).all(axis=0), own, np.nan) for own in rows]
+        return Judged(
+            metric,
+            columns,
+            [self._pool(own, np.isfinite(own[0])) for own in columns],
+            self._pooling(shared),
+            {"higher": 1, "lower": -1}.get(metric.better, 0),
+        )
+
+    def _pool(self, columns: np.ndarray, where: np.ndarray) -> Estimate:
+        pooling = self._pooling(where)
+        estimate = pooling.pool(columns[0])
+        return estimate.over(pooling.pool(columns[1])) if len(columns) > 1 else estimate
 
     def number(self, one: Contender) -> int:
         """Position of a contender."""
@@ -87,17 +105,39 @@ class Bench:
         found = self.cohort.of(role)
         return self.number(found[0]) if found else None
 
+    def gap(
+        self, judged: Judged, one: int, other: int, among: np.ndarray | None = None
+    ) -> Estimate:
+        """`one` minus `other`, pooled over the conditions where both are defined.
+
+        Floor and ceiling need more real cells than a model does: pooled over conditions of their
+        own they would be compared with another cohort.
+
+        Parameters
+        ----------
+        judged, one, other
+            Metric, and positions of the contenders.
+        among
+            bool [n], conditions to look at; all by default.
+        """
+        where = np.isfinite(judged.values(one)) & np.isfinite(judged.values(other))
+        if among is not None:
+            where = where & among
+        return self._pool(judged.columns[one], where).minus(
+            self._pool(judged.columns[other], where)
+        )
+
     def clearly_better(self, judged: Judged, one: int | None, other: int | None) -> bool:
         """Whether contender `one` is better than `other` beyond doubt in this metric."""
         if one is None or other is None:
             return False
-        gap = judged.estimates[one].minus(judged.estimates[other])
+        gap = self.gap(judged, one, other)
         if not math.isfinite(gap.mean) or judged.sign * gap.mean <= 0:
             return False
         low, high = gap.interval()
         if low is not None and high is not None:
             return min(judged.sign * low, judged.sign * high) > 0
-        by_line = self.pooling.line_means(judged.values[one] - judged.values[other])
+        by_line = judged.pooling.line_means(judged.values(one) - judged.values(other))
         return bool((judged.sign * by_line[np.isfinite(by_line)] > 0).all())
 
 

@@ -1,8 +1,10 @@
 """Means over conditions, lines and folds, with intervals that respect who was drawn together.
 
 A pooled value is the mean over conditions within a line, then the mean over lines: a line with
-more conditions counts no more. Doses of one drug are not independent, so the unit of every draw is
-a drug with all its doses within a line, or a whole line.
+more conditions counts no more. Doses of one drug are not independent, and neither are cell lines
+treated with it: the unit of every draw is a drug with all its doses in all lines. Drawn within each
+line by itself, ten lines of four drugs, whose effects correlate by 0.7 between lines, gave 95 %
+intervals that held the truth in 54 % of simulations.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from scipy.stats import norm, t
 
 LEVEL = 0.95
 LEAST_DRUGS = 3
-"""Fewer drugs in a line say nothing about how much drugs differ."""
+"""Fewer drugs say nothing about how much drugs differ."""
 LEAST_LINES = 5
 N_FLIPS = 10_000
 EXACT_CLUSTERS = 12
@@ -24,7 +26,7 @@ EXACT_CLUSTERS = 12
 
 @dataclass(frozen=True)
 class Unit:
-    """What is drawn: ``drugs within cell lines``, ``cell lines`` or None, with the reason."""
+    """What is drawn: ``drugs``, ``cell lines`` or None, with the reason."""
 
     name: str | None
     reason: str | None
@@ -32,17 +34,16 @@ class Unit:
 
 def choose_unit(lines: np.ndarray, drugs: np.ndarray) -> Unit:
     """Choose the unit of the bootstrap from the line and drug of every condition."""
-    sizes = {line: len(set(drugs[lines == line])) for line in sorted(set(lines))}
-    if sizes and min(sizes.values()) >= LEAST_DRUGS:
-        return Unit("drugs within cell lines", None)
-    poorest = min(sizes, key=lambda line: (sizes[line], line), default=None)
-    why = f"cell line {poorest!r} has {sizes[poorest]} drug(s)" if poorest else "no conditions"
-    if len(sizes) >= LEAST_LINES:
-        return Unit("cell lines", f"{why}: too few to draw from, so whole cell lines are drawn")
+    n_drugs, n_lines = len(set(drugs)), len(set(lines))
+    if n_drugs >= LEAST_DRUGS:
+        return Unit("drugs", None)
+    what = f"{n_drugs} drug{'' if n_drugs == 1 else 's'}"
+    if n_lines >= LEAST_LINES:
+        return Unit("cell lines", f"{what}: too few to draw from, so whole cell lines are drawn")
     return Unit(
         None,
-        f"{why} and there are {len(sizes)} cell lines: an interval needs {LEAST_DRUGS} drugs in "
-        f"every line, or {LEAST_LINES} lines",
+        f"{what} in {n_lines} cell line{'' if n_lines == 1 else 's'}: an interval needs "
+        f"{LEAST_DRUGS} drugs or {LEAST_LINES} cell lines",
     )
 
 
@@ -76,7 +77,7 @@ class Estimate:
         return self.mean + self.factor * float(low), self.mean + self.factor * float(high)
 
     def minus(self, other: Estimate) -> Estimate:
-        """Paired difference: both come from the same draws."""
+        """Paired difference: both must come from the same draws."""
         draws = None if self.draws is None or other.draws is None else self.draws - other.draws
         return Estimate(self.mean - other.mean, draws, self.factor)
 
@@ -95,9 +96,11 @@ class Pooling:
     """Pools values of conditions and draws clusters of them, the same clusters for every column.
 
     Of K clusters K - 1 are drawn with replacement (Rao & Wu 1988): drawing K makes the variance of
-    a mean too small by (K - 1) / K, a quarter with four drugs. Deviations are stretched by
-    Student's over the normal quantile (2.45 / 1.96 for two lines of four drugs), since a variance
-    estimated from few clusters is itself uncertain.
+    a mean too small by (K - 1) / K, a quarter with four drugs. A draw is the weighted mean of the
+    conditions of the drawn clusters; a condition keeps its weight, 1 / (lines x conditions of its
+    line), so a cluster in many lines weighs more. Deviations are stretched by Student's over the
+    normal quantile (3.18 / 1.96 for four drugs), since a variance estimated from few clusters is
+    itself uncertain.
 
     Parameters
     ----------
@@ -105,49 +108,48 @@ class Pooling:
         Line and drug of every condition [n].
     n_bootstrap, seed
         Number of draws and their seed.
+    where
+        bool [n], conditions that take part: unit and number of clusters are chosen from them. All
+        by default.
     """
 
-    def __init__(self, lines: np.ndarray, drugs: np.ndarray, n_bootstrap: int, seed: int) -> None:
-        self.unit = choose_unit(lines, drugs)
-        self._members: list[np.ndarray] = []
-        self._drugs: list[np.ndarray] = []
-        for line in sorted(set(lines)):
-            here = np.flatnonzero(lines == line)
-            self._members.append(here)
-            self._drugs.append(np.unique(drugs[here], return_inverse=True)[1])
+    def __init__(
+        self,
+        lines: np.ndarray,
+        drugs: np.ndarray,
+        n_bootstrap: int,
+        seed: int,
+        where: np.ndarray | None = None,
+    ) -> None:
+        self._where = np.ones(len(lines), dtype=bool) if where is None else where
+        self.unit = choose_unit(lines[self._where], drugs[self._where])
+        self._line = np.unique(lines, return_inverse=True)[1]
+        self._n_lines = int(self._line.max()) + 1 if len(lines) else 0
+        self._clusters, self._factor = np.zeros(len(lines), dtype=np.int64), 1.0
+        self._draws: np.ndarray | None = None
+        if self.unit.name is None:
+            return
+        unit = drugs if self.unit.name == "drugs" else lines
+        names, inside = np.unique(unit[self._where], return_inverse=True)
+        self._clusters[self._where] = inside
+        k = len(names)
         rng = np.random.default_rng(seed)
-        sizes = [int(drug.max()) + 1 for drug in self._drugs]
-        self._weights: list[np.ndarray] | None = None
-        self._line_weights: np.ndarray | None = None
-        freedom = 0
-        if self.unit.name == "drugs within cell lines":
-            self._weights = [
-                rng.multinomial(k - 1, np.full(k, 1 / k), n_bootstrap).astype(float) for k in sizes
-            ]
-            freedom = sum(sizes) - len(sizes)
-        elif self.unit.name == "cell lines":
-            k = len(sizes)
-            self._line_weights = rng.multinomial(k - 1, np.full(k, 1 / k), n_bootstrap).astype(
-                float
-            )
-            freedom = k - 1
+        self._draws = rng.multinomial(k - 1, np.full(k, 1 / k), n_bootstrap).astype(float)
         quantile = 1 - (1 - LEVEL) / 2
-        self._factor = float(t.ppf(quantile, freedom) / norm.ppf(quantile)) if freedom else 1.0
+        self._factor = float(t.ppf(quantile, k - 1) / norm.ppf(quantile))
 
-    def _sums(self, values: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Per line: sum and number of the known values of every drug."""
-        out = []
-        for members, drug in zip(self._members, self._drugs, strict=True):
-            own = values[members]
-            known = np.isfinite(own)
-            k = int(drug.max()) + 1
-            out.append(
-                (
-                    np.bincount(drug[known], own[known], minlength=k),
-                    np.bincount(drug[known], minlength=k).astype(float),
-                )
-            )
-        return out
+    def _weights(self, values: np.ndarray) -> np.ndarray:
+        """What each condition counts, [n]: adds up to 1 over the known ones, 0 elsewhere."""
+        known = np.isfinite(values) & self._where
+        number = np.bincount(self._line[known], minlength=self._n_lines)
+        n_lines = max(int((number > 0).sum()), 1)
+        return np.where(known, 1.0 / (n_lines * np.maximum(number[self._line], 1)), 0.0)
+
+    def _sums(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Per cluster: sum of the weighted values and of the weights."""
+        weights = self._weights(values)
+        weighted = weights * np.where(weights > 0, values, 0.0)
+        return np.bincount(self._clusters, weighted), np.bincount(self._clusters, weights)
 
     def pool(self, values: np.ndarray) -> Estimate:
         """Mean over conditions within lines, then over lines; NaN values do not count.
@@ -157,31 +159,22 @@ class Pooling:
         values
             float64 [n], one per condition.
         """
-        sums = self._sums(values)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = np.array([total.sum() / number.sum() for total, number in sums])
-            known = np.isfinite(means)
-            if not known.any():
-                return Estimate(float("nan"), None, self._factor)
-            draws = None
-            if self._weights is not None:
-                drawn = np.array(
-                    [
-                        (weight @ total) / (weight @ number)
-                        for weight, (total, number) in zip(self._weights, sums, strict=True)
-                    ]
-                )[known]
-                there = np.isfinite(drawn)
-                draws = np.where(there, drawn, 0).sum(axis=0) / there.sum(axis=0)
-            elif self._line_weights is not None:
-                weight = self._line_weights[:, known]
-                draws = (weight @ means[known]) / weight.sum(axis=1)
-        return Estimate(float(means[known].mean()), draws, self._factor)
+        total, weight = self._sums(values)
+        if not weight.sum() > 0:
+            return Estimate(float("nan"), None, self._factor)
+        draws = None
+        if self._draws is not None:
+            below = self._draws @ weight
+            draws = np.full(len(below), np.nan)
+            np.divide(self._draws @ total, below, out=draws, where=below > 0)
+        return Estimate(float(total.sum()), draws, self._factor)
 
     def line_means(self, values: np.ndarray) -> np.ndarray:
         """Mean of every line, lines sorted; NaN where nothing is known."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.array([total.sum() / number.sum() for total, number in self._sums(values)])
+        known = np.isfinite(values) & self._where
+        total = np.bincount(self._line[known], values[known], minlength=self._n_lines)
+        number = np.bincount(self._line[known], minlength=self._n_lines)
+        return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
     def sign_flip(self, differences: np.ndarray, seed: int) -> float | None:
         """Two-sided p of the pooled difference under random signs of the clusters.
@@ -195,15 +188,11 @@ class Pooling:
 
         Returns
         -------
-        p, or None without a unit.
+        p, at least 2 / 2^k for k clusters; None without a unit.
         """
         if self.unit.name is None:
             return None
-        parts = [total / max(number.sum(), 1) for total, number in self._sums(differences)]
-        if self.unit.name == "cell lines":
-            shares = np.array([part.sum() for part in parts])
-        else:
-            shares = np.concatenate(parts)
+        shares = self._sums(differences)[0]
         shares = shares[shares != 0]
         if not len(shares):
             return 1.0

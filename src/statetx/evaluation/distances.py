@@ -18,9 +18,6 @@ from statetx.errors import DataError
 
 Statistic = Literal["U", "V"]
 
-CELLOT_GAMMAS = (2.0, 1.0, 0.5, 0.1, 0.01, 0.005)
-"""Kernel widths of the CellOT library (and CellFlow), averaged."""
-
 GRID = (-2, -1, 0, 1, 2)
 """Our grid: gamma_j = 2^j / median squared distance, fixed from real training cells."""
 
@@ -168,20 +165,6 @@ class EnergyFrom:
         x = np.asarray(cells, dtype=np.float64)
         between = _sums(x, self._controls, [np.sqrt])[0] / (len(x) * len(self._controls))
         return float(2 * between - _sums(x, None, [np.sqrt])[0] / len(x) ** 2 - self._within)
-
-
-def mmd_tahoe(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """MMD^2 (V) as users of Tahoe compute it, and its width h0.
-
-    Sum of five kernels exp(-d^2 / (h0 2^i)), i = 0..4, h0 = mean squared distance of the pooled
-    cells / 4. The width depends on the prediction, so two models are judged by different kernels:
-    for comparison with their numbers only.
-    """
-    pooled = np.concatenate([x, y]).astype(np.float64)
-    n = len(pooled)
-    width = float(_sums(pooled, None, [lambda d: d])[0] / (n**2 - n) / 4)
-    gammas = [1.0 / (width * 2**i) for i in range(5)]
-    return 5 * mmd(x, y, gammas, "V"), width
 
 
 def median_squared_distance(cells: np.ndarray) -> float:

@@ -12,17 +12,15 @@ from statetx.data.store import open_store
 from statetx.errors import ResultsError
 from statetx.evaluation import cell_eval
 from statetx.evaluation.columns import FALLBACK
-from statetx.evaluation.de import SortedControl, de_row, mean_of, table_of, write_table
+from statetx.evaluation.de import DERow, de_row, mean_of, table_of, write_table
 from statetx.evaluation.distances import EnergyFrom, energy_and_mmd
+from statetx.evaluation.own_controls import OwnControls
 from statetx.evaluation.predictions import Predictions
 from statetx.evaluation.pseudobulk import Group
-from statetx.evaluation.real_side import read_reference, reference_note, write_scores
+from statetx.evaluation.real_side import Reference, read_reference, reference_note, write_scores
 from statetx.evaluation.scene import Scene
 from statetx.evaluation.scores import Condition, score
-from statetx.evaluation.standalone import evaluate_files
 from statetx.evaluation.tables import write_aggregate, write_results
-
-__all__ = ["evaluate_files", "evaluate_run"]
 
 
 def evaluate_run(
@@ -38,7 +36,8 @@ def evaluate_run(
 
     Writes ``results.csv`` and ``agg_results.csv`` (cell-eval's columns; the real controls serve
     both sides, since predictions hold none), ``scores.csv`` (ours) and ``de.parquet`` (predicted
-    differential expression against the real controls).
+    differential expression against real controls of the batches in which the real cells lie; that
+    of ``results.csv`` is against all controls of the line, on both sides).
 
     Parameters
     ----------
@@ -51,7 +50,7 @@ def evaluate_run(
     reference_dir
         What `reference` wrote for this line.
     settings
-        ``max_cells``, ``seed``, ``profile``.
+        ``max_cells`` and ``seed``, the same as for the reference, and ``profile``.
     out_dir
         Where to write.
 
@@ -64,21 +63,31 @@ def evaluate_run(
     scene = Scene.of(open_store(store_dir), read_plan(plan_path), line, settings)
     predicted, reference = Predictions(predictions), read_reference(reference_dir)
     predicted.check(scene)
-    _check_reference(reference.directory, list(reference.real), scene)
+    _check_reference(reference, scene)
+    needs_de = cell_eval.needs_de(settings.profile)
     needs_energy = cell_eval.needs_energy(settings.profile)
-    controls = SortedControl.of(scene.control_cells)
+    own = OwnControls(scene)
+    batches = {name: scene.batches(scene.rows(name)) for name in scene.perturbations}
+    # cell-eval tests against all controls of the line: the same tests only if all have that.
+    apart = needs_de and any(own.batches(cells) for cells in batches.values())
     energy_from = EnergyFrom(scene.control_cells) if needs_energy else None
+    training = reference.training.values
     conditions, tests, means, own_energy = [], [], [], []
+    plain: tuple[list[DERow], list[DERow]] = ([], [])
     for name in scene.perturbations:
         cells, real = predicted.cells(name), reference.real[name]
         group = Group.of(cells)
         means.append(group.mean)
-        tests.append(de_row(name, cells, controls))
+        truth = scene.cells(name)
+        tests.append(de_row(name, cells, own.of(batches[name])))
+        if apart:
+            plain[0].append(de_row(name, truth, own.whole))
+            plain[1].append(de_row(name, cells, own.whole))
         if energy_from is not None:
             own_energy.append(energy_from(cells))
         if group.n < 2:
             continue
-        energy, mmd = energy_and_mmd(cells, scene.cells(name), reference.gammas)
+        energy, mmd = energy_and_mmd(cells, truth, reference.gammas)
         notes = dict(reference_note(reference.training))
         share = predicted.fallback(name)
         if share:
@@ -91,12 +100,8 @@ def evaluate_run(
                 real.delta,
                 scene.controls.delta(group.mean),
                 real.control,
-                {
-                    "energy": energy,
-                    "energy_control": real.energy_control,
-                    "mmd": mmd,
-                    "mmd_control": real.mmd_control,
-                },
+                None if training is None else (training, training),
+                {"energy": energy, "mmd": mmd},
                 notes,
             )
         )
@@ -109,31 +114,34 @@ def evaluate_run(
         np.array(means),
         control,
         control,
-        reference.de,
-        pred_de,
+        table_of(plain[0], scene.genes) if apart else reference.de,
+        table_of(plain[1], scene.genes) if apart else pred_de,
         np.array([real.own_energy for real in reference.real.values()]),
         np.array(own_energy) if needs_energy else None,
     )
     columns = cell_eval.evaluate(panel, settings.profile)
     scored = reference.scored
-    ours = score(
-        conditions,
-        reference.training.values,
-        reference.de.select(scored),
-        pred_de.select(scored),
-        scene.excluded,
-    )
+    ours = score(conditions, reference.de.select(scored), pred_de.select(scored), scene.excluded)
     write_table(pred_de, out / "de.parquet")
     write_results(scene.perturbations, columns, out / "results.csv")
     write_aggregate(columns, out / "agg_results.csv")
     write_scores(scene, reference.real, ours, "not scored", out / "scores.csv")
 
 
-def _check_reference(directory: Path, names: list[str], scene: Scene) -> None:
+def _check_reference(reference: Reference, scene: Scene) -> None:
+    names = list(reference.real)
     if names != scene.perturbations:
         differ = sorted(set(names) ^ set(scene.perturbations))
         raise ResultsError(
             f"the reference is of another plan: {differ[0]!r} is in one of them only",
-            where=directory,
+            where=reference.directory,
             fix="run the reference stage again",
+        )
+    if (reference.max_cells, reference.seed) != (scene.max_cells, scene.seed):
+        raise ResultsError(
+            f"the reference was made with max_cells {reference.max_cells} and seed "
+            f"{reference.seed}, the settings say {scene.max_cells} and {scene.seed}: other real "
+            "cells would be scored",
+            where=reference.directory,
+            fix="run the reference stage again with these settings of `evaluation`",
         )

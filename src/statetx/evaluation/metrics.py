@@ -42,7 +42,9 @@ METRICS = [
         "Pearson of deltas",
         "higher",
         1.0,
-        "Correlation over genes of predicted and real delta (against the line's controls).",
+        "Correlation over genes of predicted and real delta (against the line's controls). Both "
+        "subtract the same controls, so a control profile without its sampling noise scores above "
+        "0: read it together with the perturbed reference.",
         "pearson_delta",
         headline=True,
     ),
@@ -71,8 +73,10 @@ METRICS = [
         "MSE / control's",
         "lower",
         0.0,
-        "Squared error of the mean profile, corrected for sampling noise, as a share of the "
-        "control's; 1 = predicting the control profile.",
+        "Squared error of the mean profile as a share of the control's, without the sampling noise "
+        "of the real cells; 1 = the control profile. Noise in the prediction counts as its error, so "
+        "control cells drawn at random score above 1 and the ceiling above 0, the more the fewer "
+        "the cells.",
         "mse_unbiased",
         over="mse_control",
         headline=True,
@@ -101,7 +105,8 @@ METRICS = [
         "DE overlap",
         "higher",
         1.0,
-        "Jaccard index of predicted and real significant genes.",
+        "Jaccard index of predicted and real significant genes, tested against controls of the "
+        "same batches.",
         "de_overlap",
     ),
     Metric(

@@ -105,12 +105,21 @@ class Controls:
     ----------
     batches
         One group per batch that has controls.
+    chosen
+        Batches whose mean is taken seriously; None: those with `LEAST_BATCH_CONTROLS` controls.
+        Half of a line's controls takes the batches of the whole: chosen anew, batches of 10 to 19
+        controls would drop out of both halves and leave their shift in both deltas.
     """
 
     batches: Mapping[str, Group]
+    chosen: frozenset[str] | None = None
 
     @classmethod
-    def of(cls, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Controls:
+    def of(
+        cls,
+        blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+        chosen: frozenset[str] | None = None,
+    ) -> Controls:
         """Sum up blocks of (cells [n, G], batch labels [n]), streamed."""
         found: dict[str, Group] = {}
         for cells, labels in blocks:
@@ -119,7 +128,7 @@ class Controls:
                 found[batch] = Group.merged([found[batch], group]) if batch in found else group
         if not found:
             raise DataError("there are no control cells")
-        return cls(found)
+        return cls(found, chosen)
 
     @cached_property
     def whole(self) -> Group:
@@ -127,12 +136,18 @@ class Controls:
         return Group.merged(self.batches[batch] for batch in sorted(self.batches))
 
     @cached_property
+    def known(self) -> frozenset[str]:
+        """Batches with a control mean of their own."""
+        if self.chosen is not None:
+            return self.chosen & self.batches.keys()
+        return frozenset(b for b, g in self.batches.items() if g.n >= LEAST_BATCH_CONTROLS)
+
+    @cached_property
     def directions(self) -> np.ndarray:
         """Orthonormal directions in which batches of controls leave their common mean: [G, k]."""
-        known = [g for g in self.batches.values() if g.n >= LEAST_BATCH_CONTROLS]
-        if len(known) < 2:
+        if len(self.known) < 2:
             return np.zeros((len(self.whole.mean), 0))
-        shifts = np.array([group.mean - self.whole.mean for group in known])
+        shifts = np.array([self.batches[b].mean - self.whole.mean for b in sorted(self.known)])
         _, sizes, axes = np.linalg.svd(shifts, full_matrices=False)
         real = sizes > 1e-6 * np.linalg.norm(self.whole.mean)
         kept = min(int(real.sum()), int(MOST_DIRECTIONS * shifts.shape[1]))
@@ -159,8 +174,12 @@ class Controls:
 
     def between(self, mean: np.ndarray, control: np.ndarray) -> np.ndarray:
         """The same as `delta` for another control profile [G]."""
-        plain = mean - control
-        return plain - self.directions @ (self.directions.T @ plain)
+        return self.project(mean - control)
+
+    def project(self, difference: np.ndarray) -> np.ndarray:
+        """A difference of profiles [G] without the directions between batches."""
+        kept: np.ndarray = difference - self.directions @ (self.directions.T @ difference)
+        return kept
 
     def matched(self, batches: Sequence[str] | np.ndarray) -> Profile:
         """The control profile for cells that lie in these batches, one entry per cell.
@@ -180,10 +199,10 @@ class Controls:
         pooled = 0.0
         for batch, count in zip(labels, counts, strict=True):
             share = count / counts.sum()
-            group = self.batches.get(batch)
-            if group is None or group.n < LEAST_BATCH_CONTROLS:
+            if batch not in self.known:
                 pooled += share
                 continue
+            group = self.batches[batch]
             mean += share * group.mean
             noise += share**2 * group.noise
         if pooled:

@@ -16,11 +16,10 @@ from statetx.evaluation.columns import COLUMNS, DROPPED, IDENTITY, REFERENCE, wr
 from statetx.evaluation.de import DETable, read_table
 from statetx.evaluation.pseudobulk import Group, Profile
 from statetx.evaluation.scene import Scene
-from statetx.evaluation.training_cells import MeanDelta
+from statetx.evaluation.training_cells import OWN_LINE, MeanDelta
 from statetx.provenance import whole
 
 TOO_FEW = "fewer than 2 real cells: no spread, no distance"
-OWN_LINE = "this cell line"
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,12 @@ class Real:
         Control profile in its batches.
     own_energy
         Energy distance (V) from the compared controls, as cell-eval takes it.
-    energy_control, mmd_control
-        Distances (U) from as many controls of its batches; NaN for one cell.
     """
 
     cells: Group
     delta: np.ndarray
     control: Profile
     own_energy: float
-    energy_control: float
-    mmd_control: float
 
 
 @dataclass(frozen=True)
@@ -63,16 +58,20 @@ class Reference:
         Mean training delta.
     gammas
         Kernel widths of the MMD.
+    max_cells, seed
+        Settings it was made with.
     """
 
     directory: Path
     real: dict[str, Real]
     training: MeanDelta
     gammas: list[float]
+    max_cells: int
+    seed: int
 
     @cached_property
     def de(self) -> DETable:
-        """Real differential expression, rows as `real`."""
+        """Real differential expression against controls of the same batches, rows as `real`."""
         return read_table(self.directory / "real_de.parquet").select(list(self.real))
 
     @property
@@ -94,8 +93,6 @@ def write_real(real: Mapping[str, Real], training: MeanDelta, path: Path) -> Non
                 "squares": cells.squares,
                 "noise": cells.noise,
                 "own_energy": one.own_energy,
-                "energy_control": one.energy_control,
-                "mmd_control": one.mmd_control,
                 "values": cells.mean,
             }
         )
@@ -127,7 +124,8 @@ def read_reference(directory: str | Path) -> Reference:
     directory = Path(directory)
     try:
         table = pd.read_parquet(directory / "pseudobulk.parquet")
-        gammas = json.loads((directory / "bandwidths.json").read_text())["gammas"]
+        made = json.loads((directory / "bandwidths.json").read_text())
+        gammas, max_cells, seed = made["gammas"], int(made["max_cells"]), int(made["seed"])
         kinds = {kind: part.set_index("perturbation") for kind, part in table.groupby("kind")}
         controls = {
             str(name): Profile(np.asarray(row["values"]), float(row["noise"]))
@@ -140,8 +138,6 @@ def read_reference(directory: str | Path) -> Reference:
                 deltas[str(name)],
                 controls[str(name)],
                 float(row["own_energy"]),
-                float(row["energy_control"]),
-                float(row["mmd_control"]),
             )
             for name, row in kinds["real"].iterrows()
         }
@@ -149,13 +145,13 @@ def read_reference(directory: str | Path) -> Reference:
         if "mean_training_delta" in kinds:
             row = kinds["mean_training_delta"].iloc[0]
             training = MeanDelta(np.asarray(row["values"]), int(row["n"]), str(row.name))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResultsError(
             f"cannot read the reference: {error!r}",
             where=directory,
             fix="run the reference stage again",
         ) from error
-    return Reference(directory, real, training, gammas)
+    return Reference(directory, real, training, gammas, max_cells, seed)
 
 
 def reference_note(training: MeanDelta) -> dict[str, str]:

@@ -1,5 +1,9 @@
 """What every model of a split is held against in one line, made once from real cells alone.
 
+The training reference of ``pearson_delta_perturbed`` is moved along with the controls that a side
+subtracts, so that they cancel there as they do for a model. Subtracted as it is, the half of the
+controls that one side lacks stands on the other side with the opposite sign.
+
 floor
     What control cells score: pseudo-predictions drawn from the controls (of the condition's
     batches), minus the mean of the controls that remain. Disjoint, so no cell is on both sides of the delta;
@@ -26,11 +30,17 @@ from statetx.data.store import open_store
 from statetx.errors import ResultsError
 from statetx.evaluation.de import DERow, SortedControl, de_row, table_of, write_table
 from statetx.evaluation.distances import EnergyFrom, energy_and_mmd
-from statetx.evaluation.pseudobulk import Group
+from statetx.evaluation.own_controls import OwnControls
+from statetx.evaluation.pseudobulk import Controls, Group
 from statetx.evaluation.real_side import Real, reference_note, write_real, write_scores
 from statetx.evaluation.scene import Scene
 from statetx.evaluation.scores import Condition, score
-from statetx.evaluation.training_cells import MeanDelta, bandwidths, mean_training_delta
+from statetx.evaluation.training_cells import (
+    OWN_LINE,
+    MeanDelta,
+    bandwidths,
+    mean_training_delta,
+)
 from statetx.provenance import write_json
 
 log = logging.getLogger(__name__)
@@ -45,9 +55,10 @@ def reference(
 ) -> None:
     """Make the reference of one test line.
 
-    Writes ``real_de.parquet`` (differential expression of the tested conditions),
+    Writes ``real_de.parquet`` (differential expression against controls of the same batches),
     ``pseudobulk.parquet`` (real and control profiles, mean training delta), ``floor.csv`` and
-    ``ceiling.csv`` (columns of ``scores.csv``) and ``bandwidths.json`` (kernel widths of the MMD).
+    ``ceiling.csv`` (columns of ``scores.csv``) and ``bandwidths.json`` (kernel widths of the MMD, and
+    the settings the reference was made with).
 
     Parameters
     ----------
@@ -82,7 +93,8 @@ def reference(
         )
     widths = bandwidths(store, plan, line, settings.seed)
     training = mean_training_delta(store, plan, line, settings)
-    real, rows = _real_side(scene, widths.gammas)
+    own = OwnControls(scene)
+    real, rows = _real_side(scene, own)
     write_table(table_of(list(rows.values()), scene.genes), out / "real_de.parquet")
     write_real(real, training, out / "pseudobulk.parquet")
     write_json(
@@ -96,41 +108,47 @@ def reference(
             "n_controls": len(scene.all_control_rows),
             "n_controls_compared": len(scene.control_rows),
             "max_cells": settings.max_cells,
+            "seed": settings.seed,
         },
     )
-    floor = _floor(scene, real, rows, training, widths.gammas)
+    floor = _floor(scene, own, real, rows, training, widths.gammas)
     ceiling = _ceiling(scene, real, training, widths.gammas)
     write_scores(scene, real, floor, "fewer than 4 control cells", out / "floor.csv")
     write_scores(scene, real, ceiling, "fewer than 4 real or control cells", out / "ceiling.csv")
 
 
-def _real_side(scene: Scene, gammas: list[float]) -> tuple[dict[str, Real], dict[str, DERow]]:
-    controls = SortedControl.of(scene.control_cells)
+def _real_side(scene: Scene, own: OwnControls) -> tuple[dict[str, Real], dict[str, DERow]]:
     energy_from = EnergyFrom(scene.control_cells)
     real, rows = {}, {}
     for name in scene.perturbations:
         here = scene.rows(name)
         cells, batches = scene.line.expression(here), scene.batches(here)
         group = Group.of(cells)
-        energy = mmd = float("nan")
-        n = min(len(here), len(scene.all_control_rows))
-        if n >= 2:
-            drawn = scene.draw_controls(batches, n, 1.0, f"control:{name}")
-            energy, mmd = energy_and_mmd(scene.line.expression(drawn), cells, gammas)
         real[name] = Real(
             group,
             scene.controls.delta(group.mean),
             scene.controls.matched(batches),
             energy_from(cells),
-            energy,
-            mmd,
         )
-        rows[name] = de_row(name, cells, controls)
+        rows[name] = de_row(name, cells, own.of(batches))
     return real, rows
+
+
+def _moved(
+    training: MeanDelta, scene: Scene, controls: Controls, mean: np.ndarray
+) -> np.ndarray | None:
+    """Training reference [G] of a side that subtracts the control profile `mean` [G].
+
+    That of other lines does not hold this line's controls: there is nothing to cancel.
+    """
+    if training.values is None or training.taken_from != OWN_LINE:
+        return training.values
+    return controls.project(training.values + scene.controls.whole.mean - mean)
 
 
 def _floor(
     scene: Scene,
+    own: OwnControls,
     real: dict[str, Real],
     rows: dict[str, DERow],
     training: MeanDelta,
@@ -141,12 +159,12 @@ def _floor(
     names = [name for name in real if real[name].cells.n >= 2] if largest >= 2 else []
     for name in names:
         batches = scene.batches(scene.rows(name))
-        n = min(len(batches), largest)
-        drawn = scene.draw_controls(batches, n, 0.5, f"floor:{name}")
+        drawn = scene.draw_controls(batches, min(len(batches), largest), f"floor:{name}")
         cells = scene.line.expression(drawn)
         pseudo = Group.of(cells)
         rest = scene.controls.whole.without(pseudo)
         energy, mmd = energy_and_mmd(cells, scene.cells(name), gammas)
+        moved = _moved(training, scene, scene.controls, rest.mean)
         conditions.append(
             Condition(
                 name,
@@ -155,14 +173,17 @@ def _floor(
                 real[name].delta,
                 scene.controls.between(pseudo.mean, rest.mean),
                 real[name].control,
-                _distances(real[name], energy, mmd),
+                None if training.values is None or moved is None else (training.values, moved),
+                {"energy": energy, "mmd": mmd},
                 reference_note(training),
             )
         )
-        left = ~np.isin(scene.control_rows, drawn)
-        tests.append(de_row(name, cells, SortedControl.of(scene.control_cells[left])))
+        left = np.setdiff1d(own.rows(batches), drawn)
+        if not len(left):
+            left = np.setdiff1d(scene.all_control_rows, drawn)
+        tests.append(de_row(name, cells, SortedControl.of(scene.line.expression(left))))
     kept = table_of([rows[name] for name in names], scene.genes)
-    return score(conditions, training.values, kept, table_of(tests, scene.genes), scene.excluded)
+    return score(conditions, kept, table_of(tests, scene.genes), scene.excluded)
 
 
 def _ceiling(
@@ -174,12 +195,11 @@ def _ceiling(
     conditions: list[Condition] = []
     tests: tuple[list[DERow], list[DERow]] = ([], [])
     halves = scene.halves(scene.all_control_rows, "control") if names else ()
-    controls = [scene.sum_controls(half) for half in halves]
-    # The capped controls may all lie in one half by accident only if there are a handful of them.
-    compared = [half[np.isin(half, scene.control_rows)] for half in halves]
-    compared = [c if len(c) else half for c, half in zip(compared, halves, strict=True)]
-    ranked = [SortedControl.of(scene.line.expression(c)) for c in compared]
+    controls = [scene.sum_controls(half, scene.controls.known) for half in halves]
+    own = [OwnControls(scene, half) for half in halves]
+    moved = [_moved(training, scene, half, half.whole.mean) for half in controls]
     for name in names:
+        batches = scene.batches(scene.rows(name))
         sides = scene.halves(scene.rows(name), name)
         cells = [scene.line.expression(rows) for rows in sides]
         groups = [Group.of(half) for half in cells]
@@ -192,25 +212,13 @@ def _ceiling(
                 controls[0].delta(groups[0].mean),
                 controls[1].delta(groups[1].mean),
                 controls[0].matched(scene.batches(sides[0])),
-                _distances(real[name], energy, mmd),
+                None if moved[0] is None or moved[1] is None else (moved[0], moved[1]),
+                {"energy": energy, "mmd": mmd},
                 reference_note(training),
             )
         )
         for side in (0, 1):
-            tests[side].append(de_row(name, cells[side], ranked[side]))
+            tests[side].append(de_row(name, cells[side], own[side].of(batches)))
     return score(
-        conditions,
-        training.values,
-        table_of(tests[0], scene.genes),
-        table_of(tests[1], scene.genes),
-        scene.excluded,
+        conditions, table_of(tests[0], scene.genes), table_of(tests[1], scene.genes), scene.excluded
     )
-
-
-def _distances(real: Real, energy: float, mmd: float) -> dict[str, float]:
-    return {
-        "energy": energy,
-        "energy_control": real.energy_control,
-        "mmd": mmd,
-        "mmd_control": real.mmd_control,
-    }

@@ -110,9 +110,9 @@ class Scene:
         """All controls of the line, summed up per batch."""
         return self.sum_controls(self.all_control_rows)
 
-    def sum_controls(self, rows: np.ndarray) -> Controls:
-        """Sum up some control rows per batch, streamed."""
-        return Controls.of(self._blocks(rows))
+    def sum_controls(self, rows: np.ndarray, chosen: frozenset[str] | None = None) -> Controls:
+        """Sum up some control rows per batch, streamed; see `Controls` about `chosen`."""
+        return Controls.of(self._blocks(rows), chosen)
 
     def _blocks(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(rows), BLOCK):
@@ -126,17 +126,15 @@ class Scene:
             return None
         return target_genes(self.perturbations, self.genes)
 
-    def draw_controls(self, batches: np.ndarray, n: int, share: float, key: str) -> np.ndarray:
-        """Draw `n` controls without replacement, from the given batches as far as they have any.
+    def draw_controls(self, batches: np.ndarray, n: int, key: str) -> np.ndarray:
+        """Draw `n` controls without replacement, from the given batches up to half of their controls.
 
         Parameters
         ----------
         batches
             Batch of each cell of the condition; `n` may be smaller.
         n
-            How many; at most the number of controls.
-        share
-            Take at most this share of a batch's controls for the batch itself.
+            How many; at most the number of controls. Other batches fill up.
         key
             Names the draw.
         """
@@ -147,7 +145,7 @@ class Scene:
         taken = np.zeros(len(order), dtype=bool)
         for batch in sorted(set(wanted)):
             own = np.flatnonzero(here == batch)
-            taken[own[: min(int((wanted == batch).sum()), int(share * len(own)))]] = True
+            taken[own[: min(int((wanted == batch).sum()), len(own) // 2)]] = True
         free = np.flatnonzero(~taken)
         taken[free[: n - int(taken.sum())]] = True
         return np.sort(self.all_control_rows[order[taken]])

@@ -288,8 +288,6 @@ def _ours(
             continue
         few = [at_most(cells, n, rng) for cells in (real, pred)]
         energy, mmd = energy_and_mmd(few[1], few[0], gammas)
-        base = energy_and_mmd(at_most(control, n, rng), few[0], gammas)
-        names = ("energy", "energy_control", "mmd", "mmd_control")
         groups = [Group.of(cells) for cells in (real, pred)]
         conditions.append(
             Condition(
@@ -299,13 +297,13 @@ def _ours(
                 groups[0].mean - profile.mean,
                 groups[1].mean - profile.mean,
                 profile,
-                dict(zip(names, (energy, base[0], mmd, base[1]), strict=True)),
+                distances={"energy": energy, "mmd": mmd},
             )
         )
         for side in (0, 1):
             tests[side].append(de_row(label, few[side], ranked))
     real_de, pred_de = (table_of(rows, genes) for rows in tests)
-    table = score(conditions, None, real_de, pred_de)
+    table = score(conditions, real_de, pred_de)
     scored = {row["perturbation"]: row for row in table.to_dict("records")}
     rows = []
     for label in labels:

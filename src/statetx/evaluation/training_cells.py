@@ -16,12 +16,15 @@ from statetx.evaluation.scene import Scene
 SAMPLE = 500
 """Treated cells, and control cells, behind the kernel widths."""
 
+OWN_LINE = "this cell line"
+"""`MeanDelta.taken_from` of a line with training conditions of its own."""
+
 
 def training_conditions(plan: Plan, line: str) -> tuple[list[tuple[str, str]], str]:
     """Training conditions of the line, or of all lines when it has none, and which it was."""
     every = plan.conditions("train")
     own = [pair for pair in every if pair[0] == line]
-    return (own, "this cell line") if own else (every, "all training cell lines")
+    return (own, OWN_LINE) if own else (every, "all training cell lines")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class MeanDelta:
     n_conditions
         How many.
     taken_from
-        ``this cell line`` or ``all training cell lines``.
+        `OWN_LINE` or ``all training cell lines``.
     """
 
     values: np.ndarray | None

@@ -34,8 +34,8 @@ def verdict(
 
     Writes ``verdict.json`` and ``leaderboard.csv``. Scores are averaged over conditions within a
     line, then over lines, folds pooled; each model is compared with the baseline that has the best
-    pooled value of the metric, condition by condition, with a bootstrap over drugs within lines
-    (`bootstrap.Pooling`). BETTER and WORSE: the 95 % interval of the difference lies on one side
+    pooled value of the metric, condition by condition, with a bootstrap over drugs, all doses and
+    lines together (`bootstrap.Pooling`). BETTER and WORSE: the 95 % interval of the difference lies on one side
     of 0. SAME: it holds 0. UNDECIDED: there is no interval.
 
     Parameters
@@ -80,10 +80,10 @@ def verdict(
             "undefined": undefined(bench),
         },
         "interval": {
-            "unit": bench.pooling.unit.name,
+            "unit": bench.unit.name,
             "n_bootstrap": settings.n_bootstrap,
             "level": LEVEL,
-            "reason": bench.pooling.unit.reason,
+            "reason": bench.unit.reason,
         },
         "metrics": [_metric(bench, judged) for judged in bench.judged.values()],
         "rows": rows,
@@ -110,7 +110,7 @@ def _row(bench: Bench, one: Contender) -> dict[str, Any]:
             "mean": judged.estimates[i].mean,
             "low": low,
             "high": high,
-            "n": int(np.isfinite(judged.values[i]).sum()),
+            "n": int(np.isfinite(judged.values(i)).sum()),
             "undefined": one.undefined(judged.metric.column),
         }
     return {
@@ -128,7 +128,7 @@ def _metric(bench: Bench, judged: Judged) -> dict[str, Any]:
     has_range = bench.clearly_better(judged, bench.end("ceiling"), bench.end("floor"))
     if not judged.sign:
         reason = "a diagnostic: neither more nor less of it is better"
-    elif not any(np.isfinite(values).any() for values in judged.values):
+    elif not any(np.isfinite(columns).any() for columns in judged.columns):
         reason = "undefined for every condition"
         notes = [
             parse_note(note).get(metric.column)
@@ -173,7 +173,8 @@ def _compare(bench: Bench, judged: Judged, one: Contender) -> dict[str, Any]:
         "metric": judged.metric.name,
         "against": None if against is None else against.name,
         **dict.fromkeys(("difference", "low", "high", "wins", "p")),
-        "n": int(np.isfinite(judged.values[i]).sum()),
+        "n": int(np.isfinite(judged.values(i)).sum()),
+        "unit": judged.pooling.unit.name,
         "call": "UNDECIDED",
         "reason": None,
         "scaled": None,
@@ -185,8 +186,8 @@ def _compare(bench: Bench, judged: Judged, one: Contender) -> dict[str, Any]:
         )
         return out
     j = bench.number(against)
-    difference = judged.estimates[i].minus(judged.estimates[j])
-    paired = judged.sign * (judged.values[i] - judged.values[j])
+    difference = bench.gap(judged, i, j)
+    paired = judged.sign * (judged.values(i) - judged.values(j))
     known = paired[np.isfinite(paired)]
     low, high = difference.interval()
     out |= {
@@ -194,17 +195,18 @@ def _compare(bench: Bench, judged: Judged, one: Contender) -> dict[str, Any]:
         "low": low,
         "high": high,
         "wins": float(((known > 0) + 0.5 * (known == 0)).mean()),
-        "p": bench.pooling.sign_flip(paired, bench.settings.seed),
+        "p": judged.pooling.sign_flip(paired, bench.settings.seed),
     }
     if low is None or high is None:
-        out["reason"] = bench.pooling.unit.reason or "too few draws are defined"
+        out["reason"] = judged.pooling.unit.reason or "too few draws are defined"
     else:
         ends = sorted((judged.sign * low, judged.sign * high))
         out["call"] = "BETTER" if ends[0] > 0 else "WORSE" if ends[1] < 0 else "SAME"
     ceiling = bench.end("ceiling")
     if bench.clearly_better(judged, ceiling, j) and ceiling is not None:
-        room = judged.estimates[ceiling].minus(judged.estimates[j]).mean
-        out["scaled"] = difference.mean / room
+        there = np.isfinite(judged.values(ceiling))
+        room = bench.gap(judged, ceiling, j).mean
+        out["scaled"] = bench.gap(judged, i, j, there).mean / room
     else:
         out["scaled_reason"] = f"the ceiling is not clearly better than {against.name}"
     return out

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from statetx.config import BASELINES
 from statetx.data.header import columns, opened
 from statetx.data.sets import draw_controls
-from statetx.data.store import LineStore
 from statetx.errors import ConfigError, DataError, ModelError, did_you_mean
 from statetx.inference.cells import Request, declared, refused, write_predictions
 from statetx.inference.own_cells import Expression, OwnCells
@@ -33,7 +33,7 @@ def infer(
     on_unknown: str = "error",
     checkpoint: str = "best",
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> int:
     """Predict perturbations for the cells of a file.
 
@@ -62,13 +62,14 @@ def infer(
     celltypes
         Only these lines.
     on_unknown
-        ``error``, or ``skip``: leave out perturbations that the model does not know, and say so.
+        ``error``, or ``skip``: leave out perturbations that the model was not trained on (also
+        those for which a baseline would have a fallback), and say so.
     checkpoint
         ``best``, ``last`` or ``step=N``.
     seed
         Of the draw of controls; each condition has a draw of its own.
     device
-        ``cpu``, ``cuda`` or ``auto``.
+        ``cpu``, ``cuda`` or ``auto`` (a GPU if there is one).
 
     Returns
     -------
@@ -80,7 +81,7 @@ def infer(
     DataError
         The file or the table is not what it should be: the message says what.
     ModelError
-        The model cannot be opened, or does not know a perturbation.
+        The model cannot be opened, or was not trained on a perturbation.
     """
     path = Path(adata)
     if Path(out).exists() and path.exists() and Path(out).samefile(path):
@@ -169,17 +170,23 @@ def _predictable(
     if unknown and on_unknown == "error":
         shown = ", ".join(repr(label) for label in unknown[:10])
         raise ModelError(
-            f"the model does not know {len(unknown)} of {len(labels)} perturbations: {shown}",
+            f"the model was not trained on {len(unknown)} of {len(labels)} perturbations: {shown}",
             where=where,
             fix=f"{unknown[0]!r}: {did_you_mean(unknown[0], vocabulary)} "
-            "--on-unknown skip leaves such perturbations out",
+            "--on-unknown skip leaves such perturbations out"
+            + (
+                "; a baseline could only answer them with a mean over other perturbations, and "
+                "an unknown label is most often a misspelling"
+                if model.kind in BASELINES
+                else ""
+            ),
         )
     for label in unknown:
-        print(f"skipped: the model does not know the perturbation {label!r}")
+        print(f"skipped: the model was not trained on the perturbation {label!r}")
     kept = {pair: n for pair, n in asked.items() if pair[1] not in unknown}
     if not kept:
         raise ModelError(
-            f"the model knows none of the {len(labels)} perturbations",
+            f"the model was trained on none of the {len(labels)} perturbations",
             where=where,
             fix=f"{labels[0]!r}: {did_you_mean(labels[0], vocabulary)}",
         )
@@ -196,7 +203,7 @@ def _request(
     else:  # cells that nobody measured: any control of the line, the batch is that of the control
         batches = np.full(n or len(controls.rows), "", dtype=object)
     # `Controls` answers what draw_controls asks of a packed line, so the matching is the same.
-    drawn = draw_controls(cast(LineStore, controls), "control", batches, seed, label)
+    drawn = draw_controls(controls, "control", batches, seed, label)
     rows = controls.rows[drawn]
     return Request(line, label, rows, batches if batches[0] else own.batch.values_at(rows))
 

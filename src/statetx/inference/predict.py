@@ -23,7 +23,7 @@ def predict(
     max_cells: int,
     seed: int,
     out: str | Path,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Predict the test conditions of one cell line.
 
@@ -47,7 +47,7 @@ def predict(
     out
         h5ad to write: see `cells.write_predictions`.
     device
-        ``cpu``, ``cuda`` or ``auto``.
+        ``cpu``, ``cuda`` or ``auto`` (a GPU if there is one).
 
     Raises
     ------

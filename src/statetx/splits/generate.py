@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from statetx.config import BlockSplit, LineFolds, PerturbationFolds
+from statetx.data.plan import COLUMNS
 from statetx.errors import SplitError
-
-COLUMNS = ["line", "perturbation", "role", "reason"]
 
 
 def dc_block(conditions: pd.DataFrame, settings: BlockSplit) -> pd.DataFrame:
@@ -201,4 +200,4 @@ def _fold(
 def _with_roles(table: pd.DataFrame, role: Callable[[str, str], tuple[str, str]]) -> pd.DataFrame:
     roles = [role(line, drug) for line, drug in zip(table["line"], table["drug"], strict=True)]
     out = table.assign(role=[name for name, _ in roles], reason=[why for _, why in roles])
-    return out[COLUMNS].sort_values(["line", "perturbation"], ignore_index=True)
+    return out[list(COLUMNS)].sort_values(["line", "perturbation"], ignore_index=True)

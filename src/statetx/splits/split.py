@@ -1,21 +1,22 @@
-"""The split stage: settings or TOML in; ``split.toml``, ``plan.parquet`` and ``lint.json`` out."""
+"""The split stage: settings or TOML in; ``split.toml``, ``plan.parquet`` and ``lint.json`` out.
+
+Only the order of the work, which no fingerprint follows (a new check must not make every split
+stale): roles are decided in `statetx.splits.plan_table`, the form of the files where they are written.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from statetx.config import BlockSplit, LineFolds, PerturbationFolds, TomlSplit
+from statetx.config import TomlSplit
 from statetx.data.plan import write_plan
-from statetx.data.store import Store, open_store
-from statetx.errors import SplitError
+from statetx.data.store import open_store
 from statetx.provenance import write_json
 from statetx.splits.findings import Findings
-from statetx.splits.generate import COLUMNS, generate
 from statetx.splits.lint import Report, lint
-from statetx.splits.toml import resolve, write_toml
-
-Settings = BlockSplit | LineFolds | PerturbationFolds | TomlSplit
+from statetx.splits.plan_table import Settings, plan_table
+from statetx.splits.toml import write_toml
 
 
 def split(
@@ -54,14 +55,13 @@ def split(
     store = open_store(store_dir)
     out = Path(out_dir)
     log = Findings()
-    if isinstance(settings, TomlSplit):
-        if toml is None:
-            raise SplitError("the content of the TOML was not given", where=settings.toml)
-        where = settings.toml
-        table = resolve(toml, store.conditions, control_labels(store), log)
-    else:
-        where = f"splits.*.generator: {settings.generator}"
-        table = generate(store.conditions, settings, fold)
+    where = (
+        settings.toml
+        if isinstance(settings, TomlSplit)
+        else f"splits.*.generator: {settings.generator}"
+    )
+    controls = [store.control, *store.manifest.get("control_aliases", [])]
+    table = plan_table(store.conditions, controls, settings, fold, toml, log)
     log.raise_errors(where)
     report = lint(table, store.conditions, log)
     log.raise_errors(where)
@@ -70,24 +70,5 @@ def split(
     name = str(store.manifest["dataset"])
     write_toml(table, store.conditions, name, str(store_dir), out / "split.toml")
     write_json(out / "lint.json", report.as_dict())
-    write_plan(table[COLUMNS], out / "plan.parquet")
+    write_plan(table, out / "plan.parquet")
     return report
-
-
-def lint_toml(store_dir: str | Path, toml: dict[str, Any]) -> Report:
-    """Check a parsed TOML against a packed data set; write and raise nothing about the split.
-
-    Raises
-    ------
-    ResultsError
-        `store_dir` is no packed data set.
-    """
-    store = open_store(store_dir)
-    log = Findings()
-    table = resolve(toml, store.conditions, control_labels(store), log)
-    return lint(table, store.conditions, log)
-
-
-def control_labels(store: Store) -> list[str]:
-    """Return the control label of a store and its aliases."""
-    return [store.control, *store.manifest.get("control_aliases", [])]

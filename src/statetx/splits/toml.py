@@ -21,7 +21,6 @@ unquoted ``[fewshot.demo.MCF7]`` holds nothing out. Each of these is an error he
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +34,6 @@ from statetx.splits.findings import Findings, shown
 
 TABLES = ("datasets", "training", "zeroshot", "fewshot")
 QUOTED = 'put the name in quotes, as "dataset.line": otherwise TOML reads the dot as a nested table'
-
-
-def load_toml(path: str | Path) -> dict[str, Any]:
-    """Parse a split TOML.
-
-    Raises
-    ------
-    SplitError
-        The file is missing, unreadable or no TOML.
-    """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SplitError(f"cannot read the split TOML: {error}", where=path) from error
-    except tomllib.TOMLDecodeError as error:
-        raise SplitError(
-            f"this is no TOML: {error}",
-            where=path,
-            fix="a key or a line name with spaces, slashes or dots needs quotes",
-        ) from error
 
 
 def resolve(

@@ -1,7 +1,7 @@
-"""What happens between the steps: validation, curves, checkpoints, progress.
+"""What happens between the steps: validation, curves, progress.
 
 The order of the callbacks matters: `Validation` measures, `Curves` writes the row down, and
-`Checkpoints` saves a state that holds both.
+`checkpoints.Checkpoints` saves a state that holds both.
 """
 
 from __future__ import annotations
@@ -12,18 +12,14 @@ import logging
 import math
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
 import numpy as np
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from statetx.errors import ModelError
-from statetx.provenance import whole
 from statetx.training.module import Batch, PertSetsModule
 
 log = logging.getLogger("statetx.training")
@@ -150,13 +146,14 @@ class Curves(lightning.Callback):
         self._losses: list[float] = []
         self._cells = 0
         self._seconds = 0.0
+        self._elapsed = 0.0
         self._since = time.perf_counter()
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Start the clock."""
-        self._since = time.perf_counter()
+        """Start the clock, with what an interrupted training had spent on the row."""
+        self._since = time.perf_counter() - self._elapsed
 
     def on_train_batch_end(
         self,
@@ -200,106 +197,28 @@ class Curves(lightning.Callback):
         return out.getvalue()
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows so far, and the losses of the row that is being collected."""
-        return {"rows": self.rows, "losses": self._losses, "seconds": self._seconds}
+        """Rows so far, and losses, cells and time of the row that is being collected."""
+        return {
+            "rows": self.rows,
+            "losses": self._losses,
+            "cells": self._cells,
+            "seconds": self._seconds,
+            "elapsed": time.perf_counter() - self._since,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up an interrupted training."""
         self.rows = list(state_dict["rows"])
         self._losses = list(state_dict["losses"])
+        self._cells = state_dict["cells"]
         self._seconds = state_dict["seconds"]
+        self._elapsed = state_dict["elapsed"]
 
 
 def _short(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     return "" if math.isnan(value) else f"{value:.7g}"
-
-
-class Checkpoints(lightning.Callback):
-    """Writes step checkpoints and the state from which an interrupted training resumes.
-
-    Parameters
-    ----------
-    validation
-        Holds the best weights.
-    state, checkpoints
-        Directories of the resume state and of ``step=N.safetensors``.
-    every
-        Steps between both.
-    """
-
-    def __init__(self, validation: Validation, state: Path, checkpoints: Path, every: int) -> None:
-        self.validation = validation
-        self.state = state
-        self.checkpoints = checkpoints
-        self.every = every
-        self._saved_step = -1
-
-    @property
-    def last(self) -> Path:
-        """The resume state."""
-        return self.state / "last.ckpt"
-
-    def _best(self, step: int) -> Path:
-        return self.state / f"best-{step}.safetensors"
-
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Write both when it is time."""
-        step = trainer.global_step
-        if step % self.every:
-            return
-        assert isinstance(pl_module, PertSetsModule)
-        with whole(self.checkpoints / f"step={step}.safetensors") as part:
-            save_file(pl_module.model.arrays(), part, metadata={"step": str(step)})
-        self._save_state(trainer)
-
-    def _save_state(self, trainer: lightning.Trainer) -> None:
-        step = self.validation.best_step
-        if step is not None and not self._best(step).exists():
-            assert self.validation.best_weights is not None
-            with whole(self._best(step)) as part:
-                save_file(self.validation.best_weights, part)
-        with whole(self.last) as part:
-            trainer.save_checkpoint(part)
-        self._saved_step = trainer.global_step
-        # Only now: until the new state was in place, the old one needed its own best weights.
-        for path in self.state.glob("best-*.safetensors"):
-            if step is None or path != self._best(step):
-                path.unlink()
-
-    def on_train_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Note what is already saved."""
-        self.read_best()
-        self._saved_step = trainer.global_step
-
-    def read_best(self) -> None:
-        """Read back the best weights of an interrupted training.
-
-        Also to be called after the training: hooks do not run when no step was left to do.
-        """
-        step = self.validation.best_step
-        if step is not None and self.validation.best_weights is None:
-            self.validation.best_weights = load_file(self._best(step))
-
-    def on_exception(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        exception: BaseException,
-    ) -> None:
-        """Save where a scheduler's SIGTERM stopped us: it comes between two steps."""
-        if isinstance(exception, SIGTERMException) and trainer.global_step > self._saved_step:
-            self._save_state(trainer)
 
 
 class Progress(lightning.Callback):

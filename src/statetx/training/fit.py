@@ -33,6 +33,8 @@ class Task:
     ----------
     store, plan
         Cells, and which conditions train and validate.
+    plan_path
+        Where the plan was read, for messages.
     vocabulary
         Control label, then the sorted training perturbations: ids are indices into it.
     model
@@ -43,6 +45,7 @@ class Task:
 
     store: Store
     plan: Plan
+    plan_path: Path
     vocabulary: list[str]
     model: Any
     seed: int
@@ -119,14 +122,16 @@ def fit(
     model
         Section of the configuration, of any kind.
     seed
-        Same seed, same weights: bitwise on the CPU with the same number of threads.
+        Same seed, same weights: bitwise on the CPU with the same number of threads, which is the
+        caller's choice (``torch.set_num_threads``) and in no fingerprint.
     out
         The model directory.
     state_dir
         Undeclared directory from which an interrupted training resumes. It must be a function of
         everything that training depends on. Removed on success.
     checkpoints_dir
-        Gets ``step=N.safetensors`` every ``ckpt_every_n_steps``.
+        Gets ``step=N.safetensors`` every ``ckpt_every_n_steps``; those of another training are
+        removed from it.
     keep
         Checkpoints that must be in `out`; ``best`` always is. Models without steps have no other.
     tracking
@@ -141,7 +146,7 @@ def fit(
         make, a non-finite loss, or an interruption. `out` is then not written.
     """
     kind: str = model.kind  # type: ignore[attr-defined]
-    task = _task(open_store(store_dir), read_plan(plan_path), model, seed)
+    task = _task(open_store(store_dir), Path(plan_path), model, seed)
     places = Places(Path(state_dir), Path(checkpoints_dir), Path(out).parent)
     way = importlib.import_module(
         f"statetx.training.{'statistics' if kind in BASELINES else 'gradient'}"
@@ -164,12 +169,13 @@ def fit(
     shutil.rmtree(state_dir, ignore_errors=True)
 
 
-def _task(store: Store, plan: Plan, model: Any, seed: int) -> Task:
+def _task(store: Store, plan_path: Path, model: Any, seed: int) -> Task:
     """Check that plan, store and model fit before anything is computed."""
+    plan = read_plan(plan_path)
     if not plan.conditions("train"):
         raise ModelError(
             "the plan has no training condition",
-            where="plan.parquet",
+            where=plan_path,
             fix="mend the split: nothing can be learnt from an empty training set",
         )
     held = store.conditions[["line", "perturbation"]].drop_duplicates()
@@ -178,7 +184,7 @@ def _task(store: Store, plan: Plan, model: Any, seed: int) -> Task:
         if condition not in known:
             raise ModelError(
                 f"the plan names the condition {condition}, which the store does not hold",
-                where="plan.parquet",
+                where=plan_path,
                 fix="plan and store belong to different data: run the split stage again",
             )
     expression_key = store.manifest["expression_key"]
@@ -193,10 +199,10 @@ def _task(store: Store, plan: Plan, model: Any, seed: int) -> Task:
     if store.control in labels:
         raise ModelError(
             f"the plan lists the control {store.control!r} as a training perturbation",
-            where="plan.parquet",
+            where=plan_path,
             fix="controls serve every role and stand in no plan: run the split stage again",
         )
-    return Task(store, plan, [store.control, *labels], model, seed)
+    return Task(store, plan, plan_path, [store.control, *labels], model, seed)
 
 
 def _meta(task: Task, trained: Trained, provenance: dict[str, Any]) -> dict[str, Any]:

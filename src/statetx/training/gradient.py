@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from safetensors.numpy import load_file
 
 from statetx.config import Tracking
 from statetx.data.loader import SetBatch, SetLoader
@@ -25,7 +24,8 @@ from statetx.errors import ModelError, did_you_mean
 from statetx.models.backbone import Shape
 from statetx.models.pertsets import Architecture, PertSets
 from statetx.provenance import digest
-from statetx.training.callbacks import ROWS, Checkpoints, Curves, Progress, Validation
+from statetx.training.callbacks import ROWS, Curves, Progress, Validation
+from statetx.training.checkpoints import Checkpoints
 from statetx.training.fit import Places, Task, Trained
 from statetx.training.module import Batch, PertSetsModule
 
@@ -66,24 +66,24 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
     loader = _loader(task, task.plan, "train", task.seed)
     validation_sets, without = _validation_batches(task)
     architecture = _architecture(task)
-    # A step checkpoint of an earlier training of this run must not pass for one of this.
-    if not (places.state / "last.ckpt").exists():
-        for path in places.checkpoints.glob("step=*.safetensors"):
-            path.unlink()
-
     last_step = settings.max_steps
     validation = Validation(validation_sets, settings.val_freq, last_step)
     curves = Curves(validation, max(1, min(settings.val_freq, last_step // ROWS)), last_step)
     checkpoints = Checkpoints(
-        validation, places.state, places.checkpoints, settings.ckpt_every_n_steps
+        validation,
+        places.state,
+        places.checkpoints,
+        settings.ckpt_every_n_steps,
+        _identity(task, places),
     )
+    resume = checkpoints.prepare(keep)
     with _quiet(), torch.random.fork_rng():
         torch.manual_seed(task.seed)
-        module = PertSetsModule(PertSets(architecture), settings, task.seed, _identity(task))
+        module = PertSetsModule(PertSets(architecture), settings, task.seed)
         trainer = _trainer(
             last_step, places.state, logger, [validation, curves, checkpoints, Progress(last_step)]
         )
-        _run(trainer, module, loader, checkpoints.last)
+        _run(trainer, module, loader, places.state, resume)
         checkpoints.read_best()
     if logger is not None:
         logger.experiment.finish()
@@ -107,7 +107,7 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
         }
     for name in keep:
         if name not in arrays:
-            arrays[name] = load_file(places.checkpoints / f"{name}.safetensors")
+            arrays[name] = checkpoints.read_step(name)
             chosen[name] = {"step": int(name.removeprefix("step=")), "why": "asked for"}
     names = list(dict.fromkeys(["best", "last", *keep]))
     return Trained(
@@ -121,11 +121,14 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
 
 
 def _run(
-    trainer: lightning.Trainer, module: PertSetsModule, loader: SetLoader, state: Path
+    trainer: lightning.Trainer,
+    module: PertSetsModule,
+    loader: SetLoader,
+    state: Path,
+    resume: Path | None,
 ) -> None:
-    resume = str(state) if state.exists() else None
-    if resume:
-        log.info("resuming from %s", state)
+    if resume is not None:
+        log.info("resuming from %s", resume)
     try:
         trainer.fit(module, Stream(loader, module), ckpt_path=resume, weights_only=True)
     except SIGTERMException:
@@ -212,13 +215,15 @@ def _validation_batches(task: Task) -> tuple[list[Batch], int]:
 
 
 def _check_labels(task: Task) -> None:
-    never = sorted(set(task.plan.perturbations("test")) - set(task.vocabulary))
+    asked = task.plan.perturbations("test")
+    never = [label for label in asked if label not in set(task.vocabulary)]
     if never:
+        shown = ", ".join(repr(label) for label in never[:10])
+        more = ", …" if len(never) > 10 else ""
         raise ModelError(
-            f"{len(never)} of {len(task.plan.perturbations('test'))} test perturbations have no "
-            f"training condition, such as {never[0]!r}: a model of perturbation ids cannot "
-            "predict them",
-            where="plan.parquet",
+            f"{len(never)} of {len(asked)} test perturbations have no training condition, and a "
+            f"model of perturbation ids cannot predict a label it never saw: {shown}{more}",
+            where=task.plan_path,
             fix="use a split that trains on every test perturbation in other lines, or leave "
             "this model out of the experiment",
         )
@@ -253,10 +258,14 @@ def _architecture(task: Task) -> Architecture:
     )
 
 
-def _identity(task: Task) -> str:
-    """Digest of what the resume state depends on."""
+def _identity(task: Task, places: Places) -> str:
+    """Digest of what this training depends on.
+
+    The name of the state directory stands for what is not seen here, the code and the cells.
+    """
     settings = task.model.model_dump(mode="json")
-    return digest([settings, task.seed, task.plan.digest, task.vocabulary, task.store.genes])
+    parts = [settings, task.seed, task.plan.digest, task.vocabulary, task.store.genes]
+    return digest([*parts, places.state.name])
 
 
 def _trainer(

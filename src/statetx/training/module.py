@@ -44,16 +44,13 @@ class PertSetsModule(lightning.LightningModule):
         Section ``training`` of the model.
     seed
         Dropout is a pure function of (seed, step): a resumed training drops the same units.
-    identity
-        Digest of what this training depends on; a resume state of another one is refused.
     """
 
-    def __init__(self, model: PertSets, settings: Training, seed: int, identity: str) -> None:
+    def __init__(self, model: PertSets, settings: Training, seed: int) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
         self.seed = seed
-        self.identity = identity
         self.train_loss = math.nan
         self.gradient_norm = math.nan
 
@@ -116,25 +113,6 @@ class PertSetsModule(lightning.LightningModule):
                 where="training",
                 fix="lower lr, and check that the cells are finite log1p values; "
                 "no model was written",
-            )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write down whose state this is."""
-        checkpoint["statetx"] = {"training": self.identity}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the state of another training.
-
-        Raises
-        ------
-        ModelError
-            Settings, seed or plan differ.
-        """
-        found = checkpoint.get("statetx", {}).get("training")
-        if found != self.identity:
-            raise ModelError(
-                "the resume state belongs to a training with other settings, seed or plan",
-                fix="remove the state directory and train again",
             )
 
 

@@ -1,0 +1,20 @@
+"""Names and format number of the store on disk.
+
+Kept apart from its reader: whoever only writes a store, or only names its files, does not become
+stale when the reader changes.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+FORMAT = 1
+"""Of ``manifest.json`` and everything beside it."""
+
+SAFE = "._+-"
+"""Characters that a cell line keeps in file names; others are percent-encoded."""
+
+
+def file_name(line: str) -> str:
+    """Return the cell line as it stands in paths: percent-encoded, safe set ``A-Za-z0-9_.+-``."""
+    return quote(line, safe=SAFE).replace("~", "%7E")

@@ -1,0 +1,98 @@
+"""Run a stage as the workflow does: for its scripts and for the commands of the same names."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from statetx import stages
+from statetx.config import BASELINES, Config
+from statetx.errors import StatetxError
+
+
+def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads: int = 0) -> None:
+    """Train one run, as rule `train` does; ``threads = 0`` leaves their number to torch."""
+    from statetx.training.fit import fit
+
+    plan = stages.split_dir(dataset, split) / "plan.parquet"
+    store, home = stages.pack_dir(dataset), stages.run_dir(dataset, split, model, seed)
+    params = stages.train_params(cfg, model)
+    if threads and cfg.models[model].kind not in BASELINES:
+        import torch
+
+        torch.set_num_threads(threads)
+    made_from = stages.train_made_from(store, plan, params["settings"], params["code"])
+    name = {"dataset": dataset, "split": split, "model": model, "seed": seed}
+    fit(
+        store_dir=store,
+        plan_path=plan,
+        model=cfg.models[model],
+        seed=seed,
+        out=home / "model",
+        state_dir=stages.state_dir(dataset, split, model, seed, made_from),
+        checkpoints_dir=home / "checkpoints",
+        keep=sorted({"best", "last", *stages.checkpoints(cfg, model)}),
+        tracking=cfg.tracking,
+        provenance={**name, **made_from},
+    )
+
+
+def verdict(cfg: Config, experiment: str) -> None:
+    """Judge one experiment, as rule `verdict` does."""
+    from statetx.evaluation.verdict import verdict as work
+
+    dataset, checkpoint = cfg.experiment_dataset(experiment), cfg.evaluation.checkpoints[0]
+    params = stages.verdict_params(cfg, experiment)
+    scores, references = stages.judged(dataset, params["runs"], checkpoint)
+    meta = {"experiment": experiment, "dataset": dataset, "checkpoint": checkpoint}
+    meta["code"] = params["code"]
+    work(scores, references, meta, cfg.evaluation, Path("results") / dataset / experiment)
+
+
+def report(cfg: Config, experiment: str) -> Path:
+    """Draw the page of one experiment, as rule `report` does; return its path."""
+    from statetx.reporting.page import RunFiles, page
+
+    dataset = cfg.experiment_dataset(experiment)
+    runs, out = cfg.runs(experiment), Path("results") / "reports" / f"{experiment}.html"
+    page(
+        Path("results") / dataset / experiment / "verdict.json",
+        {run.split: stages.split_dir(dataset, run.split) / "plan.parquet" for run in runs},
+        [RunFiles(r.split, r.model, r.seed, stages.run_dir(*r) / "model") for r in runs],
+        stages.pack_dir(dataset) / "manifest.json",
+        out,
+        cfg.report.title or experiment,
+    )
+    return out
+
+
+@contextlib.contextmanager
+def job(log: str | Path | None = None) -> Iterator[None]:
+    """Run a stage: its output goes to `log`; an error a user can mend is one block, not a trace.
+
+    Exits with 1 on a `StatetxError`.
+    """
+    handle = None
+    if log is not None:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        handle = open(log, "w", buffering=1, encoding="utf-8")  # noqa: SIM115
+        os.dup2(handle.fileno(), 1)
+        os.dup2(handle.fileno(), 2)
+        sys.stdout = sys.stderr = handle
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("statetx").setLevel(logging.INFO)
+    try:
+        yield
+    except StatetxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("STATETX_TRACEBACK"):
+            traceback.print_exc()
+        raise SystemExit(error.exit_code) from None
+    finally:
+        if handle is not None:
+            handle.flush()

@@ -112,3 +112,14 @@ def test_report_counts_with_settings_and_lists_every_problem(
     texts = "\n".join(str(problem) for problem in report.problems)
     for piece in ("does not exist", "negative: -1", "no control cell: 'L02'"):
         assert piece in texts
+
+
+def test_inspect_without_a_configuration_still_finds_values_that_are_no_expression(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    cells = anndata.read_h5ad(sorted(tiny_source.glob("*.h5ad"))[0])
+    cells.X = cells.X.astype("float32")
+    cells.X.data[3] = float("nan")
+    cells.write_h5ad(tmp_path / "nan.h5ad")
+    (problem,) = h5ad.inspect([tmp_path / "nan.h5ad"]).problems
+    assert "not finite" in str(problem)

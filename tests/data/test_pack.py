@@ -231,6 +231,7 @@ def test_line_names_that_no_file_system_likes(
     adata.write_h5ad(tmp_path / "a.h5ad")
     pack([tmp_path / "a.h5ad"], tiny_settings, "tiny", tmp_path / "out")
     assert file_name(name) == "Hep%20G2%2FC3A%20%CE%B3%7E"
+    assert file_name("..") == "%2E%2E", "not the directory above"
     assert (tmp_path / "out" / f"{file_name(name)}.h5ad").exists()
     assert open_store(tmp_path / "out").line(name).n_cells == adata.n_obs
 

@@ -23,6 +23,7 @@ from statetx.evaluation import cell_eval
 from statetx.evaluation.columns import COLUMNS, IDENTITY, parse_note
 from statetx.evaluation.evaluate import evaluate_run
 from statetx.evaluation.reference import reference
+from statetx.provenance import followed_modules
 
 SETTINGS = Evaluation(max_cells=100)
 LINE = "L01"
@@ -261,3 +262,9 @@ def test_truncated_and_foreign_files(store_dir, wide_plan, made, tmp_path: Path)
         evaluate_run(*args, broken, SETTINGS, tmp_path / "out")
     with pytest.raises(ResultsError, match="tests nothing"):
         reference(store_dir, wide_plan, "L02", SETTINGS, tmp_path / "out")
+
+
+def test_scoring_files_is_no_part_of_scoring_a_run() -> None:
+    """Else every change to reading somebody's files would make all scores stale."""
+    followed = followed_modules(["statetx.evaluation.evaluate"])
+    assert not {"statetx.evaluation.standalone", "statetx.evaluation.side_file"} & set(followed)

@@ -22,6 +22,18 @@ def controls_per_line(head: Header, declared: list[str]) -> dict[str, int]:
     return {name: int(n) for name, n in zip(head.line.names, found, strict=True)}
 
 
+def check_x(path: Path) -> None:
+    """Check every value of X, whatever the columns of obs mean.
+
+    Raises
+    ------
+    DataError
+        NaN, infinite or negative values.
+    """
+    with opened(path) as file:
+        _check_matrix(Matrix(file, "X", path), path, "X", genes(file, path))
+
+
 def check_all_values(head: Header, settings: Dataset) -> None:
     """Check every value of X and of the declared obsm matrices, in chunks.
 
@@ -36,9 +48,13 @@ def check_all_values(head: Header, settings: Dataset) -> None:
             known = head.genes if name == "X" else None
             if name == f"obsm/{settings.expression_key}":
                 known = head.hvg
-            for start in range(0, head.n_cells, matrix.chunk_rows):
-                stop = min(head.n_cells, start + matrix.chunk_rows)
-                check_values(matrix.rows(start, stop), head.path, name, start, known)
+            _check_matrix(matrix, head.path, name, known)
+
+
+def _check_matrix(matrix: Matrix, path: Path, name: str, known: list[str] | None) -> None:
+    for start in range(0, matrix.shape[0], matrix.chunk_rows):
+        stop = min(matrix.shape[0], start + matrix.chunk_rows)
+        check_values(matrix.rows(start, stop), path, name, start, known)
 
 
 def check_scales(path: Path, settings: Dataset) -> None:

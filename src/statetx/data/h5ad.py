@@ -18,6 +18,7 @@ from statetx.data.checks import (
     check_all_values,
     check_scales,
     check_together,
+    check_x,
     controls_per_line,
 )
 from statetx.data.header import Header, column, columns, header, identity, opened
@@ -128,6 +129,8 @@ def inspect(
             continue
         report.files.append(found)
         if settings is None:
+            if full:
+                attempt(check_x, path)
             continue
         head = attempt(header, path, settings)
         if head is not None:

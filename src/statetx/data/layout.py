@@ -16,5 +16,10 @@ SAFE = "._+-"
 
 
 def file_name(line: str) -> str:
-    """Return the cell line as it stands in paths: percent-encoded, safe set ``A-Za-z0-9_.+-``."""
-    return quote(line, safe=SAFE).replace("~", "%7E")
+    """Return the cell line as it stands in paths: percent-encoded, safe set ``A-Za-z0-9_.+-``.
+
+    Names of nothing but dots are encoded too.
+    """
+    name = quote(line, safe=SAFE).replace("~", "%7E")
+    # A line named ".." would otherwise write into the directory above.
+    return name if name.strip(".") else name.replace(".", "%2E")

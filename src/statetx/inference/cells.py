@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,6 +116,7 @@ def write_predictions(
     requests: list[Request],
     basal: Callable[[str], Basal],
     provenance: dict[str, Any],
+    also: Mapping[str, str] | None = None,
 ) -> None:
     """Predict all requests and write them as one h5ad.
 
@@ -138,6 +139,8 @@ def write_predictions(
         Gives the control cells of a line.
     provenance
         What else to say in ``uns["statetx"]``.
+    also
+        Further names of obs columns: ``{name: column that it repeats}``.
 
     Raises
     ------
@@ -182,6 +185,8 @@ def write_predictions(
             },
             index=pd.Index(np.arange(n_cells).astype(str), name="cell"),
         )
+        for name, column in (also or {}).items():
+            table[name] = table[column]
         write_elem(file, "obs", table)
         write_elem(file, "var", pd.DataFrame(index=pd.Index(model.genes, name="gene")))
         said = json.dumps(_about(model) | provenance, sort_keys=True, ensure_ascii=False)

@@ -107,6 +107,10 @@ def infer(
             batch,
             controls if control_pert is None else [control_pert],
         )
+        also = {
+            _column(loaded, pert_col, "pert_col"): "perturbation",
+            _column(loaded, celltype_col, "cell_type_key"): "cell_line",
+        }
         known = set(own.line.names)
         for name in celltypes or []:
             if name not in known:
@@ -129,7 +133,7 @@ def infer(
         rows = np.unique(np.concatenate([request.controls for request in requests]))
         basal = Expression(own, rows, loaded, embed_key)
         said: dict[str, Any] = {"stage": "infer", "seed": seed, "input": path.name}
-        write_predictions(Path(out), loaded, requests, lambda _: basal, said)
+        write_predictions(Path(out), loaded, requests, lambda _: basal, said, also)
     return sum(len(request.controls) for request in requests)
 
 

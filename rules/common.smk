@@ -1,4 +1,4 @@
-# What every rule file uses: the checked configuration, the table of runs, and inputs that are known
+# Used by all files beside it. The checked configuration, the table of runs, inputs that are known
 # only when a plan exists.
 from snakemake.exceptions import WorkflowError
 
@@ -83,3 +83,48 @@ def per_test_line(pattern, runs, wanted=None):
 def needs_gpu(wildcards):
     """Networks train and predict on a GPU where there is one; baselines do not."""
     return int(CFG.models[wildcards.model].kind not in BASELINES)
+
+
+def train_params(wildcards):
+    """Settings of a training."""
+    return stages.train_params(CFG, wildcards.model)
+
+
+def predict_params(wildcards):
+    """Settings of a prediction."""
+    return stages.predict_params(CFG, wildcards.model)
+
+
+def verdict_scores(wildcards):
+    """Scores of every run of an experiment, by the checkpoint that is judged."""
+    return per_test_line(
+        "results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/scores.csv",
+        CFG.runs(wildcards.experiment),
+        wanted=1,
+    )
+
+
+def verdict_references(wildcards):
+    """Floors and ceilings of every test line of an experiment."""
+    splits = dict.fromkeys(
+        (run.dataset, run.split) for run in CFG.runs(wildcards.experiment)
+    )
+    return [
+        f"results/{dataset}/{split}/reference/{line}/{part}.csv"
+        for dataset, split in splits
+        for line in test_lines(dataset, split)
+        for part in ("floor", "ceiling")
+    ]
+
+
+def home_of(wildcards):
+    """The data set of an experiment."""
+    return CFG.experiment_dataset(wildcards.experiment)
+
+
+def report_plans(wildcards):
+    """Plans of an experiment."""
+    return [
+        f"results/{home_of(wildcards)}/{split}/plan.parquet"
+        for split in dict.fromkeys(run.split for run in CFG.runs(wildcards.experiment))
+    ]

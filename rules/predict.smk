@@ -4,10 +4,6 @@
 # Output:         results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad
 
 
-def predict_params(wildcards):
-    return stages.predict_params(CFG, wildcards.model)
-
-
 rule predict:
     input:
         model="results/{dataset}/{split}/{model}/seed{seed}/model",

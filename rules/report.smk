@@ -5,17 +5,6 @@
 # Output:         results/reports/{experiment}.html
 
 
-def home_of(wildcards):
-    return CFG.experiment_dataset(wildcards.experiment)
-
-
-def report_plans(wildcards):
-    return [
-        f"results/{home_of(wildcards)}/{split}/plan.parquet"
-        for split in dict.fromkeys(run.split for run in CFG.runs(wildcards.experiment))
-    ]
-
-
 rule report:
     input:
         verdict=lambda wildcards: f"results/{home_of(wildcards)}/{wildcards.experiment}/verdict.json",

@@ -7,10 +7,6 @@
 # outputs of a failed job. Step checkpoints lie beside the model, undeclared too; rule prune tends them.
 
 
-def train_params(wildcards):
-    return stages.train_params(CFG, wildcards.model)
-
-
 rule train:
     input:
         plan=plan_of,

@@ -4,26 +4,6 @@
 # Output:         results/{dataset}/{experiment}/leaderboard.csv, verdict.json
 
 
-def verdict_scores(wildcards):
-    return per_test_line(
-        "results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/scores.csv",
-        CFG.runs(wildcards.experiment),
-        wanted=1,
-    )
-
-
-def verdict_references(wildcards):
-    splits = dict.fromkeys(
-        (run.dataset, run.split) for run in CFG.runs(wildcards.experiment)
-    )
-    return [
-        f"results/{dataset}/{split}/reference/{line}/{part}.csv"
-        for dataset, split in splits
-        for line in test_lines(dataset, split)
-        for part in ("floor", "ceiling")
-    ]
-
-
 rule verdict:
     input:
         scores=verdict_scores,

@@ -101,7 +101,7 @@ def test_learning_rate_retrains_that_run_only(road):
     ("old", "new", "expected"),
     [
         ("n_bootstrap: 100", "n_bootstrap: 200", {"verdict", "report"}),
-        ("n_bootstrap: 100", "n_bootstrap: 100, checkpoints: [best, last]", {"prune"}),
+        ("n_bootstrap: 100", "n_bootstrap: 100, checkpoints: [best, step=2]", {"prune"}),
         (
             "n_bootstrap: 100",
             "n_bootstrap: 100, profile: minimal",

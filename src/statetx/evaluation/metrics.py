@@ -74,9 +74,8 @@ METRICS = [
         "lower",
         0.0,
         "Squared error of the mean profile as a share of the control's, without the sampling noise "
-        "of the real cells; 1 = the control profile. Noise in the prediction counts as its error, so "
-        "control cells drawn at random score above 1 and the ceiling above 0, the more the fewer "
-        "the cells.",
+        "of the real cells; 1 = the control profile. Noise in a model's prediction counts as its "
+        "error, so control cells drawn at random score above 1, the more the fewer the cells.",
         "mse_unbiased",
         over="mse_control",
         headline=True,

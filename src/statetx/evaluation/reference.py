@@ -176,6 +176,7 @@ def _floor(
                 None if training.values is None or moved is None else (training.values, moved),
                 {"energy": energy, "mmd": mmd},
                 reference_note(training),
+                pseudo.noise,
             )
         )
         left = np.setdiff1d(own.rows(batches), drawn)
@@ -215,6 +216,7 @@ def _ceiling(
                 None if moved[0] is None or moved[1] is None else (moved[0], moved[1]),
                 {"energy": energy, "mmd": mmd},
                 reference_note(training),
+                groups[1].noise,
             )
         )
         for side in (0, 1):

@@ -17,12 +17,11 @@ pds_cosine
 mse_unbiased, mse_control
     (|q - r|^2 - noise_r) / G and (|r - c|^2 - noise_r - noise_c) / G with noise = trace of the
     covariance / n: the part that sampling cells makes. Their ratio (of sums over conditions) is 0
-    for the true mean profile and 1 for the control's. Only the real sides' noise is taken off: the
-    mean as delivered is the prediction, and what it errs by is its error. From cells alone nobody
-    can tell whether their mean is exact or scattered; credit for noise that a mean does not have
-    made 0.07 of a true ratio of 1.50. So control cells drawn at random score above 1, and a
-    replicate of half the cells above 0: far above where the effect is smaller than the noise of a
-    condition's cells (3.7 and 5.6 on simulated conditions of 40 cells, 20 in a half).
+    for the true mean profile and 1 for the control's. Only the noise of real cells is taken off,
+    in floor and ceiling that of the predicting cells too. A model's mean as delivered is its
+    prediction: from its cells nobody can tell whether it is exact or scattered, and credit for
+    noise that a mean does not have made 0.07 of a true ratio of 1.50. So `no_change`, which
+    delivers control cells drawn at random, scores above 1: 3.7 for 40 cells and small effects.
 energy, mmd
     Energy distance and MMD^2 (U) of predicted from real cells.
 de_overlap
@@ -90,6 +89,9 @@ class Condition:
         energy, mmd.
     notes
         Remarks, as `columns.parse_note` returns them.
+    pred_noise
+        Sampling noise that the predicted mean is known to have: that of real cells in floor and
+        ceiling, 0 for a model.
     """
 
     perturbation: str
@@ -101,6 +103,7 @@ class Condition:
     references: tuple[np.ndarray, np.ndarray] | None = None
     distances: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    pred_noise: float = 0.0
 
 
 def target_genes(labels: Sequence[str], genes: Sequence[str]) -> np.ndarray:
@@ -202,7 +205,9 @@ def score(
         row["pds_cosine"] = pds[i]
         if len(conditions) < 2:
             notes["pds_cosine"] = "one condition in this line: nothing to tell apart"
-        row["mse_unbiased"] = (_squared(one.pred.mean, one.real.mean) - one.real.noise) / n_genes
+        row["mse_unbiased"] = (
+            _squared(one.pred.mean, one.real.mean) - one.real.noise - one.pred_noise
+        ) / n_genes
         row["mse_control"] = (
             _squared(one.real.mean, one.control.mean) - one.real.noise - one.control.noise
         ) / n_genes

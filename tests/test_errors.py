@@ -18,6 +18,6 @@ def test_nearest_name_ignores_case():
 
 
 def test_far_name_lists_what_there_is():
-    assert did_you_mean("zzz", ["a", "b"]) == "known: 'a', 'b'"
-    assert did_you_mean("zzz", []) == "there are none"
-    assert did_you_mean("zzz", range(20)).endswith("… (20 in all)")
+    assert did_you_mean("zzz", ["a", "b"]) == "known: 'a', 'b'."
+    assert did_you_mean("zzz", []) == "There are none."
+    assert did_you_mean("zzz", range(20)).endswith("… (20 in all).")

@@ -67,7 +67,7 @@ def _rebuild(
 
 
 def did_you_mean(name: object, options: Iterable[object]) -> str:
-    """Return ``did you mean 'x'?`` for the nearest option, or a short list of the options.
+    """Return ``did you mean 'x'?`` for the nearest option, or a short list of them: a sentence.
 
     Parameters
     ----------
@@ -83,4 +83,4 @@ def did_you_mean(name: object, options: Iterable[object]) -> str:
         return f"did you mean {lowered[near[0]]!r}?"
     shown = ", ".join(repr(option) for option in known[:8])
     more = f", … ({len(known)} in all)" if len(known) > 8 else ""
-    return f"known: {shown}{more}" if known else "there are none"
+    return f"known: {shown}{more}." if known else "There are none."

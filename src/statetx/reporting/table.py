@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console, Group
@@ -127,5 +128,10 @@ def _foot(told: Board) -> Group:
     else:
         texts.append(f"no intervals: {between.get('reason') or 'the verdict does not say why'}")
     flags = told.raw.get("flags") or []
-    texts += [f"flag: {flag.get('name') or ''}: {flag['message']}" for flag in flags]
+    texts += [f"flag: {_whose(flag)}: {flag['message']}" for flag in flags]
     return Group(*(Text(text, style="dim") for text in texts))
+
+
+def _whose(flag: Mapping[str, Any]) -> str:
+    seed = flag.get("seed")
+    return f"{flag.get('name') or 'all'}" + ("" if seed is None else f", seed {seed}")

@@ -14,6 +14,7 @@ from statetx.config import Evaluation
 from statetx.evaluation.de import SortedControl, compare
 from statetx.evaluation.evaluate import evaluate_run
 from statetx.evaluation.own_controls import OwnControls
+from statetx.evaluation.pseudobulk import Controls
 from statetx.evaluation.reference import reference
 from statetx.evaluation.scene import Scene
 
@@ -101,7 +102,7 @@ def test_cell_evals_tables_know_no_batches(monkeypatch, tmp_path: Path) -> None:
 
 
 def test_which_controls_are_a_conditions_own() -> None:
-    shifts = plates("a", "b", "few", "none", size=0.0)
+    shifts = plates("a", "b", "few", "none", size=0.8)
     parts = {CONTROL: [("a", 30, NOTHING), ("b", 12, NOTHING), ("few", 9, NOTHING)]}
     line = Line(parts, shifts)
     scene = Scene(Store(line), line, [], 20, 0)
@@ -149,3 +150,16 @@ def test_halves_of_few_controls_know_their_plates(monkeypatch, tmp_path, n_contr
         means.append(table[["pearson_delta", "pearson_delta_perturbed", "pds_cosine"]].mean())
     # One draw of the halves stands behind all conditions of a line: four lines are averaged.
     np.testing.assert_allclose(np.mean(means, axis=0), [0, 0, 0.5], atol=0.12)
+
+
+def test_batches_that_differ_by_sampling_only_are_no_batches() -> None:
+    """Else noise along the most variable genes is taken for a batch effect and out of every delta."""
+    rng = np.random.default_rng(0)
+    spread = rng.gamma(0.5, 1.0, 300)
+    cells = rng.normal(0.0, spread, (96, 300)).astype(np.float32) + 5
+    labels = np.repeat([f"b{i}" for i in range(8)], 12)
+    alike = Controls.of([(cells, labels)])
+    assert alike.known == frozenset()
+    assert alike.directions.shape == (300, 0)
+    shifted = cells + np.repeat(rng.normal(0.0, 0.5 * spread, (8, 300)), 12, axis=0)
+    assert Controls.of([(shifted.astype(np.float32), labels)]).known == set(labels)

@@ -11,7 +11,8 @@ from conditions import CONTROL, conditions_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statetx.config import BlockSplit
+from statetx.config import BlockSplit, Simulate
+from statetx.data.simulate import drug_names, label, line_names
 from statetx.errors import SplitError
 from statetx.splits.findings import Findings
 from statetx.splits.generate import generate
@@ -260,3 +261,14 @@ def test_cell_load_reads_what_we_write(tmp_path: Path) -> None:
     assert experiment.get_fewshot_celltypes("demo") == {
         "Hep G2/C3A": {"val": ["Alpha_0.5", "Alpha_5"], "test": ["Beta_0.5", "Beta_5"]}
     }
+
+
+def test_the_shipped_example_names_what_the_demo_holds() -> None:
+    path = Path(__file__).parents[2] / "config/splits/demo_holdout.toml"
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    demo = Simulate()
+    labels = {label(drug, dose) for drug in drug_names(demo) for dose in demo.doses}
+    lines = {key.split(".", 1)[1] for table in ("zeroshot", "fewshot") for key in content[table]}
+    assert lines <= set(line_names(demo))
+    for table in content["fewshot"].values():
+        assert {*table["val"], *table["test"]} <= labels

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statetx.config import BlockSplit, Simulate
-from statetx.data.simulate import drug_names, label, line_names
+from statetx.data import simulate
 from statetx.errors import SplitError
 from statetx.splits.findings import Findings
 from statetx.splits.generate import generate
@@ -267,8 +267,10 @@ def test_the_shipped_example_names_what_the_demo_holds() -> None:
     path = Path(__file__).parents[2] / "config/splits/demo_holdout.toml"
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     demo = Simulate()
-    labels = {label(drug, dose) for drug in drug_names(demo) for dose in demo.doses}
+    labels = {
+        simulate.label(drug, dose) for drug in simulate.drug_names(demo) for dose in demo.doses
+    }
     lines = {key.split(".", 1)[1] for table in ("zeroshot", "fewshot") for key in content[table]}
-    assert lines <= set(line_names(demo))
+    assert lines <= set(simulate.line_names(demo))
     for table in content["fewshot"].values():
         assert {*table["val"], *table["test"]} <= labels

@@ -62,3 +62,13 @@ rule pack_all:
     input:
         [f"results/{name}/pack/manifest.json" for name in CFG.datasets],
     localrule: True
+
+
+rule simulate_all:
+    input:
+        [
+            f"results/{name}/simulate/truth.parquet"
+            for name in CFG.datasets
+            if CFG.datasets[name].files == "simulate"
+        ],
+    localrule: True

@@ -66,11 +66,8 @@ def test_every_stage_has_rule_script_and_command():
     assert scripts == set(stages.CODE)
     rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     for stage in stages.CODE:
-        assert f'script:\n        "../workflow/scripts/{stage}.py"' in rules or (
-            f'"../workflow/scripts/{stage}.py"' in rules
-        )
-        if stage != "simulate":
-            assert f"rule {stage}_all:" in rules
+        assert f'"../workflow/scripts/{stage}.py"' in rules
+        assert f"rule {stage}_all:" in rules
 
 
 def test_every_working_rule_has_log_benchmark_resources_and_environment():

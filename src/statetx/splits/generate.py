@@ -88,17 +88,7 @@ def line_folds(conditions: pd.DataFrame, settings: LineFolds, fold: int | None) 
     SplitError
         More folds than lines, no such fold, or nothing left to train on.
     """
-    table = _table(conditions)
-    test, val = _fold(_shuffled(table, "line", settings.seed), settings, fold, "lines")
-
-    def role(line: str, drug: str) -> tuple[str, str]:
-        if line in test:
-            return "test", f"the line is in fold {fold}, which tests"
-        if line in val:
-            return "val", "the line is in the next fold, which validates"
-        return "train", "the line is in another fold"
-
-    return _with_roles(table, role)
+    return _folds(conditions, settings, fold, "line")
 
 
 def perturbation_folds(
@@ -122,15 +112,22 @@ def perturbation_folds(
     SplitError
         More folds than drugs, no such fold, or nothing left to train on.
     """
+    return _folds(conditions, settings, fold, "drug")
+
+
+def _folds(
+    conditions: pd.DataFrame, settings: LineFolds | PerturbationFolds, fold: int | None, unit: str
+) -> pd.DataFrame:
     table = _table(conditions)
-    test, val = _fold(_shuffled(table, "drug", settings.seed), settings, fold, "drugs")
+    test, val = _fold(_shuffled(table, unit, settings.seed), settings, fold, f"{unit}s")
 
     def role(line: str, drug: str) -> tuple[str, str]:
-        if drug in test:
-            return "test", f"the drug is in fold {fold}, which tests"
-        if drug in val:
-            return "val", "the drug is in the next fold, which validates"
-        return "train", "the drug is in another fold"
+        name = line if unit == "line" else drug
+        if name in test:
+            return "test", f"the {unit} is in fold {fold}, which tests"
+        if name in val:
+            return "val", f"the {unit} is in the next fold, which validates"
+        return "train", f"the {unit} is in another fold"
 
     return _with_roles(table, role)
 

@@ -64,6 +64,12 @@ def plan_of(wildcards):
     ).output.plan
 
 
+def genes_of(wildcards):
+    """The genes chosen on a split, if any model on it asks for them."""
+    path = stages.genes_file(CFG, wildcards.dataset, wildcards.split)
+    return [] if path is None else str(path)
+
+
 def test_lines(dataset, split):
     """The cell lines, as they stand in paths, that a split tests."""
     plan = checkpoints.split.get(dataset=dataset, split=split).output.plan
@@ -88,6 +94,11 @@ def needs_gpu(wildcards):
 def train_params(wildcards):
     """Settings of a training."""
     return stages.train_params(CFG, wildcards.model)
+
+
+def match_of(wildcards):
+    """How cells find their controls."""
+    return stages.match_params(CFG, wildcards.dataset)
 
 
 def predict_params(wildcards):

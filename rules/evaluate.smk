@@ -10,6 +10,7 @@ rule evaluate:
         cells="results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad",
         reference=rules.reference.output,
         plan=plan_of,
+        genes=genes_of,
         store=line_files,
     output:
         results="results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/results.csv",

@@ -1,7 +1,17 @@
-# simulate, pack: from source files to the store.
+# simulate, pack: from source files to the store, by an external sort.
 #
 # Required input: the h5ad files of a data set (read only), or the settings of the simulation
+# Steps:          pack_survey_<d> (headers, checks, disk need), pack_scatter_<d> (one job per source file),
+#                 pack_gather_<d> (one job per cell line), pack_<d> (what binds the lines together)
 # Output:         results/{dataset}/pack/{cell_line}.h5ad, conditions.parquet, manifest.json
+#
+# Parts are temporary. Every step has the parameters of all: a change packs again although they are gone.
+
+
+def source_inputs(name):
+    """The source files of a data set; those that no rule makes count by content, not by time."""
+    made = CFG.datasets[name].files == "simulate"
+    return SOURCES[name] if made else ancient(SOURCES[name])
 
 
 for name in CFG.datasets:
@@ -29,31 +39,98 @@ for name in CFG.datasets:
 
     rule:
         name:
+            f"pack_survey_{name}"
+        input:
+            cells=source_inputs(name),
+        output:
+            survey=temp(f"results/{name}/pack/parts/survey.json"),
+        log:
+            f"logs/{name}/pack/survey.log",
+        benchmark:
+            f"results/{name}/benchmarks/pack.survey.tsv"
+        conda:
+            "../envs/statetx.yaml"
+        resources:
+            mem_mb=4000,
+            runtime=60,
+        params:
+            **PACK[name],
+            dataset=name,
+        script:
+            "../workflow/scripts/pack_survey.py"
+
+    rule:
+        name:
+            f"pack_scatter_{name}"
+        input:
+            cells=source_inputs(name),
+            survey=f"results/{name}/pack/parts/survey.json",
+        output:
+            part=temp(directory(f"results/{name}/pack/parts/{{part}}")),
+        log:
+            f"logs/{name}/pack/scatter.{{part}}.log",
+        benchmark:
+            f"results/{name}/benchmarks/pack.scatter.{{part}}.tsv"
+        wildcard_constraints:
+            part=r"\d{4}",
+        conda:
+            "../envs/statetx.yaml"
+        resources:
+            mem_mb=4000,
+            runtime=240,
+        params:
+            **PACK[name],
+        script:
+            "../workflow/scripts/pack_scatter.py"
+
+    rule:
+        name:
+            f"pack_gather_{name}"
+        input:
+            survey=f"results/{name}/pack/parts/survey.json",
+            parts=[
+                f"results/{name}/pack/parts/{part:04d}"
+                for part in range(len(SOURCES[name]))
+            ],
+        output:
+            cells=f"results/{name}/pack/{{cell_line}}.h5ad",
+        log:
+            f"logs/{name}/pack/gather.{{cell_line}}.log",
+        benchmark:
+            f"results/{name}/benchmarks/pack.gather.{{cell_line}}.tsv"
+        conda:
+            "../envs/statetx.yaml"
+        resources:
+            mem_mb=4000,
+            runtime=120,
+        params:
+            **PACK[name],
+        script:
+            "../workflow/scripts/pack_gather.py"
+
+    rule:
+        name:
             f"pack_{name}"
         input:
-            cells=(
-                SOURCES[name]
-                if CFG.datasets[name].files == "simulate"
-                else ancient(SOURCES[name])
-            ),
-        output:
-            cells=[
+            cells=source_inputs(name),
+            survey=f"results/{name}/pack/parts/survey.json",
+            lines=[
                 f"results/{name}/pack/{file_name(line)}.h5ad" for line in LINES[name]
             ],
+        output:
             conditions=f"results/{name}/pack/conditions.parquet",
             manifest=f"results/{name}/pack/manifest.json",
         log:
-            f"logs/{name}/pack.log",
+            f"logs/{name}/pack/pack.log",
         benchmark:
             f"results/{name}/benchmarks/pack.tsv"
         conda:
             "../envs/statetx.yaml"
         resources:
-            mem_mb=8000,
-            runtime=120,
+            mem_mb=4000,
+            runtime=30,
         params:
             **PACK[name],
-            dataset=name,
         script:
             "../workflow/scripts/pack.py"
 

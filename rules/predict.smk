@@ -8,6 +8,7 @@ rule predict:
     input:
         model="results/{dataset}/{split}/{model}/seed{seed}/model",
         plan=plan_of,
+        genes=genes_of,
         store=line_files,
     output:
         cells="results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad",
@@ -24,6 +25,7 @@ rule predict:
     params:
         settings=lambda wildcards: predict_params(wildcards)["settings"],
         code=lambda wildcards: predict_params(wildcards)["code"],
+        match=match_of,
     script:
         "../workflow/scripts/predict.py"
 

@@ -8,6 +8,7 @@
 rule reference:
     input:
         plan=plan_of,
+        genes=genes_of,
         store=store_files,
     output:
         de="results/{dataset}/{split}/reference/{cell_line}/real_de.parquet",

@@ -10,6 +10,7 @@
 rule train:
     input:
         plan=plan_of,
+        genes=genes_of,
         store=store_files,
     output:
         model=directory("results/{dataset}/{split}/{model}/seed{seed}/model"),
@@ -27,6 +28,7 @@ rule train:
     params:
         settings=lambda wildcards: train_params(wildcards)["settings"],
         code=lambda wildcards: train_params(wildcards)["code"],
+        match=match_of,
     script:
         "../workflow/scripts/train.py"
 

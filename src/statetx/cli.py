@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from statetx.errors import ConfigError, StatetxError, did_you_mean
+from statetx.cli_stages import COMMANDS
+from statetx.errors import StatetxError
 
 if TYPE_CHECKING:
-    from statetx.config import Config
+    pass
 
 app = typer.Typer(
     add_completion=False,
@@ -28,11 +29,7 @@ app = typer.Typer(
     help="Train, predict, score and judge models of how cells respond to perturbations.",
 )
 
-ConfigFile = Annotated[Path, typer.Option("--config", help="configuration file")]
-RunName = Annotated[str, typer.Option("--run", help="DATASET/SPLIT[/MODEL/SEED]")]
-ExperimentName = Annotated[str, typer.Option("--experiment", help="name of an experiment")]
 Column = Annotated[str | None, typer.Option(help="obs column; the model's without it")]
-Line = Annotated[str | None, typer.Option(help="cell line; all test lines without it")]
 
 
 class Scale(enum.StrEnum):
@@ -40,36 +37,6 @@ class Scale(enum.StrEnum):
 
     log1p = "log1p"
     counts = "counts"
-
-
-def _run(config: Path, name: str, parts: int) -> tuple[Config, list[str]]:
-    """Read the configuration and take ``DATASET/SPLIT/MODEL/SEED`` apart, each part checked."""
-    from statetx.config import load
-
-    cfg = load(config)
-    given = name.split("/")
-    if len(given) != parts:
-        shape = "/".join(["DATASET", "SPLIT", "MODEL", "SEED"][:parts])
-        raise typer.BadParameter(f"--run wants {shape}, got {name!r}")
-    seeds = sorted({str(run.seed) for run in cfg.runs()})
-    known = [list(cfg.datasets), cfg.split_names(), list(cfg.models), seeds]
-    for part, options in zip(given, known, strict=False):
-        if part not in options:
-            raise ConfigError(
-                f"the configuration has no {part!r}", where=config, fix=did_you_mean(part, options)
-            )
-    return cfg, given
-
-
-def _lines(plan: Path, line: str | None) -> list[str]:
-    from statetx.data.plan import read_plan
-
-    lines = read_plan(plan).lines("test")
-    if line is not None and line not in lines:
-        raise ConfigError(
-            f"{line!r} is no test line of this split", where=plan, fix=did_you_mean(line, lines)
-        )
-    return lines if line is None else [line]
 
 
 @app.command()
@@ -92,174 +59,29 @@ def simulate(
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="h5ad files of one data set")],
     config: Annotated[Path | None, typer.Option(help="configuration that declares them")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="its data set; the only one without it")
-    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="its data set, if several")] = None,
+    pert_col: Annotated[str | None, typer.Option(help="obs column: perturbation")] = None,
+    cell_type_key: Annotated[str | None, typer.Option(help="obs column: cell line")] = None,
+    batch_col: Annotated[str | None, typer.Option(help="obs column: batch")] = None,
+    control_pert: Annotated[list[str] | None, typer.Option(help="control label, aliases")] = None,
+    scale: Annotated[Scale | None, typer.Option(help="what X holds")] = None,
+    cell_set_len: Annotated[int, typer.Option(min=2, help="cells of a set")] = 256,
+    full: Annotated[bool, typer.Option("--full", help="read every value, not a sample")] = False,
 ) -> None:
-    """Show layout, scale, labels, controls and problems of h5ad files.
+    """Show layout, scale, labels, controls, needs and problems of h5ad files, in seconds.
 
-    Example: statetx inspect plate1.h5ad plate2.h5ad --config my.yaml
+    Example: statetx inspect plate1.h5ad plate2.h5ad --pert-col drug_dose --control-pert DMSO
     """
-    from statetx.config import load
-    from statetx.data.h5ad import inspect as work
+    from statetx.data import design, h5ad
     from statetx.reporting.inspection import print_inspection
 
-    settings = None
-    if config is not None:
-        declared = load(config).datasets
-        name = dataset or (next(iter(declared)) if len(declared) == 1 else "")
-        if name not in declared:
-            raise ConfigError(
-                f"no data set {name!r}" if name else "there are several data sets: choose one",
-                where=config,
-                fix=f"--dataset: {did_you_mean(name, declared)}",
-            )
-        settings = declared[name]
-    print_inspection(found := work(files, settings))
+    told = (pert_col, cell_type_key, batch_col, tuple(control_pert or ()), scale and scale.value)
+    if config is not None and any(told):
+        raise typer.BadParameter("give the configuration or the columns, not both")
+    known = design.declared(config, dataset, design.Columns(*told))
+    print_inspection(found := h5ad.inspect(files, known, full, "results"), cell_set_len)
     if found.problems:
         raise typer.Exit(1)
-
-
-@app.command()
-def pack(config: ConfigFile, run: RunName) -> None:
-    """Sort source files into the store.
-
-    Example: statetx pack --config config/config.yaml --run demo
-    """
-    from statetx import stages
-    from statetx.data.pack import pack as work
-
-    cfg, (dataset,) = _run(config, run, 1)
-    files, out = [Path(f) for f in stages.source_files(cfg, dataset)], stages.pack_dir(dataset)
-    work(files, cfg.datasets[dataset], dataset, out)
-    typer.echo(f"store: {out}")
-
-
-@app.command()
-def split(config: ConfigFile, run: RunName) -> None:
-    """Decide which condition trains, validates or tests.
-
-    Example: statetx split --config config/config.yaml --run demo/dc20
-    """
-    from statetx import stages
-    from statetx.splits.split import split as work
-
-    cfg, (dataset, name) = _run(config, run, 2)
-    settings, fold = cfg.split(name)
-    toml = stages.split_params(cfg, name)["toml"]
-    report = work(stages.pack_dir(dataset), settings, fold, toml, stages.split_dir(dataset, name))
-    typer.echo(report.text())
-
-
-@app.command()
-def train(config: ConfigFile, run: RunName) -> None:
-    """Fit one model on one split with one seed.
-
-    Example: statetx train --config config/config.yaml --run demo/dc20/pertsets/0
-    """
-    from statetx import jobs
-
-    cfg, (dataset, name, model, seed) = _run(config, run, 4)
-    jobs.train(cfg, dataset, name, model, int(seed))
-
-
-@app.command()
-def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
-    """Predict the held-out cells of a plan.
-
-    Example: statetx predict --config config/config.yaml --run demo/dc20/pertsets/0
-    """
-    from statetx import stages
-    from statetx.data.layout import file_name
-    from statetx.inference.predict import predict as work
-
-    cfg, (dataset, name, model, seed) = _run(config, run, 4)
-    plan = stages.split_dir(dataset, name) / "plan.parquet"
-    home, store = stages.run_dir(dataset, name, model, int(seed)), stages.pack_dir(dataset)
-    settings = cfg.evaluation
-    for one in _lines(plan, line):
-        for checkpoint in stages.checkpoints(cfg, model):
-            out = home / "predictions" / checkpoint / f"{file_name(one)}.h5ad"
-            work(
-                home / "model", store, plan, one, checkpoint, settings.max_cells, settings.seed, out
-            )
-
-
-@app.command()
-def reference(config: ConfigFile, run: RunName, line: Line = None) -> None:
-    """What the real cells of a test line say: DE, floor, ceiling.
-
-    Example: statetx reference --config config/config.yaml --run demo/dc20
-    """
-    from statetx import stages
-    from statetx.data.layout import file_name
-    from statetx.evaluation.reference import reference as work
-
-    cfg, (dataset, name) = _run(config, run, 2)
-    home = stages.split_dir(dataset, name)
-    for one in _lines(plan := home / "plan.parquet", line):
-        out = home / "reference" / file_name(one)
-        work(stages.pack_dir(dataset), plan, one, cfg.evaluation, out)
-
-
-@app.command()
-def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
-    """Score the predictions of one run.
-
-    Example: statetx evaluate-run --config config/config.yaml --run demo/dc20/pertsets/0
-    """
-    from statetx import stages
-    from statetx.data.layout import file_name
-    from statetx.evaluation.evaluate import evaluate_run as work
-
-    cfg, (dataset, name, model, seed) = _run(config, run, 4)
-    split_home = stages.split_dir(dataset, name)
-    plan, home = split_home / "plan.parquet", stages.run_dir(dataset, name, model, int(seed))
-    for one in _lines(plan, line):
-        for checkpoint in stages.checkpoints(cfg, model):
-            part = file_name(one)
-            work(
-                stages.pack_dir(dataset),
-                plan,
-                one,
-                home / "predictions" / checkpoint / f"{part}.h5ad",
-                split_home / "reference" / part,
-                cfg.evaluation,
-                home / "scores" / checkpoint / part,
-            )
-
-
-@app.command()
-def verdict(config: ConfigFile, experiment: ExperimentName) -> None:
-    """Say whether a model beats the best baseline.
-
-    Example: statetx verdict --config config/config.yaml --experiment main
-    """
-    from statetx import jobs
-
-    jobs.verdict(_experiment(config, experiment), experiment)
-
-
-@app.command()
-def report(config: ConfigFile, experiment: ExperimentName) -> None:
-    """Draw the page of an experiment.
-
-    Example: statetx report --config config/config.yaml --experiment main
-    """
-    from statetx import jobs
-
-    typer.echo(f"page: {jobs.report(_experiment(config, experiment), experiment)}")
-
-
-def _experiment(config: Path, name: str) -> Config:
-    from statetx.config import load
-
-    cfg = load(config)
-    if name not in cfg.experiments:
-        raise ConfigError(
-            f"no experiment {name!r}", where=config, fix=did_you_mean(name, cfg.experiments)
-        )
-    return cfg
 
 
 @app.command()
@@ -373,6 +195,10 @@ def show(
     print_verdict(verdict)
     if page is not None:
         typer.echo(f"page: {page.resolve()}")
+
+
+for _command in COMMANDS:
+    app.command()(_command)
 
 
 def _dashed(argument: str) -> str:

@@ -26,7 +26,10 @@ def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads:
         import torch
 
         torch.set_num_threads(threads)
-    made_from = stages.train_made_from(store, plan, params["settings"], params["code"])
+    genes, match = stages.genes_file(cfg, dataset, split), stages.match_params(cfg, dataset)
+    made_from = stages.train_made_from(
+        store, plan, params["settings"], params["code"], genes, match
+    )
     name = {"dataset": dataset, "split": split, "model": model, "seed": seed}
     fit(
         store_dir=store,
@@ -39,6 +42,8 @@ def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads:
         keep=sorted({"best", "last", *stages.checkpoints(cfg, model)}),
         tracking=cfg.tracking,
         provenance={**name, **made_from},
+        genes=genes,
+        match_by_batch=match,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -20,7 +21,9 @@ from statetx.errors import ResultsError
 
 PACKAGE = "statetx"
 
-NEVER_FOLLOWED = frozenset({"config", "errors", "provenance", "cli", "jobs", "stages"})
+NEVER_FOLLOWED = frozenset(
+    {"config", "errors", "provenance", "cli", "cli_stages", "jobs", "stages"}
+)
 """Modules whose text cannot change a number: settings reach a stage as parameters, messages and
 provenance are not results. Following them would retrain every model for a reworded error."""
 
@@ -185,7 +188,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     ResultsError
-        The directory cannot be written to.
+        The directory cannot be written to, or the disk is full.
     """
     target = Path(path)
     try:
@@ -206,8 +209,23 @@ def whole(path: str | Path) -> Iterator[Path]:
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         os.replace(part, target)
+    except (OSError, RuntimeError) as error:
+        if not no_room(error):
+            raise
+        raise ResultsError(
+            "the disk is full; nothing half-made was left",
+            where=target,
+            fix="free disk space and run the same command again: what was finished is kept",
+        ) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether a write failed for want of room; HDF5 says so in the text of its errors only."""
+    known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    number = getattr(error, "errno", None)
+    return number in known or any(f"errno = {code}," in str(error) for code in known)
 
 
 def _readable(part: Path) -> None:

@@ -26,6 +26,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "pack": ("statetx.data.pack",),
     # Not splits.split, which also checks: a new check must not make every split stale.
     "split": ("statetx.splits.plan_table",),
+    "genes": ("statetx.data.genes",),
     "train": ("statetx.training.fit", "statetx.training.{way}", "statetx.models.{kind}"),
     "predict": ("statetx.inference.predict", "statetx.models.{kind}"),
     "reference": ("statetx.evaluation.reference",),
@@ -61,6 +62,17 @@ def pack_dir(dataset: str) -> Path:
 def split_dir(dataset: str, split: str) -> Path:
     """The plan of a split."""
     return Path("results") / dataset / split
+
+
+def parts_dir(dataset: str) -> Path:
+    """Where `pack` keeps what it needs to go on after an interruption."""
+    return Path(".state") / "pack" / dataset
+
+
+def genes_file(cfg: Config, dataset: str, split: str) -> Path | None:
+    """Genes chosen on a split; None: models on it work in all genes."""
+    n = cfg.n_hvg(split)
+    return None if n is None else split_dir(dataset, split) / "genes" / f"{n}.txt"
 
 
 def run_dir(dataset: str, split: str, model: str, seed: int) -> Path:
@@ -168,7 +180,8 @@ def pack_params(cfg: Config, dataset: str) -> dict[str, Any]:
     identity = None
     if section.files != "simulate":
         identity = [fact["identity"] for fact in source_facts(cfg, dataset)]
-    settings = {k: v for k, v in section.changed().items() if k not in ("files", "simulate")}
+    unread = ("files", "simulate", "control_match")
+    settings = {k: v for k, v in section.changed().items() if k not in unread}
     return {"settings": settings, "identity": identity, "code": code("pack")}
 
 
@@ -201,10 +214,17 @@ def read_toml(path: str) -> dict[str, Any]:
 def train_params(cfg: Config, model: str) -> dict[str, Any]:
     """Settings of `train`.
 
-    Not the checkpoints that evaluation wants: another one must not train the model again.
+    Not the checkpoints that evaluation wants: another one must not train the model again. Nor where
+    packed cells lie; and chosen genes count as a file.
     """
     section = cfg.models[model]
-    return {"settings": section.changed(), "code": code("train", section.kind)}
+    settings = {k: v for k, v in section.changed().items() if k not in ("resident", "genes")}
+    return {"settings": settings, "code": code("train", section.kind)}
+
+
+def match_params(cfg: Config, dataset: str) -> list[bool]:
+    """How cells find their controls: per level, whether the batch must agree."""
+    return cfg.datasets[dataset].match_by_batch()
 
 
 def checkpoints(cfg: Config, model: str) -> list[str]:
@@ -247,16 +267,46 @@ def _pick(cfg: Config, *keys: str) -> dict[str, Any]:
     return {key: changed[key] for key in keys if key in changed}
 
 
-def train_made_from(store: Path, plan: Path, settings: Any, code: str) -> dict[str, Any]:
-    """All that a trained model depends on: settings, code, the plan's conditions, the cells."""
+def train_made_from(
+    store: Path, plan: Path, settings: Any, code: str, genes: Path | None, match: Any
+) -> dict[str, Any]:
+    """All that a trained model depends on: settings, code, the plan's conditions, the cells, genes."""
     from statetx.data.plan import read_plan
 
     return {
+        "genes": None if genes is None else provenance.file_digest(genes),
+        "match_by_batch": match,
         "settings": settings,
         "code": code,
         "plan": read_plan(plan).digest,
         "store": provenance.file_digest(store / "manifest.json"),
     }
+
+
+def check_fresh(cfg: Config, dataset: str) -> None:
+    """Check that the store was packed from the source files as they are now.
+
+    The workflow packs again by itself; commands that run one stage must not go on with old cells.
+
+    Raises
+    ------
+    ResultsError
+        A source file changed, or another set of files is configured.
+    """
+    manifest = pack_dir(dataset) / "manifest.json"
+    files = source_files(cfg, dataset)
+    if not manifest.exists() or not all(Path(path).exists() for path in files):
+        return  # whoever needs the store says that it is missing; sources may have moved away
+    packed = {one["identity"]: one["path"] for one in json.loads(manifest.read_text())["sources"]}
+    now = {fact["identity"]: fact["path"] for fact in source_facts(cfg, dataset)}
+    changed = [path for identity, path in now.items() if identity not in packed]
+    gone = [path for identity, path in packed.items() if identity not in now]
+    if changed or gone:
+        raise ResultsError(
+            f"the store is stale: {(changed + gone)[0]!r} changed after it was packed",
+            where=manifest,
+            fix=f"pack again: statetx pack --config … --run {dataset}",
+        )
 
 
 def check_writable(*places: str) -> None:

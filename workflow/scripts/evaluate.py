@@ -17,4 +17,5 @@ if __name__ == "__main__":
             Path(snakemake.input.reference[0]).parent,
             Evaluation.model_validate(snakemake.params.settings),
             Path(snakemake.output.scores).parent,
+            snakemake.input.genes or None,
         )

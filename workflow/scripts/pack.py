@@ -1,15 +1,13 @@
-"""Rule pack: source files into the sorted, memory-mapped store."""
+"""Rule pack: what binds the packed lines together."""
 
 from pathlib import Path
 
-from statetx.config import Dataset
-from statetx.data.pack import pack
+from statetx.data.pack import finish
+from statetx.data.survey import Survey, declared
 from statetx.jobs import job
 
 if __name__ == "__main__":
     with job(snakemake.log[0]):
-        files = [Path(path) for path in snakemake.input.cells]
-        settings = Dataset.model_validate(
-            {**snakemake.params.settings, "files": [str(f) for f in files]}
-        )
-        pack(files, settings, snakemake.params.dataset, Path(snakemake.output.manifest).parent)
+        survey = Survey.read(snakemake.input.survey)
+        settings = declared(snakemake.params.settings)
+        finish(survey, settings, Path(snakemake.output.manifest).parent)

@@ -19,4 +19,6 @@ if __name__ == "__main__":
             settings.max_cells,
             settings.seed,
             Path(snakemake.output.cells),
+            genes=snakemake.input.genes or None,
+            match_by_batch=snakemake.params.match,
         )

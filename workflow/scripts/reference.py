@@ -15,4 +15,5 @@ if __name__ == "__main__":
             raw_line(snakemake.wildcards.cell_line),
             Evaluation.model_validate(snakemake.params.settings),
             Path(snakemake.output.floor).parent,
+            snakemake.input.genes or None,
         )

@@ -1,24 +1,19 @@
 """The configuration: typed sections and their reader."""
 
+from statetx.config.datasets import Dataset, Simulate
 from statetx.config.load import explain, load
-from statetx.config.root import Config, Run
-from statetx.config.sections import (
+from statetx.config.models import (
     BASELINES,
-    BlockSplit,
     ContextMean,
-    Dataset,
-    Evaluation,
-    LineFolds,
     NoChange,
     PertSets,
-    PerturbationFolds,
     PerturbationMean,
-    Prune,
-    Simulate,
-    TomlSplit,
-    Tracking,
+    Sets,
     Training,
 )
+from statetx.config.root import Config, Run
+from statetx.config.sections import Evaluation, Prune, Tracking
+from statetx.config.splits import BlockSplit, LineFolds, PerturbationFolds, TomlSplit
 
 __all__ = [
     "BASELINES",
@@ -34,6 +29,7 @@ __all__ = [
     "PerturbationMean",
     "Prune",
     "Run",
+    "Sets",
     "Simulate",
     "TomlSplit",
     "Tracking",

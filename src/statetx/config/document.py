@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from statetx.config import sections
+from statetx.config import datasets, models, sections, splits
 from statetx.config.root import Config
 from statetx.config.sections import Section
 
@@ -23,18 +23,20 @@ BEGIN, END = "<!-- generated: make docs -->", "<!-- end of the generated part --
 
 TABLES: tuple[tuple[str, type[Section]], ...] = (
     ("Top level", Config),
-    ("`datasets.<name>`", sections.Dataset),
-    ("`datasets.<name>.simulate`", sections.Simulate),
-    ("`splits.<name>`, generator `dc_block`", sections.BlockSplit),
-    ("`splits.<name>`, generator `line_folds`", sections.LineFolds),
-    ("`splits.<name>`, generator `perturbation_folds`", sections.PerturbationFolds),
-    ("`splits.<name>`, from a TOML file", sections.TomlSplit),
-    ("`models.<name>`, kind `no_change`", sections.NoChange),
-    ("`models.<name>`, kind `context_mean`", sections.ContextMean),
-    ("`models.<name>`, kind `perturbation_mean`", sections.PerturbationMean),
-    ("`models.<name>`, kind `pertsets`", sections.PertSets),
-    ("`models.<name>.backbone`", sections.Backbone),
-    ("`models.<name>.training`", sections.Training),
+    ("`datasets.<name>`", datasets.Dataset),
+    ("`datasets.<name>.simulate`", datasets.Simulate),
+    ("`splits.<name>`, generator `dc_block`", splits.BlockSplit),
+    ("`splits.<name>`, generator `line_folds`", splits.LineFolds),
+    ("`splits.<name>`, generator `perturbation_folds`", splits.PerturbationFolds),
+    ("`splits.<name>`, from a TOML file", splits.TomlSplit),
+    ("`models.<name>`, kind `no_change`", models.NoChange),
+    ("`models.<name>`, kind `context_mean`", models.ContextMean),
+    ("`models.<name>`, kind `perturbation_mean`", models.PerturbationMean),
+    ("`models.<name>`, kind `pertsets`", models.PertSets),
+    ("`models.<name>.genes`", models.Genes),
+    ("`models.<name>.sets`", models.Sets),
+    ("`models.<name>.backbone`", models.Backbone),
+    ("`models.<name>.training`", models.Training),
     ("`experiments.<name>`", sections.Experiment),
     ("`evaluation`", sections.Evaluation),
     ("`prune`", sections.Prune),

@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from statetx.config import sections
+from statetx.config import datasets, models, sections, splits
+from statetx.config.models import BASELINES
 from statetx.config.root import Config
-from statetx.config.sections import BASELINES, Section
+from statetx.config.sections import Section
 from statetx.errors import ConfigError, did_you_mean
 
 
@@ -78,18 +79,20 @@ def _message(item: Any) -> str:
 def _siblings(path: list[str]) -> list[str]:
     """The keys that are known where the last part of `path` stands."""
     classes: dict[str, type[Section]] = {
-        "dc_block": sections.BlockSplit,
-        "line_folds": sections.LineFolds,
-        "perturbation_folds": sections.PerturbationFolds,
-        "toml": sections.TomlSplit,
-        "no_change": sections.NoChange,
-        "context_mean": sections.ContextMean,
-        "perturbation_mean": sections.PerturbationMean,
-        "pertsets": sections.PertSets,
-        "backbone": sections.Backbone,
-        "training": sections.Training,
-        "datasets": sections.Dataset,
-        "simulate": sections.Simulate,
+        "dc_block": splits.BlockSplit,
+        "line_folds": splits.LineFolds,
+        "perturbation_folds": splits.PerturbationFolds,
+        "toml": splits.TomlSplit,
+        "no_change": models.NoChange,
+        "context_mean": models.ContextMean,
+        "perturbation_mean": models.PerturbationMean,
+        "pertsets": models.PertSets,
+        "backbone": models.Backbone,
+        "sets": models.Sets,
+        "genes": models.Genes,
+        "training": models.Training,
+        "datasets": datasets.Dataset,
+        "simulate": datasets.Simulate,
         "experiments": sections.Experiment,
         "evaluation": sections.Evaluation,
         "prune": sections.Prune,

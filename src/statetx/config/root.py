@@ -7,18 +7,10 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from statetx.config.sections import (
-    Dataset,
-    Evaluation,
-    Experiment,
-    Model,
-    PertSets,
-    Prune,
-    Report,
-    Section,
-    Split,
-    Tracking,
-)
+from statetx.config.datasets import Dataset
+from statetx.config.models import Model, PertSets
+from statetx.config.sections import Evaluation, Experiment, Prune, Report, Section, Tracking
+from statetx.config.splits import Split
 from statetx.errors import did_you_mean
 
 NAME = re.compile(r"[A-Za-z0-9_.+-]+")
@@ -76,6 +68,8 @@ class Config(Section):
             if chosen.kind == "pertsets":
                 self._fits_expression(name, chosen)
                 self._is_written(name, chosen)
+        for split_name in {run.split for run in self.runs()}:
+            self.n_hvg(split_name)
         return self
 
     def _is_written(self, name: str, model: PertSets) -> None:
@@ -92,11 +86,36 @@ class Config(Section):
     def _fits_expression(self, name: str, model: PertSets) -> None:
         for run in self.runs():
             key = self.datasets[run.dataset].expression_key
+            if run.model == name and key is not None and model.genes is not None:
+                raise ValueError(
+                    f"models.{name}.genes: data set {run.dataset!r} is modelled in obsm {key!r}, whose "
+                    "genes were chosen outside; set its expression_key to null to choose them here"
+                )
             if run.model == name and model.embed_key != key:
                 raise ValueError(
                     f"models.{name}.embed_key: {model.embed_key!r} is not the expression_key of "
                     f"data set {run.dataset!r} ({key!r}); set both to the same matrix"
                 )
+
+    def n_hvg(self, split: str) -> int | None:
+        """Number of genes chosen on a split; None: all. All models on it are scored in the same ones.
+
+        Raises
+        ------
+        ValueError
+            Two models on the split want different genes.
+        """
+        wanted = {}
+        for run in self.runs():
+            model = self.models[run.model]
+            if run.split == split and isinstance(model, PertSets):
+                wanted[run.model] = None if model.genes is None else model.genes.n_hvg
+        if len(set(wanted.values())) > 1:
+            raise ValueError(
+                f"models on split {split!r} work in different genes, so that their scores could not be "
+                f"compared: {wanted}; give them the same `genes`, or another split of the same settings"
+            )
+        return next(iter(wanted.values()), None)
 
     def split_names(self) -> list[str]:
         """All split names, folds expanded to ``name.0 … name.{k-1}``."""

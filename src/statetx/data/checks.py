@@ -5,56 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from statetx import labels
 from statetx.config import Dataset
 from statetx.data.header import Header, genes, opened
-from statetx.data.matrix import Matrix, check_scale, check_values
+from statetx.data.matrix import Matrix, check_scale
 from statetx.errors import DataError, did_you_mean
-
-
-def controls_per_line(head: Header, declared: list[str]) -> dict[str, int]:
-    """Return the number of control cells of every line of a file."""
-    codes = [i for i, name in enumerate(head.perturbation.names) if name in declared]
-    control = np.isin(head.perturbation.codes, codes)
-    found = np.bincount(head.line.codes[control], minlength=len(head.line.names))
-    return {name: int(n) for name, n in zip(head.line.names, found, strict=True)}
-
-
-def check_x(path: Path) -> None:
-    """Check every value of X, whatever the columns of obs mean.
-
-    Raises
-    ------
-    DataError
-        NaN, infinite or negative values.
-    """
-    with opened(path) as file:
-        _check_matrix(Matrix(file, "X", path), path, "X", genes(file, path))
-
-
-def check_all_values(head: Header, settings: Dataset) -> None:
-    """Check every value of X and of the declared obsm matrices, in chunks.
-
-    Raises
-    ------
-    DataError
-        NaN, infinite or negative values.
-    """
-    with opened(head.path) as file:
-        for name in ["X", *(f"obsm/{key}" for key in head.widths)]:
-            matrix = Matrix(file, name, head.path)
-            known = head.genes if name == "X" else None
-            if name == f"obsm/{settings.expression_key}":
-                known = head.hvg
-            _check_matrix(matrix, head.path, name, known)
-
-
-def _check_matrix(matrix: Matrix, path: Path, name: str, known: list[str] | None) -> None:
-    for start in range(0, matrix.shape[0], matrix.chunk_rows):
-        stop = min(matrix.shape[0], start + matrix.chunk_rows)
-        check_values(matrix.rows(start, stop), path, name, start, known)
 
 
 def check_scales(path: Path, settings: Dataset) -> None:
@@ -82,12 +37,14 @@ def check_together(headers: Sequence[Header], settings: Dataset) -> None:
     Raises
     ------
     DataError
-        Genes differ or are ordered differently, a matrix differs in width or genes, no cell has
-        the control label, or a line has no control cell.
+        Genes differ (unless the settings say ``genes: intersect``; another order of var_names is
+        aligned by name), a matrix differs in width or genes, no cell has the control label, or a
+        line has no control cell.
     """
     first = headers[0]
     for other in headers[1:]:
-        _same_genes(first, other, "var_names", first.genes, other.genes)
+        if settings.genes == "same":
+            _same_genes(first, other, "var_names", sorted(first.genes), sorted(other.genes))
         if first.hvg is not None and other.hvg is not None:
             _same_genes(
                 first, other, f"genes of obsm[{settings.expression_key!r}]", first.hvg, other.hvg
@@ -111,7 +68,7 @@ def check_together(headers: Sequence[Header], settings: Dataset) -> None:
         )
     cells: dict[str, int] = {}
     for found in headers:
-        for name, n in controls_per_line(found, declared).items():
+        for name, n in found.controls.items():
             cells[name] = cells.get(name, 0) + n
     without = sorted(name for name, n in cells.items() if n == 0)
     if without:
@@ -138,7 +95,10 @@ def _same_genes(first: Header, other: Header, what: str, a: list[str], b: list[s
         raise DataError(
             f"{what} differ from those of {first.path}: {', '.join(parts)}",
             where=other.path,
-            fix="bring all files to the same genes in the same order: adata[:, genes]",
+            fix="bring all files to the same genes: adata[:, genes]; or set `genes: intersect` of the "
+            "data set to keep those that all files have"
+            if what == "var_names"
+            else "bring all files to the same genes in the same order",
         )
     at = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
     raise DataError(

@@ -5,27 +5,37 @@ Kept apart from what `pack` runs on, so that a better report repacks, and hence 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import h5py
+import numpy as np
 
 from statetx import labels
 from statetx.config import Dataset
-from statetx.data.checks import (
-    check_all_values,
-    check_scales,
-    check_together,
-    check_x,
-    controls_per_line,
+from statetx.data.checks import check_together
+from statetx.data.describe import FileReport, ObsColumn, describe, gene_names
+from statetx.data.design import Columns, Design, tally
+from statetx.data.estimate import (
+    PackNeed,
+    TrainingNeed,
+    pack_bytes,
+    pack_memory_bytes,
+    training_bytes,
+    value_bytes,
 )
-from statetx.data.header import Header, column, columns, header, identity, opened
-from statetx.data.matrix import Matrix, evidence
-from statetx.errors import DataError
+from statetx.data.header import Column, Header, column, header, opened
+from statetx.data.identity import identity
+from statetx.data.matrix import Matrix, check_scale, check_values
+from statetx.data.scale import check_every_value
+from statetx.errors import DataError, ResultsError, StatetxError, did_you_mean
 
-__all__ = ["FileReport", "Report", "cell_lines", "identity", "inspect"]
+__all__ = ["Needs", "Report", "cell_lines", "identity", "inspect"]
+
+ALL = "all cells"
+"""Stands for the labels of a column that nobody named."""
 
 
 def cell_lines(paths: Sequence[str | Path], cell_type_key: str) -> list[str]:
@@ -43,62 +53,74 @@ def cell_lines(paths: Sequence[str | Path], cell_type_key: str) -> list[str]:
     return sorted(found)
 
 
-@dataclass
-class FileReport:
-    """What a file holds.
+@dataclass(frozen=True)
+class Needs:
+    """What packing and training would take.
 
     Attributes
     ----------
-    path, bytes
-        The file and its size.
-    n_cells, n_genes
-        Rows and columns of X.
-    layout, dtype
-        Of X: csr, csc or dense; type of its values.
-    zeros, largest, integral, looks_like
-        Evidence from a sample of rows: share of zeros, largest value, whether all values are
-        whole numbers, and the scale that this suggests.
-    obs
-        Number of labels of each text column of obs.
-    obsm
-        Width of each obsm matrix.
-    uns
-        Keys of uns.
-    perturbations, lines, batches
-        Cells per label, where the columns are known.
-    controls
-        Control cells per line, where they are known.
+    pack
+        Bytes on disk.
+    free, place
+        Bytes free where results go, and where that is.
+    memory
+        Bytes of memory for packing.
+    cells
+        Number of cells.
+    training
+        Memory of training.
     """
 
-    path: Path
-    bytes: int
-    n_cells: int = 0
-    n_genes: int = 0
-    layout: str = ""
-    dtype: str = ""
-    zeros: float = float("nan")
-    largest: float = float("nan")
-    integral: bool = False
-    looks_like: str = ""
-    obs: dict[str, int] = field(default_factory=dict)
-    obsm: dict[str, int] = field(default_factory=dict)
-    uns: list[str] = field(default_factory=list)
-    perturbations: dict[str, int] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)
-    batches: dict[str, int] = field(default_factory=dict)
-    controls: dict[str, int] = field(default_factory=dict)
+    pack: PackNeed
+    free: int
+    place: Path
+    memory: int
+    cells: int
+    training: TrainingNeed
 
 
 @dataclass
 class Report:
-    """What `inspect` found: one entry per readable file, and every problem."""
+    """What `inspect` found.
 
+    Attributes
+    ----------
+    full
+        Whether every value was checked, or a sample of rows.
+    declared
+        What was said about columns and scale.
+    files
+        One entry per readable file.
+    design
+        Who was treated with what, as far as the columns are known, or None.
+    needs
+        What packing and training would take; None without a readable file.
+    problems
+        Everything that would stop `pack`.
+    """
+
+    full: bool
+    declared: Dataset | Columns
     files: list[FileReport] = field(default_factory=list)
-    problems: list[DataError] = field(default_factory=list)
+    design: Design | None = None
+    needs: Needs | None = None
+    problems: list[StatetxError] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note an error that ends the block, once."""
+        try:
+            yield
+        except StatetxError as error:
+            if str(error) not in {str(known) for known in self.problems}:
+                self.problems.append(error)
 
 
 def inspect(
-    paths: Sequence[str | Path], settings: Dataset | None = None, full: bool = True
+    paths: Sequence[str | Path],
+    settings: Dataset | Columns | None = None,
+    full: bool = True,
+    place: str | Path = ".",
 ) -> Report:
     """Describe files and collect everything that would stop `pack`.
 
@@ -107,66 +129,231 @@ def inspect(
     paths
         h5ad files of one data set.
     settings
-        What their columns mean; None: only describe.
+        What their columns mean: a data set of a configuration, or as much as is known.
     full
         Check every value of X and of the declared matrices (in chunks, in bounded memory), not
-        only a sample.
+        only a sample of rows.
+    place
+        Directory of the results, which need not exist.
     """
-    report = Report()
-
-    def attempt(step: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return step(*arguments)
-        except DataError as error:
-            if str(error) not in {str(known) for known in report.problems}:
-                report.problems.append(error)
-        return None
-
-    headers = []
-    for path in map(Path, paths):
-        found = attempt(_describe, path)
+    declared = settings or Columns()
+    report = Report(full, declared)
+    headers: list[Header] = []
+    tallies = []
+    for path in _once(list(map(Path, paths)), report):
+        found, head = None, None
+        with report.noting():
+            found = describe(path)
+            report.files.append(found)
         if found is None:
             continue
-        report.files.append(found)
-        if settings is None:
-            if full:
-                attempt(check_x, path)
-            continue
-        head = attempt(header, path, settings)
+        with report.noting():
+            found.genes = gene_names(path)
+        with report.noting():
+            _refuse_old(found, declared)
+            if isinstance(declared, Dataset):
+                head = header(path, declared)
+            else:
+                head = _partial_header(found, declared)
         if head is not None:
+            tallies.append(tally(head))
+            _name_labels(found, head, declared)
+            head = head.without_cells()
             headers.append(head)
-            _label(found, head, labels.controls(settings.control_pert))
-            attempt(check_scales, path, settings)
-            if full:
-                attempt(check_all_values, head, settings)
-    if settings is not None and headers:
-        attempt(check_together, headers, settings)
+        if head is not None or not isinstance(declared, Dataset):
+            _check_matrices(report, found, head)
+    if tallies and (declared.pert_col or declared.cell_type_key):
+        report.design = Design(tallies, labels.controls(declared.control_pert))
+    with report.noting():
+        if isinstance(declared, Dataset):
+            if headers:
+                check_together(headers, declared)
+        else:
+            _check_labels(report, declared)
+    if not isinstance(declared, Dataset):
+        _check_genes(report)
+    if report.files:
+        _weigh(report, Path(place))
     return report
 
 
-def _describe(path: Path) -> FileReport:
-    with opened(path) as file:
-        report = FileReport(path, path.stat().st_size)
-        x = Matrix(file, "X", path)
-        seen = evidence(x)
-        report.n_cells, report.n_genes = x.shape
-        report.layout, report.dtype = x.layout, str(x.dtype)
-        report.zeros, report.largest = seen.zeros, seen.largest
-        report.integral, report.looks_like = seen.integral, seen.scale
-        for name in columns(file):
-            item = file["obs"][name]
-            if isinstance(item, h5py.Group) and "categories" in item:
-                report.obs[name] = int(item["categories"].shape[0])
-            elif isinstance(item, h5py.Group) or h5py.check_string_dtype(item.dtype) is not None:
-                report.obs[name] = len(column(file, path, name).names)
-        for name in file.get("obsm", {}):
-            report.obsm[name] = Matrix(file, f"obsm/{name}", path).shape[1]
-        report.uns = sorted(file.get("uns", {}))
-    return report
+def _once(paths: list[Path], report: Report) -> Iterator[Path]:
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        with report.noting():
+            if path.resolve() in seen:
+                raise DataError(
+                    "the same file is listed twice, which would double its cells",
+                    where=f"{seen[path.resolve()]} and {path}",
+                    fix="list every file once in `files`",
+                )
+            seen[path.resolve()] = path
+    yield from seen.values()
 
 
-def _label(report: FileReport, head: Header, declared: list[str]) -> None:
-    report.perturbations = head.perturbation.counts()
-    report.lines = head.line.counts()
-    report.batches = head.batch.counts()
-    report.controls = controls_per_line(head, declared)
+def _refuse_old(found: FileReport, declared: Dataset | Columns) -> None:
+    for name in (declared.pert_col, declared.cell_type_key, declared.batch_col):
+        if name in found.obs and found.obs[name].old:
+            raise DataError(
+                f"obs[{name!r}] is stored the way anndata < 0.8 did: its labels would be read as "
+                "numbers",
+                where=found.path,
+                fix="read and write the file once with a current anndata",
+            )
+
+
+def _partial_header(found: FileReport, declared: Columns) -> Header | None:
+    """Read the columns that somebody named; the others say the same of all cells."""
+    if not (declared.pert_col or declared.cell_type_key or declared.batch_col):
+        return None
+    nothing = Column(np.zeros(found.n_cells, dtype=np.int32), [ALL])
+    with opened(found.path) as file:
+        perturbation, line, batch = (
+            nothing if name is None else column(file, found.path, name, f"--{option}")
+            for name, option in (
+                (declared.pert_col, "pert-col"),
+                (declared.cell_type_key, "cell-type-key"),
+                (declared.batch_col, "batch-col"),
+            )
+        )
+    return Header(found.path, found.n_cells, found.genes, perturbation, line, batch)
+
+
+def _name_labels(found: FileReport, head: Header, declared: Dataset | Columns) -> None:
+    """Put the exact labels of the declared columns in place of those of a sample."""
+    for name, exact in (
+        (declared.pert_col, head.perturbation),
+        (declared.cell_type_key, head.line),
+        (declared.batch_col, head.batch),
+    ):
+        if name is not None:
+            counts = exact.counts()
+            names = tuple(sorted(counts, key=lambda label: -counts[label]))
+            found.obs[name] = replace(
+                found.obs.get(name, ObsColumn("labels")),
+                n_labels=len(names),
+                complete=True,
+                names=names,
+            )
+
+
+def _check_matrices(report: Report, found: FileReport, head: Header | None) -> None:
+    """Check values and scale of X and of the declared obsm matrices: a sample, or all."""
+    declared = report.declared
+    expression = declared.expression_key if isinstance(declared, Dataset) else None
+    widths = {} if head is None else head.widths
+    with report.noting(), opened(found.path) as file:
+        for name in ["X", *(f"obsm/{key}" for key in widths)]:
+            is_x = name == "X"
+            known, scale = found.genes or None, declared.scale
+            if not is_x:
+                is_expression = name == f"obsm/{expression}"
+                known = head.hvg if is_expression and head is not None else None
+                scale = "log1p" if is_expression else None
+            with report.noting():
+                matrix = Matrix(file, name, found.path)
+                _check_sample(matrix, scale, known, found)
+                if report.full:
+                    seen = check_every_value(
+                        file, matrix, known, scale, found.seen if is_x else None
+                    )
+                    found.seen = found.seen if seen is None else seen
+
+
+def _check_sample(
+    matrix: Matrix, scale: str | None, known: list[str] | None, found: FileReport
+) -> None:
+    if matrix.name != "X" and known is None:
+        for first_row, part in matrix.sample():
+            check_values(part, matrix.path, matrix.name, first_row, None)
+        return
+    names = known if matrix.name == "X" and known else [f"#{i}" for i in range(matrix.shape[1])]
+    check_scale(matrix, scale or found.looks_like, names)
+
+
+def _check_labels(report: Report, declared: Columns) -> None:
+    """Without a whole declaration: are there controls, as far as the columns say."""
+    if report.design is None or declared.pert_col is None or not declared.control_pert:
+        return
+    shown = " or ".join(repr(name) for name in declared.control_pert)
+    known = sorted(set(report.design.table["perturbation"]))
+    if not set(declared.control_pert) & set(known):
+        raise DataError(
+            f"no cell has the control label {shown}",
+            where=f"{report.files[0].path}, obs[{declared.pert_col!r}]",
+            fix=f"{did_you_mean(declared.control_pert[0], known)} Give it with --control-pert",
+        )
+    lines = report.design.lines()
+    without = lines.index[lines["controls"] == 0].tolist()
+    if without and declared.cell_type_key is not None:
+        raise DataError(
+            f"{len(without)} of {len(lines)} cell lines have no control cell: "
+            f"{', '.join(repr(name) for name in without[:5])}",
+            where=f"obs[{declared.cell_type_key!r}]",
+            fix="add their control cells, drop these lines, or give the spelling of their control "
+            "label with a further --control-pert",
+        )
+
+
+def _check_genes(report: Report) -> None:
+    named = [found for found in report.files if found.genes]
+    for other in named[1:]:
+        missing, extra = gene_difference(named[0], other)
+        if missing or extra:
+            with report.noting():
+                raise DataError(
+                    f"the genes differ from those of {named[0].path}: {len(missing)} missing, "
+                    f"{len(extra)} more",
+                    where=other.path,
+                    fix="bring all files to the same genes: adata[:, genes]; or set "
+                    "`genes: intersect` of the data set to keep those that all files have",
+                )
+
+
+def gene_difference(first: FileReport, other: FileReport) -> tuple[list[str], list[str]]:
+    """Return the genes of `first` that `other` lacks, and those that it has besides."""
+    here, there = set(first.genes), set(other.genes)
+    missing = [name for name in first.genes if name not in there]
+    return missing, [name for name in other.genes if name not in here]
+
+
+def _weigh(report: Report, place: Path) -> None:
+    """Estimate disk and memory, and note when the disk has not enough room."""
+    declared, parts, store, width = report.declared, 0, 0, report.files[0].n_genes
+    for found in report.files:
+        dense = {}
+        if isinstance(declared, Dataset):
+            for key in dict.fromkeys([declared.expression_key, *declared.embed_keys]):
+                if key is None or key not in found.obsm:
+                    continue
+                narrow = declared.embed_dtype == "float16" and key != declared.expression_key
+                dense[key] = found.obsm[key][0] * (2 if narrow else 4)
+                width = found.obsm[key][0] if key == declared.expression_key else width
+        need = pack_bytes(
+            found.n_cells,
+            found.nonzeros,
+            found.n_genes,
+            value_bytes(found.seen.largest_count),
+            dense,
+        )
+        parts, store = parts + need.parts, store + need.store
+    here = next(path for path in (place, *place.absolute().parents) if path.exists())
+    most = max(found.n_cells for found in report.files)
+    if report.design is not None and declared.cell_type_key is not None:
+        most = max(most, int(report.design.lines()["cells"].max()))
+    report.needs = Needs(
+        pack=PackNeed(parts, store),
+        free=shutil.disk_usage(here).free,
+        place=here,
+        memory=pack_memory_bytes(most),
+        cells=sum(found.n_cells for found in report.files),
+        training=training_bytes(store, width),
+    )
+    if parts + store > report.needs.free:
+        with report.noting():
+            raise ResultsError(
+                f"packing needs {(parts + store) / 1e9:,.3g} GB of disk, but only "
+                f"{report.needs.free / 1e9:,.3g} GB are free",
+                where=here.absolute(),
+                fix="free disk space, or run in a directory on another disk",
+            )

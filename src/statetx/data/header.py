@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
+from statetx import labels
 from statetx.config import Dataset
 from statetx.data.matrix import Matrix
 from statetx.errors import DataError, did_you_mean
+from statetx.provenance import no_room
 
-_EDGE = 4096
-"""Elements at either end of a large HDF5 dataset that count in `identity`."""
+_PIECE = 1 << 18
+"""Labels read at once: text takes some 60 bytes a cell while it is Python objects."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class Header:
         Columns of each declared obsm matrix.
     hvg
         Genes of ``expression_key``, or None.
+    nonzeros
+        Stored values of X; None when it is dense.
+    cells, controls
+        Cells, and control cells, of every line.
     """
 
     path: Path
@@ -72,6 +76,21 @@ class Header:
     totals: np.ndarray | None = None
     widths: dict[str, int] = field(default_factory=dict)
     hvg: list[str] | None = None
+    nonzeros: int | None = None
+
+    cells: dict[str, int] = field(default_factory=dict)
+    controls: dict[str, int] = field(default_factory=dict)
+
+    def without_cells(self) -> Header:
+        """Return the same without what has an entry per cell: of all files, it would be large."""
+        none = np.empty(0, dtype=np.int32)
+        return replace(
+            self,
+            totals=None,
+            perturbation=Column(none, self.perturbation.names),
+            line=Column(none, self.line.names),
+            batch=Column(none, self.batch.names),
+        )
 
 
 @contextlib.contextmanager
@@ -87,6 +106,8 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
                 )
             yield file
     except OSError as error:
+        if no_room(error):  # of a write inside the block: nothing is wrong with this file
+            raise
         if not Path(path).exists():
             raise DataError(
                 "the file does not exist", where=path, fix="correct the path"
@@ -98,13 +119,13 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
         ) from error
 
 
-def _strings(item: h5py.Dataset) -> np.ndarray:
+def _strings(item: h5py.Dataset, rows: slice = slice(None)) -> np.ndarray:
     if h5py.check_string_dtype(item.dtype) is not None:
-        return item.asstr()[()]
-    return np.asarray([str(value) for value in item[()].tolist()], dtype=object)
+        return item.asstr()[rows] if item.shape else np.asarray(item.asstr()[()], dtype=object)
+    return np.asarray([str(value) for value in item[rows].tolist()], dtype=object)
 
 
-def _index(frame: h5py.Group, path: Path) -> np.ndarray:
+def _index(frame: h5py.Group, path: Path) -> h5py.Dataset:
     if not isinstance(frame, h5py.Group):
         raise DataError(
             f"{frame.name!r} is stored the way anndata < 0.7 did",
@@ -112,12 +133,12 @@ def _index(frame: h5py.Group, path: Path) -> np.ndarray:
             fix="read and write the file once with a current anndata",
         )
     item = frame[str(frame.attrs.get("_index", "_index"))]
-    return _strings(item["values"] if isinstance(item, h5py.Group) else item)
+    return item["values"] if isinstance(item, h5py.Group) else item
 
 
-def barcodes(file: h5py.File, path: Path) -> np.ndarray:
-    """Return the names of the cells (objects)."""
-    return _index(file["obs"], path)
+def barcodes(file: h5py.File, path: Path, rows: slice = slice(None)) -> np.ndarray:
+    """Return the names of the cells (objects), of all or of some rows."""
+    return _strings(_index(file["obs"], path), rows)
 
 
 def genes(file: h5py.File, path: Path) -> list[str]:
@@ -128,7 +149,7 @@ def genes(file: h5py.File, path: Path) -> list[str]:
     DataError
         A name occurs twice.
     """
-    names = _index(file["var"], path).tolist()
+    names = _strings(_index(file["var"], path)).tolist()
     if len(set(names)) < len(names):
         seen: set[str] = set()
         twice = sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
@@ -174,17 +195,21 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
             + (f" Name the right column with `{key}`" if key else ""),
         )
     item = obs[name]
+    if isinstance(item, h5py.Dataset) and "categories" in item.attrs:
+        raise DataError(
+            f"obs[{name!r}] is stored the way anndata < 0.8 did",
+            where=path,
+            fix="read and write the file once with a current anndata",
+        )
+    missing = None
     if isinstance(item, h5py.Group) and "codes" in item:
-        codes, names = item["codes"][()].astype(np.int64), _strings(item["categories"])
+        codes, names = item["codes"][()].astype(np.int32), _strings(item["categories"])
         missing = codes < 0
     elif isinstance(item, h5py.Group):  # nullable strings and numbers: values + mask
+        codes, names = _factorised(item["values"])
         missing = item["mask"][()].astype(bool) if "mask" in item else None
-        values = _strings(item["values"])
-        names, codes = np.unique(values.astype(str), return_inverse=True)
     else:
-        raw = item[()]
-        missing = np.isnan(raw) if raw.dtype.kind == "f" else None
-        names, codes = np.unique(_strings(item).astype(str), return_inverse=True)
+        codes, names = _factorised(item)
     texts = [str(text) for text in names]
     empty = [i for i, text in enumerate(texts) if text in ("", "nan", "NaN", "<NA>")]
     lost = np.isin(codes, empty)
@@ -201,6 +226,18 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
     place = np.zeros(len(texts), dtype=np.int32)
     place[[i for _, i in used]] = np.arange(len(used))
     return Column(place[codes], [text for text, _ in used])
+
+
+def _factorised(item: h5py.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes, int32 [cells], and the labels that they point to, in order of appearance."""
+    codes = np.empty(item.shape[0], dtype=np.int32)
+    known: dict[str, int] = {}
+    for start in range(0, len(codes), _PIECE):
+        piece = slice(start, start + _PIECE)
+        names, here = np.unique(_strings(item, piece).astype(str), return_inverse=True)
+        place = [known.setdefault(str(name), len(known)) for name in names]
+        codes[piece] = np.asarray(place, dtype=np.int32)[here]
+    return codes, np.asarray(list(known), dtype=object)
 
 
 def totals(file: h5py.File, path: Path, name: str) -> np.ndarray:
@@ -291,7 +328,9 @@ def header(path: Path, settings: Dataset) -> Header:
             perturbation=column(file, path, settings.pert_col, "pert_col"),
             line=line,
             batch=batch,
+            cells=line.counts(),
         )
+        found.controls = _controls(found, labels.controls(settings.control_pert))
         if settings.total_counts_col is not None:
             found.totals = totals(file, path, settings.total_counts_col)
         for key in dict.fromkeys([settings.expression_key, *settings.embed_keys]):
@@ -301,6 +340,7 @@ def header(path: Path, settings: Dataset) -> Header:
             width = found.widths[settings.expression_key]
             found.hvg = hvg_names(file, path, settings.expression_key, width, names)
         x = Matrix(file, "X", path)
+        found.nonzeros = x.nonzeros
         if x.shape != (found.n_cells, len(names)):
             raise DataError(
                 f"X is {x.shape[0]} x {x.shape[1]}, but there are {found.n_cells} cells and "
@@ -309,6 +349,13 @@ def header(path: Path, settings: Dataset) -> Header:
                 fix="the file is damaged: write it again",
             )
     return found
+
+
+def _controls(head: Header, declared: list[str]) -> dict[str, int]:
+    chosen = [i for i, name in enumerate(head.perturbation.names) if name in declared]
+    control = np.isin(head.perturbation.codes, chosen)
+    found = np.bincount(head.line.codes[control], minlength=len(head.line.names))
+    return {name: int(n) for name, n in zip(head.line.names, found, strict=True)}
 
 
 def _obsm_width(file: h5py.File, path: Path, key: str, n_cells: int) -> int:
@@ -327,55 +374,3 @@ def _obsm_width(file: h5py.File, path: Path, key: str, n_cells: int) -> int:
             fix="the file is damaged: write it again",
         )
     return shape[1]
-
-
-def identity(path: str | Path, columns: Iterable[str | None]) -> str:
-    """Return what a file is, without reading its cells: size + digest, and no modification time.
-
-    The digest covers the name, type and shape of every HDF5 object, its attributes, the whole of
-    the given obs columns and of var_names, and both ends of every other dataset.
-
-    Parameters
-    ----------
-    path
-        The h5ad.
-    columns
-        obs columns that matter (None is passed over); one that does not exist counts as absent.
-
-    Raises
-    ------
-    DataError
-        The file is missing or unreadable.
-    """
-    wanted = [f"obs/{name}" for name in sorted({name for name in columns if name is not None})]
-    seen = hashlib.sha256()
-
-    def add(name: str, item: Any) -> None:
-        seen.update(name.encode())
-        for key in sorted(item.attrs):
-            seen.update(f"{key}={item.attrs[key]!r}".encode())
-        if isinstance(item, h5py.Dataset):
-            seen.update(f"{item.dtype}{item.shape}{item.id.get_storage_size()}".encode())
-            entire = name.startswith("var/") or any(f"{name}/".startswith(f"{w}/") for w in wanted)
-            for part in _parts(item, entire):
-                seen.update(_bytes(part))
-
-    with opened(path) as file:
-        seen.update(repr([name in file for name in wanted]).encode())
-        file.visititems(add)
-    return f"{Path(path).stat().st_size}-{seen.hexdigest()[:16]}"
-
-
-def _parts(item: h5py.Dataset, entire: bool) -> list[Any]:
-    """Return a dataset as a whole, or its two ends where it is large."""
-    if item.shape is None:
-        return []
-    if item.shape == () or item.size <= 2 * _EDGE or entire:
-        return [item[()]]
-    rows = max(1, _EDGE * item.shape[0] // item.size)
-    return [item[:rows], item[-rows:]]
-
-
-def _bytes(part: Any) -> bytes:
-    values = np.asarray(part)
-    return repr(values.tolist()).encode() if values.dtype.hasobject else values.tobytes()

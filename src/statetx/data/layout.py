@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-FORMAT = 1
+FORMAT = 2
 """Of ``manifest.json`` and everything beside it."""
+
+ALIGNMENT = 64
+"""Bytes: every large array starts on a cache line, so that a mapped array of any type is aligned."""
 
 SAFE = "._+-"
 """Characters that a cell line keeps in file names; others are percent-encoded."""

@@ -15,8 +15,12 @@ from statetx.errors import DataError
 if TYPE_CHECKING:
     from scipy import sparse
 
+    from statetx.data.transpose import Buckets
+
 CHUNK_BYTES = 64 << 20
-"""Dense bytes behind one chunk: bounds memory while reading, whatever the number of genes."""
+"""Dense bytes behind one chunk of rows of a dense matrix: bounds memory, whatever its width."""
+CHUNK_NONZEROS = 4 << 20
+"""Stored values behind one chunk of rows of a sparse matrix: 48 MB with their places."""
 SAMPLE_ROWS = 1024
 LARGEST_LOG1P = 20.0
 """ln(1 + x) of any normalised count is below this: e^20 is 4.9e8 counts per cell."""
@@ -28,16 +32,23 @@ class Matrix:
     Attributes
     ----------
     layout
-        ``csr``, ``csc`` or ``dense``. CSC is turned into CSR in memory at the first read, because
-        HDF5 can only slice it by gene; the others are read in chunks.
+        ``csr``, ``csc`` or ``dense``. CSC is dealt into runs of rows in a temporary file at the
+        first read, because HDF5 can only slice it by gene.
     shape
         Cells, features.
     dtype
         Of the stored values.
+
+    Parameters
+    ----------
+    file, name, path
+        The open file, the name of the matrix in it, and the path for messages.
+    spill
+        Directory of the temporary file; the system's choice without it.
     """
 
-    def __init__(self, file: h5py.File, name: str, path: Path) -> None:
-        self.path, self.name = path, name
+    def __init__(self, file: h5py.File, name: str, path: Path, spill: Path | None = None) -> None:
+        self.path, self.name, self._spill = path, name, spill
         if name not in file:
             raise DataError(
                 f"there is no {name!r}", where=path, fix="write the file with anndata >= 0.8"
@@ -64,43 +75,101 @@ class Matrix:
             self.layout = kind[:3]
             n_rows, n_columns = self._item.attrs["shape"]
             self.shape = (int(n_rows), int(n_columns))
+            self._refuse_damaged()
             self.dtype = self._item["data"].dtype
-        self._csr: sparse.csr_matrix | None = None
+        self._buckets: Buckets | None = None
         self._indptr: np.ndarray | None = None
+
+    def _refuse_damaged(self) -> None:
+        """Refuse arrays that do not fit together: reading them would fail anywhere."""
+        item, what = self._item, ""
+        lacking = [part for part in ("data", "indices", "indptr") if part not in item]
+        if lacking:
+            what = f"it has no {lacking[0]!r}"
+        else:
+            values, places, pointers = (len(item[part]) for part in ("data", "indices", "indptr"))
+            wanted = self.shape[0 if self.layout == "csr" else 1] + 1
+            if values != places:
+                what = f"{values:,} values have {places:,} places"
+            elif pointers != wanted:
+                what = f"'indptr' has {pointers:,} entries instead of {wanted:,}"
+            elif int(item["indptr"][-1]) != values:
+                what = f"'indptr' ends at {int(item['indptr'][-1]):,} of {values:,} values"
+        if what:
+            raise DataError(
+                f"{self.name!r} is damaged: {what}",
+                where=self.path,
+                fix="copy or write the file again",
+            )
+
+    @property
+    def nonzeros(self) -> int | None:
+        """Number of stored values; None for a dense matrix."""
+        return None if self.layout == "dense" else int(self._item["data"].shape[0])
 
     @property
     def chunk_rows(self) -> int:
         """Rows per chunk."""
-        return max(1, CHUNK_BYTES // (8 * max(1, self.shape[1])))
+        if self.nonzeros is None:
+            return max(1, CHUNK_BYTES // (8 * max(1, self.shape[1])))
+        return max(1, int(CHUNK_NONZEROS * self.shape[0] / max(1, self.nonzeros)))
+
+    def chunks(self, most: int) -> Iterator[tuple[int, int]]:
+        """Yield [start, stop) of runs of at most `most` rows that fit in memory, in order."""
+        start = 0
+        while start < self.shape[0]:
+            stop = min(self.shape[0], start + min(most, self.chunk_rows))
+            if self.layout == "csr":  # rows may differ in length: by their stored values instead
+                indptr = self._row_pointers()
+                full = int(np.searchsorted(indptr, indptr[start] + CHUNK_NONZEROS, "right")) - 1
+                stop = min(self.shape[0], start + most, max(start + 1, full))
+            yield start, stop
+            start = stop
+
+    def _row_pointers(self) -> np.ndarray:
+        if self._indptr is None:
+            self._indptr = self._item["indptr"][()].astype(np.int64, copy=False)
+        return self._indptr
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Return rows [start, stop) as CSR, values as stored, duplicates summed, zeros dropped."""
+        """Return rows [start, stop) as CSR, values as stored, duplicates summed, zeros dropped.
+
+        Raises
+        ------
+        DataError
+            An index beyond the shape of the matrix.
+        """
         from scipy import sparse  # reading obs at parse time must not pay for it
 
         if self.layout == "dense":
             return sparse.csr_matrix(self._item[start:stop])
         if self.layout == "csc":
-            if self._csr is None:
-                parts = (
-                    self._item["data"][()],
-                    self._item["indices"][()],
-                    self._item["indptr"][()],
-                )
-                self._csr = _clean(sparse.csc_matrix(parts, shape=self.shape).tocsr())
-            return self._csr[start:stop]
-        if self._indptr is None:
-            self._indptr = self._item["indptr"][()].astype(np.int64)
-        first, last = int(self._indptr[start]), int(self._indptr[stop])
+            return _clean(self._row_buckets().rows(start, stop))
+        pointers = self._row_pointers()
+        first, last = int(pointers[start]), int(pointers[stop])
         indices = self._item["indices"][first:last]
         if indices.size and int(indices.max()) >= self.shape[1]:
-            raise DataError(
-                f"{self.name!r} has a column index beyond its {self.shape[1]} columns",
-                where=self.path,
-                fix="the file is damaged: write it again",
-            )
-        indptr = self._indptr[start : stop + 1] - first
-        values = (self._item["data"][first:last], indices.astype(np.int32), indptr)
+            raise self._beyond("column", self.shape[1])
+        indptr = pointers[start : stop + 1] - first
+        values = (self._item["data"][first:last], indices.astype(np.int32, copy=False), indptr)
         return _clean(sparse.csr_matrix(values, shape=(stop - start, self.shape[1])))
+
+    def _row_buckets(self) -> Buckets:
+        if self._buckets is None:
+            from statetx.data.transpose import Buckets
+
+            try:
+                self._buckets = Buckets(self._item, self.shape, CHUNK_NONZEROS, self._spill)
+            except IndexError as error:
+                raise self._beyond("row", self.shape[0]) from error
+        return self._buckets
+
+    def _beyond(self, what: str, limit: int) -> DataError:
+        return DataError(
+            f"{self.name!r} has a {what} index beyond its {limit} {what}s",
+            where=self.path,
+            fix="the file is damaged: write it again",
+        )
 
     def dense_rows(self, start: int, stop: int) -> np.ndarray:
         """Return rows [start, stop) as dense float32."""
@@ -108,12 +177,22 @@ class Matrix:
             return np.asarray(self._item[start:stop], dtype=np.float32)
         return np.asarray(self.rows(start, stop).toarray(), dtype=np.float32)
 
-    def sample(self) -> Iterator[tuple[int, sparse.csr_matrix]]:
-        """Yield (first row, rows): up to `SAMPLE_ROWS` rows in four runs spread over the file."""
+    def sample(self) -> Iterator[tuple[int | None, sparse.csr_matrix | np.ndarray]]:
+        """Yield (first row, rows): up to `SAMPLE_ROWS` rows in four runs spread over the file.
+
+        Of a CSC matrix, (None, stored values), about as many: its rows lie all over the file.
+        """
         n, run = self.shape[0], SAMPLE_ROWS // 4
+        if self.layout == "csc":
+            stored = self.nonzeros or 0
+            run = -(-run * stored // max(1, n))
+            n = stored
         starts = {0, *(max(0, int(n * f) - run) for f in (1 / 3, 2 / 3, 1.0))}
         for start in sorted(starts):
-            yield start, self.rows(start, min(n, start + run))
+            if self.layout == "csc":
+                yield None, self._item["data"][start : start + run]
+            else:
+                yield start, self.rows(start, min(n, start + run))
 
 
 def _clean(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -131,7 +210,7 @@ def check_values(
     values: sparse.csr_matrix | np.ndarray,
     path: Path,
     name: str,
-    first_row: int,
+    first_row: int | None,
     columns: list[str] | None,
 ) -> None:
     """Refuse values that are not finite, and negative ones where `columns` are genes.
@@ -139,7 +218,7 @@ def check_values(
     Parameters
     ----------
     values
-        Rows of the matrix, [n, features].
+        Rows of the matrix, [n, features]; stored values alone, [n], where `first_row` is None.
     path, name
         File and matrix, for the message.
     first_row
@@ -163,15 +242,18 @@ def check_values(
     if columns is not None:
         bad |= flat < 0
     at = np.argwhere(bad)[0]
-    if isinstance(values, np.ndarray):
+    if first_row is None:
+        row, column, value = None, -1, float(flat[at[0]])
+    elif isinstance(values, np.ndarray):
         row, column, value = int(at[0]), int(at[1]), float(values[at[0], at[1]])
     else:
         row = int(np.searchsorted(values.indptr, at[0], side="right")) - 1
         column, value = int(values.indices[at[0]]), float(flat[at[0]])
     what = "negative" if value < 0 and np.isfinite(value) else "not finite"
     feature = f"column {column}" if columns is None else f"gene {columns[column]!r}"
+    place = "" if row is None or first_row is None else f" in row {first_row + row}, {feature}"
     raise DataError(
-        f"{name!r} holds values that are {what}: {value:g} in row {first_row + row}, {feature}"
+        f"{name!r} holds values that are {what}: {value:g}{place}"
         f" ({int(bad.sum())} such values in this part of the file)",
         where=path,
         fix="expression is never negative and never missing: repair or drop these cells; scaled or"
@@ -281,10 +363,14 @@ def evidence(matrix: Matrix) -> Evidence:
     """
     n, cells, integral, largest = 0, 0, True, 0.0
     for _, part in matrix.sample():
+        values = part if isinstance(part, np.ndarray) else part.data
         cells += part.shape[0]
-        n += part.nnz
-        if part.nnz:
-            integral &= is_integral(part.data)
-            largest = max(largest, float(part.data.max()))
-    zeros = 1.0 - n / max(1, cells * matrix.shape[1])
-    return Evidence(n, integral, largest, zeros, looks_like(integral, largest))
+        n += values.size
+        if values.size:
+            integral &= is_integral(values)
+            largest = max(largest, float(values.max()))
+    stored = matrix.nonzeros
+    filled = n / max(1, cells * matrix.shape[1])
+    if stored is not None:
+        filled = stored / max(1, matrix.shape[0] * matrix.shape[1])
+    return Evidence(n, integral, largest, 1.0 - filled, looks_like(integral, largest))

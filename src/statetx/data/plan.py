@@ -22,15 +22,19 @@ class Plan:
     ----------
     table
         One row per condition, sorted: ``line``, ``perturbation``, ``role`` (train, val or test),
-        ``reason``. Controls are not listed: those of a line serve all three roles.
+        ``reason``. Controls are not listed.
+    controls
+        ``shared``: the controls of a line serve all three roles; ``partition``: each serves one.
     """
 
     table: pd.DataFrame
+    controls: str = "shared"
 
     @property
     def digest(self) -> str:
-        """Digest of (line, perturbation, role); reasons are for people and do not count."""
-        return digest(self.table[["line", "perturbation", "role"]].to_numpy().tolist())
+        """Digest of roles and controls; reasons are for people and do not count."""
+        roles = self.table[["line", "perturbation", "role"]].to_numpy().tolist()
+        return digest(roles if self.controls == "shared" else [self.controls, roles])
 
     def lines(self, role: str) -> list[str]:
         """Return the sorted lines that have conditions of `role`."""
@@ -49,11 +53,17 @@ class Plan:
         return sorted(zip(rows["line"], rows["perturbation"], strict=True))
 
 
-def write_plan(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a plan, sorted, so that equal plans are equal bytes."""
+def write_plan(table: pd.DataFrame, path: str | Path, controls: str = "shared") -> None:
+    """Write a plan, sorted, so that equal plans are equal bytes.
+
+    What becomes of the controls stands in the metadata of the table.
+    """
     ordered = table[list(COLUMNS)].sort_values(["line", "perturbation"], ignore_index=True)
+    ordered = ordered.astype(str)
+    if controls != "shared":
+        ordered.attrs = {"controls": controls}
     with whole(path) as part:
-        ordered.astype(str).to_parquet(part, index=False)
+        ordered.to_parquet(part, index=False)
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -74,4 +84,5 @@ def read_plan(path: str | Path) -> Plan:
         raise ResultsError(
             "this table is no plan", where=path, fix=f"expected the columns {', '.join(COLUMNS)}"
         )
-    return Plan(table)
+    controls = table.attrs.pop("controls", "shared")
+    return Plan(table, controls)

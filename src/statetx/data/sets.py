@@ -1,217 +1,253 @@
 """Sets of cells and their controls, drawn as a pure function of (seed, epoch, names).
 
-A *set* is S cells of one condition (cell line, perturbation). Each epoch cuts every condition into
-ceil(n / S) windows on a ring of its rows, so that every cell is visited, and the ring is new in each
-epoch, so that membership changes: its rows are permuted where the condition is small enough to lie
-in few pages anyhow (`PERMUTED_CELLS`); a larger one is only turned to another start, and its windows
-are contiguous on disk. (Turning alone offers a condition of n cells no more than n different sets.)
-A condition of fewer than S cells gives one set in which every cell is repeated as evenly as possible.
+A *set* is S cells of one condition: cell line and perturbation, and the batch too if asked for. Each
+epoch lays the cells of a condition on a ring with a new start and cuts it into windows, so that every
+cell is visited and membership changes; neighbouring windows share their cells anew (`mix_windows`).
+A window is contiguous on disk up to that mixing.
 
-Every draw has its own counter-based generator, keyed by what is drawn: the result does not depend
-on the order of draws, and hence not on threads, ranks, or the point at which a run was resumed.
+The draws themselves are compiled (`statetx.data.draws`); here is the table that they work on.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from statetx.config import Sets
+from statetx.data import draws
+from statetx.data.matching import Pools, control_runs, no_control, share
 from statetx.data.plan import Plan
-from statetx.data.store import LineStore, Store
+from statetx.data.seeds import generator
+from statetx.data.store import Store
 from statetx.errors import ResultsError, did_you_mean
 
-PERMUTED_CELLS = 8192
-"""Largest condition whose rows are permuted; at 1 KB per cell it spans 8 MB of the file."""
 
-
-@dataclass(frozen=True)
-class SetId:
-    """One set of an epoch.
-
-    Attributes
-    ----------
-    line, perturbation
-        The condition; the control label for a set of control cells.
-    window
-        Which of the condition's windows.
-    """
-
-    line: str
-    perturbation: str
-    window: int
-
-
-def generator(*key: object) -> np.random.Generator:
-    """Return a generator that depends on nothing but `key` (numbers and strings)."""
-    text = "\0".join(f"{type(part).__name__}:{part}" for part in key).encode()
-    digest = hashlib.blake2b(text, digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
-
-
-def conditions(store: Store, plan: Plan, role: str) -> list[tuple[str, str]]:
+def conditions(
+    store: Store, plan: Plan, role: str, control_sets: str = "drawn"
+) -> list[tuple[str, str]]:
     """Return the (line, perturbation) pairs whose sets belong to a role.
 
-    Training also reconstructs control cells, those of every line of the plan (controls are shared
-    by all roles); validation does not.
+    Training also reconstructs control cells, those of every line of the plan, unless `control_sets`
+    is ``none``; validation does not.
     """
     pairs = plan.conditions(role)
-    if role == "train" and pairs:
+    if role == "train" and pairs and control_sets != "none":
         lines = sorted(set(plan.table["line"]))
         pairs = sorted([*pairs, *((line, store.control) for line in lines)])
     return pairs
 
 
-def n_windows(n_cells: int, cell_set_len: int) -> int:
-    """Return the number of sets that a condition gives in an epoch."""
-    return max(1, -(-n_cells // cell_set_len))
+@dataclass(frozen=True)
+class Drawn:
+    """Sets of a batch.
+
+    Attributes
+    ----------
+    condition
+        Index into `SetTable.conditions`, int64 [B].
+    rows, controls
+        Rows in the condition's line, int64 [B, S].
+    length
+        Cells of each set, int64 [B]; less than S only with ``short: mask``. Behind them, the first
+        cell is repeated.
+    """
+
+    condition: np.ndarray
+    rows: np.ndarray
+    controls: np.ndarray
+    length: np.ndarray
 
 
-def epoch_plan(
-    store: Store, pairs: Iterable[tuple[str, str]], cell_set_len: int, seed: int, epoch: int
-) -> list[SetId]:
-    """Return all sets of an epoch, in the order in which they are visited.
+class SetTable:
+    """Everything that the sets of one role are drawn from.
 
     Parameters
     ----------
-    store
-        Where the cells are.
-    pairs
-        (line, perturbation) of every condition that takes part, see `conditions`.
+    store, plan, role
+        Cells, roles, and which role.
     cell_set_len
         Cells per set, S.
-    seed, epoch
-        The order is a function of both.
-    """
-    sets = []
-    for line, perturbation in pairs:
-        start, stop = store.line(line).run(perturbation)
-        sets += [SetId(line, perturbation, w) for w in range(n_windows(stop - start, cell_set_len))]
-    order = generator("order", seed, epoch).permutation(len(sets))
-    return [sets[i] for i in order]
-
-
-def set_rows(
-    line: LineStore, chosen: SetId, cell_set_len: int, seed: int, epoch: int
-) -> np.ndarray:
-    """Return the S rows of a set (int64).
-
-    Parameters
-    ----------
-    line
-        The packed line of the set.
-    chosen
-        The set.
-    cell_set_len
-        Cells per set, S.
-    seed, epoch
-        Of the start of the condition's windows.
-    """
-    start, stop = line.run(chosen.perturbation)
-    n = stop - start
-    rng = generator("set", seed, epoch, chosen.line, chosen.perturbation)
-    if n < cell_set_len:
-        return start + _evenly(rng, n, cell_set_len)
-    first = chosen.window * cell_set_len
-    if n <= PERMUTED_CELLS:
-        ring = rng.permutation(n)
-        return start + np.sort(ring[np.arange(first, first + cell_set_len) % n])
-    return start + (int(rng.integers(n)) + first + np.arange(cell_set_len)) % n
-
-
-def _evenly(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
-    """Draw `size` of `n`: without replacement while possible, then all again."""
-    if size <= n:
-        return rng.permutation(n)[:size]
-    rounds = -(-size // n)
-    return np.concatenate([rng.permutation(n) for _ in range(rounds)])[:size]
-
-
-class ControlCells(Protocol):
-    """What controls are drawn from: a packed line, or anything whose controls lie in runs."""
-
-    name: str
-
-    def run(self, perturbation: str, batch: str | None = None) -> tuple[int, int]:
-        """Return the rows [start, stop) of a perturbation, in all batches or in one."""
-        ...
-
-
-def draw_controls(
-    line: ControlCells, control: str, batches: np.ndarray, seed: int, name: object
-) -> np.ndarray:
-    """Draw one control cell of the line for every cell: of the same batch, else of any batch.
-
-    Within a batch (and within the line, for cells whose batch has no control) cells are drawn
-    without replacement until all were used, then again.
-
-    Parameters
-    ----------
-    line
-        The packed line, or any `ControlCells`.
-    control
-        Control label.
-    batches
-        Batch label of each cell [n].
+    settings
+        How sets are drawn.
+    by_batch
+        Levels of control matching: whether the batch must agree.
     seed
-        Seed of the draw.
-    name
-        Of what is drawn for, such as the perturbation and the set: equal names draw equally.
+        Of everything drawn.
 
-    Returns
-    -------
-    numpy.ndarray
-        Row of each cell's control, int64 [n].
-
-    Raises
-    ------
-    ResultsError
-        The line has no control cell.
-    """
-    out = np.empty(len(batches), dtype=np.int64)
-    levels = match_levels(line, control, batches)
-    for batch in sorted(set(batches[levels == 0])):
-        here = np.flatnonzero((batches == batch) & (levels == 0))
-        start, stop = line.run(control, batch)
-        rng = generator("control", seed, line.name, name, batch)
-        out[here] = start + _evenly(rng, stop - start, len(here))
-    rest = np.flatnonzero(levels == 1)
-    if rest.size:
-        start, stop = line.run(control)
-        rng = generator("control", seed, line.name, name)
-        out[rest] = start + _evenly(rng, stop - start, len(rest))
-    return out
-
-
-def match_levels(line: ControlCells, control: str, batches: np.ndarray) -> np.ndarray:
-    """Return how each cell finds its control, int [n]: 0 = in its batch, 1 = in its line.
+    Attributes
+    ----------
+    conditions
+        One row per condition that gives sets: ``line, perturbation, batch`` (None: all batches),
+        ``n_cells, windows``.
+    left_out
+        Conditions that are too short for a set (with ``short: drop``).
+    n_sets
+        Sets of an epoch, the same in all epochs.
 
     Raises
     ------
     ResultsError
-        The line has no control cell.
+        A condition is not in the store, or no control matches some cells.
     """
-    line.run(control)
-    found = {}
-    for batch in set(batches.tolist()):
-        start, stop = line.run(control, batch)
-        found[batch] = 0 if stop > start else 1
-    return np.asarray([found[batch] for batch in batches.tolist()], dtype=np.int64)
+
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        role: str,
+        cell_set_len: int,
+        settings: Sets | None = None,
+        by_batch: Sequence[bool] = (True, False),
+        seed: int = 0,
+    ) -> None:
+        self.settings = settings or Sets()
+        self.cell_set_len, self.seed = cell_set_len, seed
+        pairs = conditions(store, plan, role, self.settings.control_sets)
+        blocks = self._blocks(store, plan, role, pairs)
+        self.pools = Pools(by_batch)
+        self._coverage = np.zeros(len(self.pools.by_batch), dtype=np.int64)
+        blocks["pool"] = self._pools(store, plan, role, blocks)
+        keys = ["line", "perturbation"] + (["batch"] if self.settings.within_batch else [])
+        blocks = blocks.sort_values([*keys, "row_start"], ignore_index=True)
+        first = (blocks[keys] != blocks[keys].shift()).any(axis=1).to_numpy()
+        group = np.cumsum(first) - 1
+        n_cells = np.bincount(group, weights=blocks["n_cells"]).astype(np.int64)
+        table = blocks.loc[first, keys].reset_index(drop=True)
+        if "batch" not in table:
+            table["batch"] = None
+        table["n_cells"] = n_cells
+        windows = -(-n_cells // cell_set_len)
+        if self.settings.short == "drop":
+            windows = n_cells // cell_set_len
+        table["windows"] = windows
+        kept = windows > 0
+        self.left_out = int((~kept).sum())
+        self.conditions = table[kept].reset_index(drop=True)
+        self._arrays = _arrays(blocks[kept[group]], self.conditions, store.control, self.settings)
+        self.n_sets = int(self.conditions["windows"].sum())
+
+    def _blocks(
+        self, store: Store, plan: Plan, role: str, pairs: list[tuple[str, str]]
+    ) -> pd.DataFrame:
+        """Return runs of rows of one batch, those of controls cut to the share of the role."""
+        wanted = pd.DataFrame(pairs, columns=["line", "perturbation"])
+        columns = ["line", "perturbation", "batch", "row_start", "n_cells"]
+        blocks = wanted.merge(store.conditions[columns], on=["line", "perturbation"], how="left")
+        gone = blocks["n_cells"].isna()
+        if gone.any():
+            line, label = blocks.loc[gone, ["line", "perturbation"]].iloc[0]
+            store.line(line).run(label)  # raises with the nearest name
+        blocks = blocks.astype({"row_start": np.int64, "n_cells": np.int64})
+        if plan.controls == "partition":
+            control = (blocks["perturbation"] == store.control).to_numpy()
+            cut = np.asarray([share(int(n), role) for n in blocks["n_cells"]])
+            blocks["row_start"] += np.where(control, cut[:, 0], 0)
+            blocks["n_cells"] = np.where(control, cut[:, 1] - cut[:, 0], blocks["n_cells"])
+            blocks = blocks[blocks["n_cells"] > 0].reset_index(drop=True)
+        return blocks
+
+    def _pools(self, store: Store, plan: Plan, role: str, blocks: pd.DataFrame) -> np.ndarray:
+        """Return the pool of every block."""
+        found = np.empty(len(blocks), dtype=np.int64)
+        runs = {
+            line: control_runs(store.line(line), store.control, role, plan.controls)
+            for line in blocks["line"].unique()
+        }
+        known: dict[tuple[str, str], tuple[int, int]] = {}
+        columns = blocks[["line", "batch", "n_cells"]].itertuples(index=False)
+        for i, (line, batch, n) in enumerate(columns):
+            if (line, batch) not in known:
+                pool = self.pools.find(line, runs[line], str(batch))
+                if pool is None:
+                    raise no_control(line, str(batch), self.pools.by_batch)
+                known[line, batch] = pool
+            found[i], level = known[line, batch]
+            self._coverage[level] += n
+        return found
+
+    def coverage(self) -> list[dict[str, Any]]:
+        """Return how cells find their controls: ``level, cells, share`` in order of preference."""
+        total = max(1, int(self._coverage.sum()))
+        names = ["line and batch" if level else "line" for level in self.pools.by_batch]
+        return [
+            {"level": name, "cells": int(n), "share": int(n) / total}
+            for name, n in zip(names, self._coverage, strict=True)
+        ]
+
+    def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return condition and window of every set of an epoch, in the order of visits, int64."""
+        windows = self.conditions["windows"].to_numpy()
+        if self.settings.weights != "size":
+            size = self.conditions["n_cells"].to_numpy().astype(np.float64)
+            weight = np.sqrt(size) if self.settings.weights == "sqrt" else np.ones(len(size))
+            ends = np.cumsum(weight) * (self.n_sets / weight.sum())
+            ends[-1] = self.n_sets
+            # Systematic sampling: the expected number of sets, and the same total in every epoch.
+            offset = generator("weights", self.seed, number).random()
+            windows = np.diff(np.floor(np.r_[0.0, ends] + offset)).astype(np.int64)
+        condition = np.repeat(np.arange(len(windows)), windows)
+        first = np.repeat(np.cumsum(windows) - windows, windows)
+        order = generator("order", self.seed, number).permutation(len(condition))
+        return condition[order], (np.arange(len(condition)) - first)[order]
+
+    def draw(self, condition: np.ndarray, window: np.ndarray, epoch: int) -> Drawn:
+        """Draw sets: a function of (seed, epoch, condition, window) alone."""
+        shape = (len(condition), self.cell_set_len)
+        drawn = Drawn(
+            np.asarray(condition, dtype=np.int64),
+            np.empty(shape, dtype=np.int64),
+            np.empty(shape, dtype=np.int64),
+            np.empty(len(condition), dtype=np.int64),
+        )
+        draws.draw_sets(
+            drawn.condition,
+            np.asarray(window, dtype=np.int64),
+            *self._arrays,
+            *self.pools.arrays(),
+            self.seed,
+            epoch,
+            self.settings.mix_windows,
+            self.settings.short != "mask",
+            self.settings.controls == "paired",
+            drawn.rows,
+            drawn.controls,
+            drawn.length,
+        )
+        return drawn
 
 
-def check_vocabulary(pairs: Iterable[tuple[str, str]], known: list[str]) -> None:
-    """Refuse conditions whose perturbation has no id.
+def _arrays(
+    blocks: pd.DataFrame, table: pd.DataFrame, control: str, settings: Sets
+) -> tuple[np.ndarray, ...]:
+    """Return the arrays that `draws.draw_sets` wants of conditions and blocks."""
+    names = table[["line", "perturbation", "batch"]].itertuples(index=False)
+    keys = np.asarray([draws.name_key("set", *name) for name in names], dtype=np.uint64)
+    n_cells, sizes = table["n_cells"].to_numpy(), blocks["n_cells"].to_numpy()
+    ends = np.cumsum(sizes)
+    # Blocks lie in the order of the conditions: where a condition starts, so does a block.
+    starts = np.cumsum(n_cells) - n_cells
+    first = np.r_[np.searchsorted(ends - sizes, starts), len(blocks)]
+    before = ends - sizes - np.repeat(starts, np.diff(first))
+    identity = (table["perturbation"] == control).to_numpy() & (settings.control_sets == "identity")
+    arrays = (n_cells, table["windows"].to_numpy(), first, blocks["row_start"].to_numpy(), before)
+    n_cells, windows, first, row, before = (np.asarray(a, dtype=np.int64) for a in arrays)
+    pool = blocks["pool"].to_numpy(dtype=np.int64)
+    return keys, n_cells, windows, identity, first, row, before, pool
+
+
+def check_vocabulary(labels: Iterable[str], known: list[str]) -> None:
+    """Refuse perturbations that have no id.
 
     Raises
     ------
     ResultsError
         A perturbation is not in `known`.
     """
-    have = set(known)
-    unknown = sorted({label for _, label in pairs if label not in have})
+    unknown = sorted(set(labels) - set(known))
     if unknown:
         raise ResultsError(
             f"{len(unknown)} perturbations have no id, because no training condition has them: "

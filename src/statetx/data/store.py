@@ -11,11 +11,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from statetx.data import kernels
 from statetx.data.layout import FORMAT, file_name
 from statetx.errors import DataError, ResultsError, did_you_mean
-
-_PIECE = 256
-"""Rows densified at a time."""
 
 
 def _mapped(file: h5py.File, name: str, path: Path) -> np.ndarray:
@@ -46,26 +44,35 @@ class LineStore:
     """
 
     def __init__(
-        self, path: Path, name: str, conditions: pd.DataFrame, manifest: dict[str, Any]
+        self,
+        path: Path,
+        name: str,
+        conditions: pd.DataFrame,
+        manifest: dict[str, Any],
+        columns: np.ndarray | None = None,
     ) -> None:
         self.path = path
         self.name = name
         self.conditions = conditions
         self.manifest = manifest
+        self.columns = np.empty(0, dtype=np.int64) if columns is None else columns
         try:
             with h5py.File(path, "r") as file:
                 shape = tuple(int(n) for n in file["X"].attrs["shape"])
-                self._csr = tuple(
+                self.csr: tuple[np.ndarray, ...] = tuple(
                     _mapped(file, f"X/{part}", path) for part in ("indptr", "indices", "data")
                 )
-                self._obsm = {key: _mapped(file, f"obsm/{key}", path) for key in file["obsm"]}
-                self.total_counts = np.asarray(file["obs/total_counts"][()], dtype=np.float64)
-        except (OSError, KeyError) as error:
+                self.obsm = {key: _mapped(file, f"obsm/{key}", path) for key in file["obsm"]}
+                self.total_counts = _mapped(file, "obs/total_counts", path)
+                self.scale = _mapped(file, "obs/scale", path)
+                counts = bool(json.loads(file["uns/statetx"][()])["counts"])
+        except (OSError, KeyError, ValueError) as error:
             raise DataError(
                 f"cannot open the packed cells: {error}",
                 where=path,
                 fix="the file is missing, truncated or no store: pack the data set again",
             ) from error
+        self.meaning = kernels.COUNTS if counts else kernels.EXPRESSION
         self.n_cells, self.n_genes = shape
         ordered = conditions.sort_values("row_start")
         self._ends = (ordered["row_start"] + ordered["n_cells"]).to_numpy()
@@ -73,8 +80,8 @@ class LineStore:
         # Rows are sorted by perturbation, then batch: each is one run of rows.
         self._runs: dict[str, tuple[int, int]] = {}
         self._blocks: dict[tuple[str, str], tuple[int, int]] = {}
-        columns = ("perturbation", "batch", "row_start", "n_cells")
-        for label, batch, start, n in ordered[list(columns)].itertuples(index=False):
+        table = ordered[["perturbation", "batch", "row_start", "n_cells"]]
+        for label, batch, start, n in table.itertuples(index=False):
             self._blocks[label, batch] = (start, start + n)
             self._runs[label] = (self._runs.get(label, (start, 0))[0], start + n)
 
@@ -127,61 +134,73 @@ class LineStore:
         return self._batch_of_block[np.searchsorted(self._ends, rows, side="right")]
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return X of the rows as stored, dense float32 [n, genes]."""
-        out = np.zeros((len(rows), self.n_genes), dtype=np.float32)
-        flat = out.reshape(-1)
-        rows = np.asarray(rows, dtype=np.int64)
-        # The index arrays of one piece stay in the processor's cache.
-        for first in range(0, len(rows), _PIECE):
-            place, values = self._values(rows[first : first + _PIECE])
-            place += first * self.n_genes
-            flat[place] = values
+        """Return X of the rows as stored, dense float32 [n, genes].
+
+        Counts; with ``scale: log1p``, the whole numbers behind it where every cell of the line has
+        them, else the values themselves.
+        """
+        out = np.empty((len(rows), self.n_genes), dtype=np.float32)
+        self._densify(rows, np.empty(0, dtype=np.int64), kernels.EXPRESSION, out)
         return out
 
-    def _values(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the non-zero values of the rows and their places in the flat dense matrix."""
-        indptr, indices, data = self._csr
-        starts = indptr[rows]
-        lengths = indptr[rows + 1] - starts
-        ends = np.cumsum(lengths)
-        at = np.arange(ends[-1] if len(ends) else 0)
-        at += np.repeat(starts - ends + lengths, lengths)
-        place = np.repeat(np.arange(len(rows)) * self.n_genes, lengths)
-        place += indices[at]
-        return place, data[at]
+    def _densify(self, rows: np.ndarray, columns: np.ndarray, meaning: int, out: Any) -> None:
+        kernels.expression_rows(
+            *self.csr,
+            self.scale,
+            np.ascontiguousarray(rows, dtype=np.int64),
+            columns,
+            meaning,
+            out,
+        )
 
-    def expression(self, rows: np.ndarray) -> np.ndarray:
+    def load(self) -> None:
+        """Copy the mapped cells into memory, for file systems that are slow to map."""
+        self.csr = tuple(np.array(part) for part in self.csr)
+        self.obsm = {key: np.array(matrix) for key, matrix in self.obsm.items()}
+        self.scale = np.array(self.scale)
+
+    @property
+    def width(self) -> int:
+        """Columns of `expression`."""
+        key = self.manifest["expression_key"]
+        if key is not None:
+            return int(self.obsm[key].shape[1])
+        return int(self.columns.max()) + 1 if len(self.columns) else int(self.n_genes)
+
+    def expression(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the log1p expression that models predict and scores are computed in.
 
         float32 [n, G]: the obsm matrix that the data set declares as ``expression_key``, or else
-        ln(1 + target_sum * count / total) of X.
+        ln(1 + scale * count) of X, of the store's chosen genes; written into `out` if it is given.
         """
         key = self.manifest["expression_key"]
         if key is not None:
-            return self.embedding(key, rows)
-        if self.manifest["scale"] == "log1p":
-            return self.counts(rows)
-        out = np.zeros((len(rows), self.n_genes), dtype=np.float32)
-        flat = out.reshape(-1)
-        rows = np.asarray(rows, dtype=np.int64)
-        factor = self.manifest["target_sum"] / np.maximum(self.total_counts, 1e-12)
-        for first in range(0, len(rows), _PIECE):
-            piece = rows[first : first + _PIECE]
-            place, values = self._values(piece)
-            scaled = values * factor[piece][place // self.n_genes]
-            place += first * self.n_genes
-            flat[place] = np.log1p(scaled)  # of the non-zero values only: ln(1 + 0) = 0
+            return self.embedding(key, rows, out)
+        if out is None:
+            out = np.empty((len(rows), self.width), dtype=np.float32)
+        self._densify(rows, self.columns, self.meaning, out)
         return out
 
-    def embedding(self, key: str, rows: np.ndarray) -> np.ndarray:
-        """Return the rows of ``obsm[key]``, float32 [n, D]."""
-        if key not in self._obsm:
+    def embedding(self, key: str, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of ``obsm[key]``, float32 [n, D], written into `out` if it is given."""
+        if key not in self.obsm:
             raise ResultsError(
                 f"the store has no obsm matrix {key!r}",
                 where=self.path,
-                fix=did_you_mean(key, self._obsm) + " (list it in the data set's embed_keys)",
+                fix=did_you_mean(key, self.obsm) + " (list it in the data set's embed_keys)",
             )
-        return np.asarray(self._obsm[key][rows], dtype=np.float32)
+        matrix = self.obsm[key]
+        if out is None:
+            out = np.empty((len(rows), matrix.shape[1]), dtype=np.float32)
+        half = matrix.dtype == np.float16
+        kernels.dense_rows(
+            matrix.view(np.uint16) if half else matrix,
+            np.ascontiguousarray(rows, dtype=np.int64),
+            half,
+            kernels.HALF_VALUES,
+            out,
+        )
+        return out
 
     @cached_property
     def barcodes(self) -> np.ndarray:
@@ -202,7 +221,7 @@ class Store:
         is_control, row_start, n_cells``; ``row_start`` counts inside the line's file.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, genes: list[str] | None = None) -> None:
         self.directory = directory
         try:
             self.manifest: dict[str, Any] = json.loads((directory / "manifest.json").read_text())
@@ -218,6 +237,32 @@ class Store:
                 fix="pack the data set again",
             )
         self._lines: dict[str, LineStore] = {}
+        self._genes, self._columns = genes, None
+        if genes is not None:
+            self._columns = self._places(genes)
+
+    def _places(self, genes: list[str]) -> np.ndarray:
+        """Output column of every gene of X, -1 for those that were not chosen, int64."""
+        if self.manifest["expression_key"] is not None:
+            raise ResultsError(
+                f"this data set is modelled in obsm {self.manifest['expression_key']!r}, whose genes "
+                "were chosen outside: there are none to choose",
+                where=self.directory,
+                fix="remove `expression_key` of the data set, or `genes` of the model",
+            )
+        known = {name: i for i, name in enumerate(self.manifest["genes"])}
+        unknown = [name for name in genes if name not in known]
+        if unknown or not genes or len(set(genes)) < len(genes):
+            raise ResultsError(
+                f"{len(unknown)} of the {len(genes)} chosen genes are not in the store"
+                if unknown
+                else "the list of chosen genes is empty or names a gene twice",
+                where=self.directory,
+                fix=did_you_mean(unknown[0], known) if unknown else "choose the genes again",
+            )
+        places = np.full(len(known), -1, dtype=np.int64)
+        places[[known[name] for name in genes]] = np.arange(len(genes))
+        return places
 
     @property
     def control(self) -> str:
@@ -232,7 +277,7 @@ class Store:
     @property
     def genes(self) -> list[str]:
         """Names of the columns of `LineStore.expression`."""
-        return list(self.manifest["expression_genes"])
+        return list(self.manifest["expression_genes"] if self._genes is None else self._genes)
 
     def line(self, name: str) -> LineStore:
         """Open one cell line (once).
@@ -251,16 +296,34 @@ class Store:
                 )
             rows = self.conditions[self.conditions["line"] == name]
             path = self.directory / f"{file_name(name)}.h5ad"
-            self._lines[name] = LineStore(path, name, rows, self.manifest)
+            self._lines[name] = LineStore(path, name, rows, self.manifest, self._columns)
         return self._lines[name]
 
 
-def open_store(directory: str | Path) -> Store:
+def open_store(directory: str | Path, genes: str | Path | None = None) -> Store:
     """Open the store that `pack` wrote.
+
+    Parameters
+    ----------
+    directory
+        Where it is.
+    genes
+        ``genes/{n}.txt`` of a split, one name per line: `LineStore.expression` gives these columns
+        of X only, in this order. Without it, all.
 
     Raises
     ------
     ResultsError
-        The directory holds no store of this format.
+        The directory holds no store of this format, or the genes are not its own.
     """
-    return Store(Path(directory))
+    chosen = None
+    if genes is not None:
+        try:
+            chosen = Path(genes).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ResultsError(
+                f"cannot read the chosen genes: {error.strerror}",
+                where=genes,
+                fix="run the genes stage",
+            ) from error
+    return Store(Path(directory), chosen)

@@ -31,6 +31,7 @@ def evaluate_run(
     reference_dir: str | Path,
     settings: Evaluation,
     out_dir: str | Path,
+    genes: str | Path | None = None,
 ) -> None:
     """Score one line of one run, condition by condition.
 
@@ -53,6 +54,8 @@ def evaluate_run(
         ``max_cells`` and ``seed``, the same as for the reference, and ``profile``.
     out_dir
         Where to write.
+    genes
+        Genes chosen on the split, if models on it work in such; None: all.
 
     Raises
     ------
@@ -60,7 +63,7 @@ def evaluate_run(
         Predictions or reference do not fit store and plan.
     """
     out = Path(out_dir)
-    scene = Scene.of(open_store(store_dir), read_plan(plan_path), line, settings)
+    scene = Scene.of(open_store(store_dir, genes), read_plan(plan_path), line, settings)
     predicted, reference = Predictions(predictions), read_reference(reference_dir)
     predicted.check(scene)
     _check_reference(reference, scene)

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from statetx.data.sets import generator
+from statetx.data.seeds import generator
 from statetx.evaluation.de import SortedControl
 from statetx.evaluation.scene import Scene
 

@@ -52,6 +52,7 @@ def reference(
     line: str,
     settings: Evaluation,
     out_dir: str | Path,
+    genes: str | Path | None = None,
 ) -> None:
     """Make the reference of one test line.
 
@@ -70,13 +71,15 @@ def reference(
         ``max_cells`` and ``seed``.
     out_dir
         Where to write.
+    genes
+        Genes chosen on the split, if models on it work in such; None: all.
 
     Raises
     ------
     ResultsError
         No such line, nothing tested in it, or a single control cell.
     """
-    store, plan, out = open_store(store_dir), read_plan(plan_path), Path(out_dir)
+    store, plan, out = open_store(store_dir, genes), read_plan(plan_path), Path(out_dir)
     scene = Scene.of(store, plan, line, settings)
     if len(scene.all_control_rows) < 2:
         raise ResultsError(

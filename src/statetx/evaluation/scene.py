@@ -9,8 +9,9 @@ from functools import cached_property
 import numpy as np
 
 from statetx.config import Evaluation
+from statetx.data.matching import control_runs
 from statetx.data.plan import Plan
-from statetx.data.sets import generator
+from statetx.data.seeds import generator
 from statetx.data.store import LineStore, Store
 from statetx.errors import ResultsError, did_you_mean
 from statetx.evaluation.pseudobulk import Controls
@@ -35,6 +36,8 @@ class Scene:
         Tested perturbations, sorted.
     max_cells, seed
         Cap and seed of every draw.
+    role, policy
+        Whose controls: those of a role, where the plan partitions them (`control_runs`).
     """
 
     store: Store
@@ -42,6 +45,8 @@ class Scene:
     perturbations: list[str]
     max_cells: int
     seed: int
+    role: str = "test"
+    policy: str = "shared"
 
     @classmethod
     def of(cls, store: Store, plan: Plan, line: str, settings: Evaluation) -> Scene:
@@ -59,7 +64,8 @@ class Scene:
                 where=store.directory,
                 fix=did_you_mean(line, plan.lines("test")),
             )
-        return cls(store, store.line(line), perturbations, settings.max_cells, settings.seed)
+        cap, seed = settings.max_cells, settings.seed
+        return cls(store, store.line(line), perturbations, cap, seed, "test", plan.controls)
 
     @property
     def genes(self) -> list[str]:
@@ -87,8 +93,9 @@ class Scene:
 
     @cached_property
     def all_control_rows(self) -> np.ndarray:
-        """Rows of all controls of the line."""
-        return self.line.rows(self.store.control)
+        """Rows of all controls of the line that serve the role."""
+        runs = control_runs(self.line, self.store.control, self.role, self.policy)
+        return np.concatenate([np.arange(start, stop) for start, stop in runs.values()])
 
     @cached_property
     def control_batches(self) -> np.ndarray:
@@ -98,7 +105,11 @@ class Scene:
     @cached_property
     def control_rows(self) -> np.ndarray:
         """Rows of the controls that cells are compared with, at most `max_cells`."""
-        return self.line.rows(self.store.control, self.max_cells, self.seed)
+        rows = self.all_control_rows
+        if len(rows) <= self.max_cells:
+            return rows
+        rng = generator("controls", self.seed, self.line.name)
+        return np.sort(rng.choice(rows, self.max_cells, replace=False))
 
     @cached_property
     def control_cells(self) -> np.ndarray:

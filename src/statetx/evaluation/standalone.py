@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from statetx.data.sets import generator
+from statetx.data.seeds import generator
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
 from statetx.evaluation.columns import COLUMNS, DROPPED, IDENTITY, write_note

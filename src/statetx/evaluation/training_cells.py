@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from statetx.config import Evaluation
+from statetx.data.matching import control_runs
 from statetx.data.plan import Plan
-from statetx.data.sets import generator
+from statetx.data.seeds import generator
 from statetx.data.store import Store
 from statetx.evaluation.distances import gamma_grid, median_squared_distance
 from statetx.evaluation.scene import Scene
@@ -58,7 +59,8 @@ def mean_training_delta(store: Store, plan: Plan, line: str, settings: Evaluatio
     for name, perturbation in pairs:
         if name not in scenes:
             # Controls of one line at a time: they are the larger part of the memory.
-            scenes = {name: Scene(store, store.line(name), [], settings.max_cells, settings.seed)}
+            cap, seed = settings.max_cells, settings.seed
+            scenes = {name: Scene(store, store.line(name), [], cap, seed, "train", plan.controls)}
         scene = scenes[name]
         mean = scene.cells(perturbation).mean(axis=0, dtype=np.float64)
         total += scene.controls.delta(mean)
@@ -101,9 +103,14 @@ def bandwidths(store: Store, plan: Plan, line: str, seed: int) -> Bandwidths:
     wanted += [(name, store.control, -(-SAMPLE // len(lines))) for name in lines]
     parts = []
     for name, perturbation, n in wanted:
-        scene = store.line(name)
-        parts.append(scene.expression(scene.rows(perturbation, n, seed)))
-    cells = np.concatenate(parts)
-    median = median_squared_distance(cells)
+        cells = store.line(name)
+        chosen = cells.rows(perturbation, n, seed)
+        if perturbation == store.control:
+            runs = control_runs(cells, perturbation, "train" if pairs else "test", plan.controls)
+            own = np.concatenate([np.arange(start, stop) for start, stop in runs.values()])
+            chosen = np.sort(rng.permutation(own)[:n])
+        parts.append(cells.expression(chosen))
+    sample = np.concatenate(parts)
+    median = median_squared_distance(sample)
     source = f"treated and control cells of {taken_from}" if pairs else "controls of the line"
-    return Bandwidths(median, gamma_grid(median), len(cells), source)
+    return Bandwidths(median, gamma_grid(median), len(sample), source)

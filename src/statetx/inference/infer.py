@@ -10,7 +10,7 @@ import pandas as pd
 
 from statetx.config import BASELINES
 from statetx.data.header import columns, opened
-from statetx.data.sets import draw_controls
+from statetx.data.matching import draw_controls
 from statetx.errors import ConfigError, DataError, ModelError, did_you_mean
 from statetx.inference.cells import Request, declared, refused, write_predictions
 from statetx.inference.own_cells import Expression, OwnCells
@@ -206,8 +206,7 @@ def _request(
         batches = own.batches_of(line, label)
     else:  # cells that nobody measured: any control of the line, the batch is that of the control
         batches = np.full(n or len(controls.rows), "", dtype=object)
-    # `Controls` answers what draw_controls asks of a packed line, so the matching is the same.
-    drawn = draw_controls(controls, "control", batches, seed, label)
+    drawn = draw_controls(controls.name, controls.runs, batches, seed, label)
     rows = controls.rows[drawn]
     return Request(line, label, rows, batches if batches[0] else own.batch.values_at(rows))
 

@@ -16,7 +16,7 @@ from statetx.models.model_dir import LoadedModel
 
 
 class Controls:
-    """Control cells of one line, in the order (batch, row), with what `draw_controls` asks for.
+    """Control cells of one line, in the order (batch, row).
 
     Attributes
     ----------
@@ -24,21 +24,17 @@ class Controls:
         The line.
     rows
         Row in the file of each control cell, int64.
+    runs
+        Where the controls of each batch lie in `rows`, as `draw_controls` wants them.
     """
 
     def __init__(self, name: str, rows: np.ndarray, batches: np.ndarray) -> None:
         order = np.argsort(batches.astype(str), kind="stable")
         self.name = name
         self.rows = rows[order]
-        self._batches = batches[order].astype(str)
-
-    def run(self, perturbation: str, batch: str | None = None) -> tuple[int, int]:
-        """Return the span of the controls, or of those of one batch (empty when it has none)."""
-        if batch is None:
-            return 0, len(self.rows)
-        left = np.searchsorted(self._batches, str(batch), side="left")
-        right = np.searchsorted(self._batches, str(batch), side="right")
-        return int(left), int(right)
+        labels, starts = np.unique(batches[order].astype(str), return_index=True)
+        ends = [*starts[1:].tolist(), len(rows)]
+        self.runs = dict(zip(labels.tolist(), zip(starts.tolist(), ends, strict=True), strict=True))
 
 
 class OwnCells:

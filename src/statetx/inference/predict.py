@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from statetx.data.matching import control_runs, draw_controls
 from statetx.data.plan import Plan, read_plan
-from statetx.data.sets import draw_controls
 from statetx.data.store import LineStore, Store, open_store
 from statetx.errors import ModelError, ResultsError, did_you_mean
 from statetx.inference.cells import Request, declared, refused, same_genes, write_predictions
@@ -24,6 +25,8 @@ def predict(
     seed: int,
     out: str | Path,
     device: str = "auto",
+    genes: str | Path | None = None,
+    match_by_batch: Sequence[bool] = (True, False),
 ) -> None:
     """Predict the test conditions of one cell line.
 
@@ -48,6 +51,10 @@ def predict(
         h5ad to write: see `cells.write_predictions`.
     device
         ``cpu``, ``cuda`` or ``auto`` (a GPU if there is one).
+    genes
+        Genes chosen on the split, if models on it work in such; None: all.
+    match_by_batch
+        Levels of control matching: whether the batch must agree.
 
     Raises
     ------
@@ -57,7 +64,7 @@ def predict(
     ResultsError
         The line is not in the store or has no test conditions.
     """
-    store, plan = open_store(store_dir), read_plan(plan_path)
+    store, plan = open_store(store_dir, genes), read_plan(plan_path)
     model = load(model_dir, checkpoint, device)
     conditions = [(line, label) for label in _labels(plan, store, line, plan_path)]
     _fits(model, store)
@@ -75,9 +82,10 @@ def predict(
         )
     cells = store.line(line)
     requests = []
+    runs = control_runs(cells, store.control, "test", plan.controls)
     for _, label in conditions:
         batches = cells.batches(cells.rows(label, max_cells, seed))
-        controls = draw_controls(cells, store.control, batches, seed, label)
+        controls = draw_controls(line, runs, batches, seed, label, match_by_batch)
         requests.append(Request(line, label, controls, batches))
     said = {"stage": "predict", "line": line, "seed": seed, "max_cells": max_cells}
     said |= {"plan": plan.digest, "dataset": store.manifest["dataset"]}

@@ -25,13 +25,17 @@ EPSILON = 1e-6
 INITIAL_STD = 0.02
 
 
-def _bidirectional(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _bidirectional(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Every cell of a set sees every cell, without positions: permutation-equivariant."""
-    return functional.scaled_dot_product_attention(query, key, value)
+    seen = None if mask is None else mask[:, None, None, :]  # [B, 1, 1, S]: keys
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
 
 
-ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"bidirectional": _bidirectional}
-"""Modes by name: (q, k, v), each [B, heads, S, head_dim], to the attended values."""
+ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
+    "bidirectional": _bidirectional
+}
+"""Modes by name: (q, k, v), each [B, heads, S, head_dim], and a mask of the cells that are seen, bool
+[B, S] or None, to the attended values."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,12 @@ class Attention(nn.Module):
         sets, cells, _ = x.shape
         return x.view(sets, cells, -1, self.head_dim).transpose(1, 2)  # [B, heads, S, head_dim]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, S, H] -> [B, S, H]."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, S, H] -> [B, S, H]; cells outside `mask` [B, S] are seen by none."""
         query, key, value = (
             self._heads(layer(x)) for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attended = self.attend(query, key, value)  # [B, heads, S, head_dim]
+        attended = self.attend(query, key, value, mask)  # [B, heads, S, head_dim]
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
 
@@ -120,9 +124,9 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(shape.hidden_size)
         self.post_attention_layernorm = RMSNorm(shape.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, S, H] -> [B, S, H]."""
-        x = x + self.self_attn(self.input_layernorm(x))
+        x = x + self.self_attn(self.input_layernorm(x), mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -153,8 +157,8 @@ class Backbone(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INITIAL_STD)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, S, H] -> [B, S, H], final norm included."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, S, H] -> [B, S, H], final norm included; cells outside `mask` [B, S] are seen by none."""
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, mask)
         return self.norm(x)

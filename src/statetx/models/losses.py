@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def energy(pred: Tensor, target: Tensor) -> Tensor:
+def energy(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Energy distance of two sets with uniform weights, one value per pair of sets.
 
     E = mean_ij |x_i - y_j| - 1/2 mean_ij |x_i - x_j| - 1/2 mean_ij |y_i - y_j|, over all pairs, the
@@ -25,6 +25,8 @@ def energy(pred: Tensor, target: Tensor) -> Tensor:
         [B, S, D]
     target
         [B, S', D]; no gradient flows into its self-distances.
+    mask
+        Which rows of both sets are cells, bool [B, S]; None: all.
 
     Returns
     -------
@@ -34,11 +36,19 @@ def energy(pred: Tensor, target: Tensor) -> Tensor:
     with torch.autocast(pred.device.type, enabled=False):
         x, y = _wide(pred), _wide(target)
         centre = y.mean(dim=1, keepdim=True).detach()
-        cross = _distances(x - centre, y - centre).mean(dim=(1, 2))
-        within_pred = _self_distances(x - x.mean(dim=1, keepdim=True).detach()).mean(dim=(1, 2))
+        cross = _mean(_distances(x - centre, y - centre), mask)
+        within_pred = _mean(_self_distances(x - x.mean(dim=1, keepdim=True).detach()), mask)
         with torch.no_grad():
-            within_target = _self_distances(y - centre).mean(dim=(1, 2))
+            within_target = _mean(_self_distances(y - centre), mask)
         return cross - 0.5 * within_pred - 0.5 * within_target
+
+
+def _mean(distances: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean [B] over the pairs [B, S, S'] whose rows are cells."""
+    if mask is None:
+        return distances.mean(dim=(1, 2))
+    weight = mask.to(distances.dtype) / mask.sum(dim=1, keepdim=True)
+    return torch.einsum("bij,bi,bj->b", distances, weight, weight)
 
 
 def _wide(x: Tensor) -> Tensor:

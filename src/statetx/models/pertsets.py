@@ -157,7 +157,11 @@ class PertSets(nn.Module):
         return self.pert_encoder[1:](encoded)
 
     def forward(
-        self, control: Tensor, perturbation: Tensor, batch: Tensor | None = None
+        self,
+        control: Tensor,
+        perturbation: Tensor,
+        batch: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Prediction:
         """Predict the perturbed cells of each set.
 
@@ -169,6 +173,9 @@ class PertSets(nn.Module):
             Ids [B] (integers), vectors [B, P], or per-cell vectors [B, S, P].
         batch
             This architecture has no batch encoder: must be None.
+        mask
+            Which rows are cells, bool [B, S]; the others are seen by none, and what is predicted for
+            them means nothing. None: all.
 
         Raises
         ------
@@ -188,7 +195,7 @@ class PertSets(nn.Module):
         if encoded.ndim == 2:
             encoded = encoded[:, None, :]  # [B, 1, H]
         basal = self.basal_encoder(control)  # [B, S, H]
-        hidden = self.transformer_backbone(encoded + basal)  # [B, S, H]
+        hidden = self.transformer_backbone(encoded + basal, mask)  # [B, S, H]
         if self.architecture.predict_residual:
             hidden = hidden + basal
         cells = self.project_out(hidden)  # [B, S, D_out]

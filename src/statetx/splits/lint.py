@@ -15,6 +15,10 @@ from statetx.splits.findings import Findings, shown
 FORMAT = 1
 
 
+FEWEST_TO_PARTITION = 10
+"""Control cells of a line below which a role would get none of them."""
+
+
 @dataclass(frozen=True)
 class Report:
     """The result of `lint`.
@@ -54,7 +58,12 @@ class Report:
         return "\n".join(parts)
 
 
-def lint(table: pd.DataFrame, conditions: pd.DataFrame, log: Findings | None = None) -> Report:
+def lint(
+    table: pd.DataFrame,
+    conditions: pd.DataFrame,
+    log: Findings | None = None,
+    controls_policy: str = "shared",
+) -> Report:
     """Check a plan against the conditions that exist.
 
     Parameters
@@ -65,6 +74,8 @@ def lint(table: pd.DataFrame, conditions: pd.DataFrame, log: Findings | None = N
         ``Store.conditions``.
     log
         Findings made earlier (reading the TOML); they come first in the report.
+    controls_policy
+        ``shared`` or ``partition``, see `statetx.data.matching.control_runs`.
 
     Returns
     -------
@@ -84,7 +95,7 @@ def lint(table: pd.DataFrame, conditions: pd.DataFrame, log: Findings | None = N
     _split_doses(table, perturbed, log)
     _left_out(table, cells, log)
     _unseen(table, perturbed, log)
-    _controls(table, controls, log)
+    _controls(table, controls, controls_policy, log)
     return Report(log, _summary(table, cells, controls, lines))
 
 
@@ -201,7 +212,7 @@ def _unseen(table: pd.DataFrame, perturbed: pd.DataFrame, log: Findings) -> None
         )
 
 
-def _controls(table: pd.DataFrame, controls: pd.Series, log: Findings) -> None:
+def _controls(table: pd.DataFrame, controls: pd.Series, policy: str, log: Findings) -> None:
     roles: dict[str, set[str]] = {
         str(line): set(part) for line, part in table.groupby("line")["role"]
     }
@@ -215,7 +226,16 @@ def _controls(table: pd.DataFrame, controls: pd.Series, log: Findings) -> None:
             "predictions start from control cells: leave the line out or correct control_pert",
         )
     shared = [line for line in roles if len(roles[line]) > 1 and line not in without]
-    if shared:
+    if policy == "partition":
+        few = [line for line in roles if 0 < n_controls.get(line, 0) < FEWEST_TO_PARTITION]
+        for line in few:
+            log.error(
+                "too-few-controls",
+                f"line {line!r} has {n_controls[line]} control cells, too few to partition",
+                "",
+                "use `controls: shared`, or leave the line out",
+            )
+    elif shared:
         n_cells = sum(n_controls[line] for line in shared)
         log.info(
             "shared-controls",

@@ -63,12 +63,12 @@ def split(
     controls = [store.control, *store.manifest.get("control_aliases", [])]
     table = plan_table(store.conditions, controls, settings, fold, toml, log)
     log.raise_errors(where)
-    report = lint(table, store.conditions, log)
+    report = lint(table, store.conditions, log, settings.controls)
     log.raise_errors(where)
 
     # The plan comes last: where it is, the other two are.
     name = str(store.manifest["dataset"])
     write_toml(table, store.conditions, name, str(store_dir), out / "split.toml")
     write_json(out / "lint.json", report.as_dict())
-    write_plan(table, out / "plan.parquet")
+    write_plan(table, out / "plan.parquet", settings.controls)
     return report

@@ -103,7 +103,7 @@ def measure(
     module.eval()
     with torch.no_grad(), trainer.precision_plugin.val_step_context():
         for batch in batches:
-            here = Batch(*(part.to(module.device) for part in batch))
+            here = Batch(*(None if t is None else t.to(module.device) for t in batch))  # type: ignore[arg-type]
             loss, predicted = module.measure(here)
             losses.append(loss.float().cpu())
             parts = (predicted, here.target, here.control)

@@ -8,8 +8,9 @@ so that the code fingerprint of a baseline does not contain the network's code a
 from __future__ import annotations
 
 import importlib
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from statetx.data.store import Store, open_store
 from statetx.errors import ModelError
 from statetx.models import model_dir
 from statetx.provenance import versions
+
+log = logging.getLogger("statetx.training")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Task:
         Section of the configuration.
     seed
         Seed of everything random.
+    match_by_batch
+        Levels of control matching: whether the batch must agree.
     """
 
     store: Store
@@ -49,6 +54,7 @@ class Task:
     vocabulary: list[str]
     model: Any
     seed: int
+    match_by_batch: tuple[bool, ...] = (True, False)
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,8 @@ def fit(
     keep: list[str] | None = None,
     tracking: Tracking | None = None,
     provenance: Mapping[str, Any] | None = None,
+    genes: str | Path | None = None,
+    match_by_batch: Sequence[bool] = (True, False),
 ) -> None:
     """Fit one model and write its directory, whole or not at all.
 
@@ -138,6 +146,10 @@ def fit(
         Where curves go besides ``metrics.csv``.
     provenance
         Run name, code fingerprint and the like, for ``model.json``.
+    genes
+        Genes chosen on the split, if models on it work in such; None: all.
+    match_by_batch
+        Levels of control matching: whether the batch must agree.
 
     Raises
     ------
@@ -146,7 +158,8 @@ def fit(
         make, a non-finite loss, or an interruption. `out` is then not written.
     """
     kind: str = model.kind  # type: ignore[attr-defined]
-    task = _task(open_store(store_dir), Path(plan_path), model, seed)
+    store = open_store(store_dir, genes)
+    task = _task(store, Path(plan_path), model, seed, tuple(match_by_batch))
     places = Places(Path(state_dir), Path(checkpoints_dir), Path(out).parent)
     way = importlib.import_module(
         f"statetx.training.{'statistics' if kind in BASELINES else 'gradient'}"
@@ -169,7 +182,9 @@ def fit(
     shutil.rmtree(state_dir, ignore_errors=True)
 
 
-def _task(store: Store, plan_path: Path, model: Any, seed: int) -> Task:
+def _task(
+    store: Store, plan_path: Path, model: Any, seed: int, match_by_batch: tuple[bool, ...]
+) -> Task:
     """Check that plan, store and model fit before anything is computed."""
     plan = read_plan(plan_path)
     if not plan.conditions("train"):
@@ -188,6 +203,11 @@ def _task(store: Store, plan_path: Path, model: Any, seed: int) -> Task:
                 fix="plan and store belong to different data: run the split stage again",
             )
     expression_key = store.manifest["expression_key"]
+    if expression_key is not None:
+        log.info(
+            "the genes of obsm %r were chosen outside this split, possibly on its test cells",
+            expression_key,
+        )
     if hasattr(model, "embed_key") and model.embed_key != expression_key:
         raise ModelError(
             f"the model works in embed_key {model.embed_key!r}, "
@@ -202,7 +222,7 @@ def _task(store: Store, plan_path: Path, model: Any, seed: int) -> Task:
             where=plan_path,
             fix="controls serve every role and stand in no plan: run the split stage again",
         )
-    return Task(store, plan, plan_path, [store.control, *labels], model, seed)
+    return Task(store, plan, plan_path, [store.control, *labels], model, seed, match_by_batch)
 
 
 def _meta(task: Task, trained: Trained, provenance: dict[str, Any]) -> dict[str, Any]:

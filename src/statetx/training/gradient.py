@@ -64,6 +64,7 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
     _check_keep(keep, settings.max_steps, settings.ckpt_every_n_steps)
     logger = _wandb(tracking, places.run) if tracking.wandb else None
     loader = _loader(task, task.plan, "train", task.seed)
+    _say_sets(loader)
     validation_sets, without = _validation_batches(task)
     architecture = _architecture(task)
     last_step = settings.max_steps
@@ -162,30 +163,49 @@ class Stream:
         epoch, first = divmod(self.module.global_step, len(self.loader))
         while True:
             for batch in self.loader.epoch(epoch, first):
-                yield as_tensors(batch)
+                yield as_batch(batch)
             epoch, first = epoch + 1, 0
 
 
-def as_tensors(batch: SetBatch) -> Batch:
-    """Wrap a loader's arrays as tensors without copying."""
-    return Batch(
-        torch.from_numpy(batch.control),
-        torch.from_numpy(batch.target),
-        torch.from_numpy(np.asarray(batch.perturbation, dtype=np.int64)),
-        torch.from_numpy(np.asarray(batch.line, dtype=np.int64)),
-    )
+def as_batch(batch: SetBatch) -> Batch:
+    """Take what a step needs."""
+    return Batch(batch.control, batch.target, batch.perturbation, batch.line, batch.mask)
 
 
 def _loader(task: Task, plan: Plan, role: str, seed: int) -> SetLoader:
+    model, training = task.model, role == "train"
+    gpu = training and torch.cuda.is_available()
+    # Validation sets are few, kept, and compared as means over their cells: full, on the CPU.
+    plain = model.sets.model_copy(update={"short": "replace", "weights": "size"})
     return SetLoader(
         task.store,
         plan,
         role,
         task.vocabulary,
-        cell_set_len=task.model.cell_set_len,
-        batch_size=task.model.training.batch_size,
+        cell_set_len=model.cell_set_len,
+        batch_size=model.training.batch_size,
         seed=seed,
+        sets=model.sets if training else plain,
+        match_by_batch=task.match_by_batch,
+        embed_key=model.embed_key,
+        device="cuda" if gpu else "cpu",
+        resident=model.resident if training else "disk",
     )
+
+
+def _say_sets(loader: SetLoader) -> None:
+    table = loader.table
+    for level in table.coverage():
+        share = 100 * level["share"]
+        log.info(
+            "controls of the same %s: %d cells (%.1f %%)", level["level"], level["cells"], share
+        )
+    if table.left_out:
+        log.warning(
+            "%d conditions have fewer than %d cells and give no set (sets.short: drop)",
+            table.left_out,
+            loader.cell_set_len,
+        )
 
 
 def _validation_batches(task: Task) -> tuple[list[Batch], int]:
@@ -200,7 +220,7 @@ def _validation_batches(task: Task) -> tuple[list[Batch], int]:
             without,
             int((table["role"] == "val").sum()),
         )
-    plan = Plan(table[~unknown])
+    plan = Plan(table[~unknown], task.plan.controls)
     if not plan.conditions("val"):
         return [], without
     loader = _loader(task, plan, "val", VALIDATION_SEED)
@@ -208,7 +228,7 @@ def _validation_batches(task: Task) -> tuple[list[Batch], int]:
     batches: list[Batch] = []
     epoch = loader.epoch(0)
     for batch in epoch:
-        batches.append(as_tensors(batch))
+        batches.append(as_batch(batch))
         if len(batches) == most:
             break
     return batches, without
@@ -263,8 +283,9 @@ def _identity(task: Task, places: Places) -> str:
 
     The name of the state directory stands for what is not seen here, the code and the cells.
     """
-    settings = task.model.model_dump(mode="json")
+    settings = task.model.model_dump(mode="json", exclude={"resident"})
     parts = [settings, task.seed, task.plan.digest, task.vocabulary, task.store.genes]
+    parts.append(task.match_by_batch)
     return digest([*parts, places.state.name])
 
 

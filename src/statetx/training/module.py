@@ -25,12 +25,15 @@ class Batch(NamedTuple):
         Basal and real cells, float32 [B, S, D].
     perturbation, line
         Ids, int64 [B].
+    mask
+        Which rows are cells, bool [B, S]; None: all.
     """
 
     control: Tensor
     target: Tensor
     perturbation: Tensor
     line: Tensor
+    mask: Tensor | None = None
 
 
 class PertSetsModule(lightning.LightningModule):
@@ -63,8 +66,8 @@ class PertSetsModule(lightning.LightningModule):
             The loss is NaN or infinite.
         """
         torch.manual_seed(_mix(self.seed, self.global_step))
-        predicted = self.model(batch.control, batch.perturbation).cells
-        loss = energy(predicted, batch.target).mean()
+        predicted = self.model(batch.control, batch.perturbation, mask=batch.mask).cells
+        loss = energy(predicted, batch.target, batch.mask).mean()
         self.train_loss = loss.item()
         if not math.isfinite(self.train_loss):
             raise ModelError(

@@ -7,7 +7,9 @@ import importlib
 import numpy as np
 
 from statetx.config import Tracking
+from statetx.data.matching import control_runs
 from statetx.data.store import LineStore
+from statetx.errors import ModelError
 from statetx.models.deltas import Statistics
 from statetx.training.fit import Places, Task, Trained
 
@@ -35,18 +37,30 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
 def statistics(task: Task) -> Statistics:
     """Compute control pseudobulks of all lines and deltas of the training conditions."""
     store = task.store
-    controls = {name: pseudobulk(store.line(name), store.control) for name in store.lines}
+    policy = task.plan.controls
+    controls = {}
+    for name in store.lines:
+        runs = control_runs(store.line(name), store.control, "train", policy)
+        rows = np.concatenate([np.arange(start, stop) for start, stop in runs.values()])
+        if not rows.size:
+            raise ModelError(
+                f"line {name!r} has no control cell for training: all of its few controls serve the "
+                "other roles",
+                fix="use `controls: shared` in the split, or leave the line out",
+            )
+        controls[name] = pseudobulk(store.line(name), rows)
     conditions = task.plan.conditions("train")
-    deltas = [pseudobulk(store.line(line), label) - controls[line] for line, label in conditions]
+    deltas = []
+    for name, label in conditions:
+        line = store.line(name)
+        deltas.append(pseudobulk(line, line.rows(label)) - controls[name])
     means = np.stack([controls[name] for name in store.lines])
     return Statistics(store.lines, means, conditions, np.stack(deltas))
 
 
-def pseudobulk(cells: LineStore, perturbation: str) -> np.ndarray:
-    """Mean log1p expression of all cells of a condition, summed in float64, [G]."""
-    rows = cells.rows(perturbation)
-    total = np.zeros(0)
+def pseudobulk(cells: LineStore, rows: np.ndarray) -> np.ndarray:
+    """Mean log1p expression of cells, summed in float64, [G]."""
+    total = np.zeros(cells.width)
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = cells.expression(rows[start : start + ROWS_AT_ONCE]).sum(axis=0, dtype=np.float64)
-        total = part if not total.size else total + part
+        total += cells.expression(rows[start : start + ROWS_AT_ONCE]).sum(axis=0, dtype=np.float64)
     return total / len(rows)

@@ -1,0 +1,11 @@
+"""Rule genes: highly variable genes on the training cells of a split."""
+
+from pathlib import Path
+
+from statetx.data.genes import genes
+from statetx.jobs import job
+
+if __name__ == "__main__":
+    with job(snakemake.log[0]):
+        store = Path(snakemake.input.store[0]).parent
+        genes(store, snakemake.input.plan, int(snakemake.wildcards.n), snakemake.output.genes)

@@ -1,0 +1,13 @@
+"""Rule pack_survey: what the source files hold together; checks before any work."""
+
+from statetx.data.room import check_room
+from statetx.data.survey import declared, survey
+from statetx.jobs import job
+
+if __name__ == "__main__":
+    with job(snakemake.log[0]):
+        params, files = snakemake.params, snakemake.input.cells
+        settings, out = declared(params.settings), snakemake.output.survey
+        found = survey(files, settings, params.dataset)
+        check_room(files, settings, out)
+        found.write(out)

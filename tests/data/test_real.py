@@ -8,7 +8,8 @@ import anndata
 import numpy as np
 
 from statetx.config import Dataset
-from statetx.data import h5ad, sets
+from statetx.data import h5ad
+from statetx.data.matching import control_runs, draw_controls
 from statetx.data.pack import pack
 from statetx.data.store import open_store
 
@@ -45,8 +46,9 @@ def test_kang(shared: Path, tmp_path: Path) -> None:
     )
     # Batch = condition here: controls can only be matched within the line.
     treated = line.rows("IFNb")
-    assert set(sets.match_levels(line, store.control, line.batches(treated))) == {1}
-    drawn = sets.draw_controls(line, store.control, line.batches(treated), 0, "IFNb")
+    runs = control_runs(line, store.control, "train", "shared")
+    assert not set(runs) & set(line.batches(treated))
+    drawn = draw_controls(line.name, runs, line.batches(treated), 0, "IFNb")
     assert set(drawn) <= set(line.rows("control"))
 
 
@@ -60,6 +62,6 @@ def test_norman(shared: Path, tmp_path: Path) -> None:
     assert np.array_equal(line.total_counts, source.obs["n_total"])
     treated = line.rows("KLF1+MAP2K6")
     batches = line.batches(treated)
-    assert set(sets.match_levels(line, store.control, batches)) == {0}
-    drawn = sets.draw_controls(line, store.control, batches, 0, "KLF1+MAP2K6")
+    runs = control_runs(line, store.control, "train", "shared")
+    drawn = draw_controls(line.name, runs, batches, 0, "KLF1+MAP2K6")
     assert np.array_equal(line.batches(drawn), batches)

@@ -13,9 +13,9 @@ import pytest
 
 from statetx.config import Dataset, Evaluation, Simulate
 from statetx.data.layout import file_name
+from statetx.data.matching import control_runs, draw_controls
 from statetx.data.pack import pack
 from statetx.data.plan import read_plan, write_plan
-from statetx.data.sets import draw_controls
 from statetx.data.simulate import line_names, simulate
 from statetx.data.store import open_store
 from statetx.errors import ResultsError
@@ -79,7 +79,8 @@ def predictions(store_dir: Path, plan: Path, kind: str) -> ad.AnnData:
     for i, name in enumerate(names):
         rows = line.rows(name, SETTINGS.max_cells, SETTINGS.seed)
         real, other = (line.expression(line.rows(n)) for n in (name, names[(i + 2) % len(names)]))
-        basal = line.expression(draw_controls(line, store.control, line.batches(rows), 0, name))
+        runs = control_runs(line, store.control, "test", "shared")
+        basal = line.expression(draw_controls(line.name, runs, line.batches(rows), 0, name))
         one = {
             "truth": real,
             "no_change": basal,

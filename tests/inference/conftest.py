@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from statetx.config import ContextMean, NoChange, PertSets, PerturbationMean
-from statetx.config.sections import Backbone, Training
+from statetx.config.models import Backbone, Training
 from statetx.training.fit import fit
 
 SECTIONS = {

@@ -56,6 +56,8 @@ def test_baselines_have_only_the_checkpoint_best(train: Callable[..., Path]) -> 
 
 def test_chunks_do_not_matter(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = open_store(tiny_store).line("L02")
-    whole = statistics.pseudobulk(cells, "DMSO_TF_00")
+    whole = statistics.pseudobulk(cells, cells.rows("DMSO_TF_00"))
     monkeypatch.setattr(statistics, "ROWS_AT_ONCE", 7)
-    np.testing.assert_allclose(statistics.pseudobulk(cells, "DMSO_TF_00"), whole, rtol=1e-12)
+    np.testing.assert_allclose(
+        statistics.pseudobulk(cells, cells.rows("DMSO_TF_00")), whole, rtol=1e-12
+    )

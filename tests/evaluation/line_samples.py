@@ -81,7 +81,7 @@ class Store:
 def install(monkeypatch, line: Line, tested: list[str], home: Path) -> Path:
     """Let both stages read `line`; returns a plan that tests some labels and trains the others."""
     for module in (reference, evaluate):
-        monkeypatch.setattr(module, "open_store", lambda _: Store(line))
+        monkeypatch.setattr(module, "open_store", lambda *_: Store(line))
     names = [name for name in line.parts if name != CONTROL]
     table = pd.DataFrame({"line": LINE, "perturbation": names, "reason": ""})
     table["role"] = ["test" if name in tested else "train" for name in names]

@@ -157,7 +157,10 @@ def test_the_truth_reaches_the_ceiling(scored, made: Path) -> None:
     assert truth["delta_norm_ratio"] == pytest.approx(1)
     assert truth["variety"] == pytest.approx(truth["variety_real"])
     assert truth["energy"] < 0 < floor["energy"]
-    assert floor["pearson_delta"] < ceiling["pearson_delta"] - 0.1
+    # Most of the drugs are near null at 40 cells, where both are noise about 0: the strongest tells.
+    by_condition = [pd.read_csv(made / f"{n}.csv")["pearson_delta"] for n in ("ceiling", "floor")]
+    strongest = int(by_condition[0].argmax())
+    assert by_condition[1][strongest] < by_condition[0][strongest] - 0.2
     assert floor["energy"] > ceiling["energy"]
     # Against the whole of the real cells a replicate errs by the noise of its own half.
     assert truth["mse_unbiased"] < 0 < ceiling["mse_unbiased"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from statetx.data.layout import FORMAT
 from statetx.labels import parse
 
 CONTROL = "DMSO_TF_00"
@@ -43,7 +44,7 @@ def store_of(conditions: pd.DataFrame, directory: Path, dataset: str = "demo") -
     directory.mkdir(parents=True)
     counts = conditions.groupby("line")["n_cells"].sum()
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "dataset": dataset,
         "control_pert": CONTROL,
         "control_aliases": ["DMSO_TF"],

@@ -211,7 +211,9 @@ def test_validation_sets_are_those_of_the_plan_and_the_same_for_all_seeds(
 ) -> None:
     from statetx.training.fit import _task
 
-    tasks = [_task(open_store(tiny_store), tiny_plan, small(), seed) for seed in (0, 1)]
+    tasks = [
+        _task(open_store(tiny_store), tiny_plan, small(), seed, (True, False)) for seed in (0, 1)
+    ]
     one, two = (gradient._validation_batches(task)[0] for task in tasks)
     for first, second in zip(one, two, strict=True):
         assert torch.equal(first.target, second.target)

@@ -51,6 +51,14 @@ def control_runs(
     return runs
 
 
+def control_rows(line: LineStore, control: str, role: str, policy: str) -> np.ndarray:
+    """Return the sorted rows of the controls of a line that serve a role, see `control_runs`."""
+    if policy == "shared":
+        return line.rows(control)
+    runs = control_runs(line, control, role, policy).values()
+    return np.concatenate([np.arange(start, stop) for start, stop in runs])
+
+
 def share(n: int, role: str) -> tuple[int, int]:
     """Return which of n controls [first, last) serve a role; test gets the odd ones."""
     train, val = (int(cut * n) for cut in CUTS)

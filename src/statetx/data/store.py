@@ -36,6 +36,24 @@ def _mapped(file: h5py.File, name: str, path: Path) -> np.ndarray:
     return np.asarray(mapped)  # a plain view: indexing the memmap subclass costs twice as much
 
 
+def thinned(rows: np.ndarray, name: str, max_cells: int | None, seed: int) -> np.ndarray:
+    """Return at most `max_cells` of `rows`, sorted, drawn without replacement.
+
+    Parameters
+    ----------
+    rows
+        Sorted row numbers.
+    name, seed
+        The draw is a function of both.
+    max_cells
+        None: all.
+    """
+    if max_cells is None or len(rows) <= max_cells:
+        return rows
+    generator = np.random.default_rng([seed, *name.encode()])
+    return np.sort(generator.choice(rows, max_cells, replace=False))
+
+
 class LineStore:
     """The packed cells of one cell line.
 
@@ -123,11 +141,7 @@ class LineStore:
             The line has no such perturbation.
         """
         rows = np.arange(*self.run(perturbation))
-        if max_cells is not None and len(rows) > max_cells:
-            name = f"{self.name}\0{perturbation}".encode()
-            generator = np.random.default_rng([seed, *name])
-            rows = np.sort(generator.choice(rows, max_cells, replace=False))
-        return rows
+        return thinned(rows, f"{self.name}\0{perturbation}", max_cells, seed)
 
     def batches(self, rows: np.ndarray) -> np.ndarray:
         """Return the batch label of each row."""

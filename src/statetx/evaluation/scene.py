@@ -9,10 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from statetx.config import Evaluation
-from statetx.data.matching import control_runs
+from statetx.data.matching import control_rows
 from statetx.data.plan import Plan
 from statetx.data.seeds import generator
-from statetx.data.store import LineStore, Store
+from statetx.data.store import LineStore, Store, thinned
 from statetx.errors import ResultsError, did_you_mean
 from statetx.evaluation.pseudobulk import Controls
 from statetx.evaluation.scores import target_genes
@@ -94,8 +94,7 @@ class Scene:
     @cached_property
     def all_control_rows(self) -> np.ndarray:
         """Rows of all controls of the line that serve the role."""
-        runs = control_runs(self.line, self.store.control, self.role, self.policy)
-        return np.concatenate([np.arange(start, stop) for start, stop in runs.values()])
+        return control_rows(self.line, self.store.control, self.role, self.policy)
 
     @cached_property
     def control_batches(self) -> np.ndarray:
@@ -105,11 +104,8 @@ class Scene:
     @cached_property
     def control_rows(self) -> np.ndarray:
         """Rows of the controls that cells are compared with, at most `max_cells`."""
-        rows = self.all_control_rows
-        if len(rows) <= self.max_cells:
-            return rows
-        rng = generator("controls", self.seed, self.line.name)
-        return np.sort(rng.choice(rows, self.max_cells, replace=False))
+        name = f"{self.line.name}\0{self.store.control}"
+        return thinned(self.all_control_rows, name, self.max_cells, self.seed)
 
     @cached_property
     def control_cells(self) -> np.ndarray:

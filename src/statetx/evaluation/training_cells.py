@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from statetx.config import Evaluation
-from statetx.data.matching import control_runs
+from statetx.data.matching import control_rows
 from statetx.data.plan import Plan
 from statetx.data.seeds import generator
-from statetx.data.store import Store
+from statetx.data.store import Store, thinned
 from statetx.evaluation.distances import gamma_grid, median_squared_distance
 from statetx.evaluation.scene import Scene
 
@@ -104,11 +104,11 @@ def bandwidths(store: Store, plan: Plan, line: str, seed: int) -> Bandwidths:
     parts = []
     for name, perturbation, n in wanted:
         cells = store.line(name)
-        chosen = cells.rows(perturbation, n, seed)
+        chosen = cells.rows(perturbation)
         if perturbation == store.control:
-            runs = control_runs(cells, perturbation, "train" if pairs else "test", plan.controls)
-            own = np.concatenate([np.arange(start, stop) for start, stop in runs.values()])
-            chosen = np.sort(rng.permutation(own)[:n])
+            role = "train" if pairs else "test"
+            chosen = control_rows(cells, perturbation, role, plan.controls)
+        chosen = thinned(chosen, f"{name}\0{perturbation}", n, seed)
         parts.append(cells.expression(chosen))
     sample = np.concatenate(parts)
     median = median_squared_distance(sample)

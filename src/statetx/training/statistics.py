@@ -7,7 +7,7 @@ import importlib
 import numpy as np
 
 from statetx.config import Tracking
-from statetx.data.matching import control_runs
+from statetx.data.matching import control_rows
 from statetx.data.store import LineStore
 from statetx.errors import ModelError
 from statetx.models.deltas import Statistics
@@ -40,8 +40,7 @@ def statistics(task: Task) -> Statistics:
     policy = task.plan.controls
     controls = {}
     for name in store.lines:
-        runs = control_runs(store.line(name), store.control, "train", policy)
-        rows = np.concatenate([np.arange(start, stop) for start, stop in runs.values()])
+        rows = control_rows(store.line(name), store.control, "train", policy)
         if not rows.size:
             raise ModelError(
                 f"line {name!r} has no control cell for training: all of its few controls serve the "

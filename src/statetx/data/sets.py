@@ -128,6 +128,7 @@ class SetTable:
         self.left_out = int((~kept).sum())
         self.conditions = table[kept].reset_index(drop=True)
         self._arrays = _arrays(blocks[kept[group]], self.conditions, store.control, self.settings)
+        self._pool_arrays = self.pools.arrays()
         self.n_sets = int(self.conditions["windows"].sum())
 
     def _blocks(
@@ -207,7 +208,7 @@ class SetTable:
             drawn.condition,
             np.asarray(window, dtype=np.int64),
             *self._arrays,
-            *self.pools.arrays(),
+            *self._pool_arrays,
             self.seed,
             epoch,
             self.settings.mix_windows,

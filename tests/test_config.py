@@ -137,6 +137,7 @@ def test_defaults_of_known_keys_do_not_change():
         key: (pinned[key], current.get(key)) for key in pinned if current.get(key) != pinned[key]
     }
     assert moved == {}, "keep the default, or give the key a new name"
+    assert set(current) <= set(pinned), "pin the default of a new key"
 
 
 def defaults():
@@ -146,3 +147,62 @@ def defaults():
         for name, field in section.model_fields.items()
         if not field.is_required() and section is not Config
     }
+
+
+def counts_config():
+    """The demo in X instead of a matrix chosen outside, with a second network."""
+    config = deepcopy(DEMO)
+    del config["datasets"]["demo"]["expression_key"]
+    network = config["models"]["pertsets"]
+    del network["embed_key"]
+    network["genes"] = {"n_hvg": 100}
+    config["models"]["other"] = deepcopy(network)
+    config["experiments"]["main"]["models"].append("other")
+    return config
+
+
+def test_models_on_a_split_share_their_genes():
+    config = counts_config()
+    split = config["experiments"]["main"]["splits"][0]
+    assert load(config).n_hvg(split) == 100
+    config["models"]["other"]["genes"] = {"n_hvg": 200}
+    with pytest.raises(ConfigError, match=r"work in different genes.*'other': 200"):
+        load(config)
+    del config["models"]["other"]["genes"]
+    with pytest.raises(ConfigError, match="work in different genes"):
+        load(config)
+    assert load(DEMO).n_hvg(split) is None
+
+
+def test_genes_of_a_matrix_chosen_outside_cannot_be_chosen():
+    with pytest.raises(ConfigError, match="were chosen outside; set its expression_key to null"):
+        load(changed(["models", "pertsets", "genes"], {"n_hvg": 10}))
+
+
+@pytest.mark.parametrize(
+    ("match", "levels"),
+    [
+        (None, [True, False]),
+        ([["cell_line", "batch"]], [True]),
+        ([["batch", "cell_line"], ["cell_line"]], [True, False]),
+        ([["cell_line"]], [False]),
+    ],
+)
+def test_levels_of_control_matching(match, levels):
+    assert load(changed(["datasets", "demo", "control_match"], match)).datasets["demo"].match_by_batch() == levels  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("match", "message"),
+    [
+        (
+            [["cell_line", "bach"]],
+            "'bach' is neither cell_type_key nor batch_col; did you mean 'batch'",
+        ),
+        ([["batch"]], "would give controls of other cell lines"),
+        ([], "list at least one combination"),
+    ],
+)
+def test_control_matching_that_means_nothing(match, message):
+    with pytest.raises(ConfigError, match=message):
+        load(changed(["datasets", "demo", "control_match"], match))

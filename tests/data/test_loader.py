@@ -284,7 +284,6 @@ def test_packed_rows_become_the_same_expression(
     lines = [store.line(name) for name in ("L01", "L02")]
     resident = device.Resident(lines, cpu, "X_embedding")
     assert resident.packed is not None
-    assert resident.dense is not None
     wanted = resident.rows(parts, cpu)
     found = resident.packed.rows(wanted).dense(width, torch.float32)
     np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-6)
@@ -315,6 +314,27 @@ def test_many_genes_and_large_counts_keep_their_bits(tmp_path: Path) -> None:
     packed = device.pack_rows([(line, rows)], Buffers(), torch.device("cpu"))
     np.testing.assert_allclose(packed.dense(40_000, torch.float32), line.expression(rows))
     assert line.counts(rows).max() == 60_000
+
+
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("key", [None, "X_embedding"])
+@pytest.mark.parametrize("matrix", [False, True])
+def test_the_way_of_a_gpu_gives_the_batches_of_the_cpu(
+    counts_store: Path, tiny_store: Path, plan: Plan, resident: bool, key: str | None, matrix: bool
+) -> None:
+    """All of it but streams and page-locked memory, in a store with and without ``expression_key``."""
+    store = open_store(tiny_store if matrix else counts_store)
+    chosen = loader(store, plan, embed_key=key, with_expression=key is not None)
+    condition, window = chosen.table.epoch(0)
+    drawn = chosen.table.draw(condition[:5], window[:5], 0)
+    if resident:
+        lines = list(chosen._opened.values())
+        wanted = key or store.manifest["expression_key"]
+        chosen._resident = device.Resident(lines, torch.device("cpu"), wanted, not matrix)
+    for a, b in zip(chosen._on_device(drawn), chosen._on_cpu(drawn), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b, rtol=2e-6, atol=1e-6)
 
 
 def test_a_gpu_that_is_not_there(counts_store: Path, plan: Plan) -> None:

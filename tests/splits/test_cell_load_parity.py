@@ -9,8 +9,8 @@ both; then cell for cell, by barcode. Where the two differ on purpose, the diffe
 - No val conditions: cell-load validates on the test set. We do not validate.
 - A line in several files: cell-load treats the parts apart, in sets and in controls. We pack the
   line together.
-- A set that is too short: cell-load repeats its cells, as we do by default; here ours are masked,
-  and the sizes of cell-load's are those before that.
+- A set that is too short: cell-load repeats its cells, we take others of the condition or, as here,
+  mask. Sizes are those before.
 
 Not compared: a line of nothing but controls. cell-load trains on it; our plan lists conditions and
 does not know it.
@@ -60,7 +60,7 @@ CELLS = {
         "v1.2": [(1, 8), (13, 0), (3, 3), (24, 0), (2, 19), (8, 1), (0, 7)],
     }.items()
 }
-FILES = {"A549": "a", "HOP 62": "a", "Hep G2/C3A": "b", "v1.2": "c"}
+FILES = {"A549": "a", "Hep G2/C3A": "a", "HOP 62": "b", "v1.2": "c"}
 
 # ---------------------------------------------------------------------------------------------
 # data
@@ -88,13 +88,13 @@ class Data:
 
 
 def write_files(obs: pd.DataFrame, file: pd.Series, directory: Path) -> list[Path]:
-    """Write one h5ad per name in `file`: counts as CSR, X_hvg, categorical obs."""
+    """Write one h5ad per name in `file`: CSR counts, the first of them tells the cell; X_hvg."""
     rng = np.random.default_rng(0)
     directory.mkdir()
     paths = []
     for name, part in obs.groupby(file, sort=True):
         counts = rng.poisson(1.0, (len(part), 12)).astype(np.float32)
-        counts[:, 0] += 1
+        counts[:, 0] = [int(barcode[4:8]) + 1 for barcode in part.index]
         columns = part[["cell_line", "drug_dose", "batch"]].astype("category")
         adata = anndata.AnnData(sparse.csr_matrix(counts), obs=columns)
         adata.obsm["X_hvg"] = np.log1p(counts[:, :5])
@@ -120,7 +120,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     write_files(obs, obs["half"], home / "halved")
     settings = Dataset(files=["*"], control_pert=CONTROL, scale="counts", embed_keys=["X_hvg"])
     pack(paths, settings, "rep", home / "pack")
-    return Data(obs, home / "whole", home / "halved", open_store(home / "pack"))
+    store = open_store(home / "pack")
+    for line in map(store.line, store.lines):  # a barcode is that of the cell in its row
+        first = line.counts(np.arange(line.n_cells))[:, 0]
+        assert line.barcodes.tolist() == [f"cell{n - 1:04.0f}-1" for n in first]
+    return Data(obs, home / "whole", home / "halved", store)
 
 
 # ---------------------------------------------------------------------------------------------

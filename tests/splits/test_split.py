@@ -222,3 +222,37 @@ def test_lint_text_and_lint_of_a_toml() -> None:
     assert "did you mean 'L1'?" in text
     assert report.as_dict()["errors"] == 1
     assert text.splitlines()[0].split() == list(report.lines.columns)
+
+
+def test_lint_of_a_line_with_controls_alone() -> None:
+    bare = CONDITIONS[CONDITIONS["is_control"] | (CONDITIONS["line"] != "L3")]
+    roles = {("L0", "Drug0_0.5"): "test", ("L0", "Drug0_5"): "test"}
+    report = lint(planned(roles, bare), bare)
+    assert "controls-only" in codes(report, "warning")
+    assert "'L3'" in report.text()
+
+
+def test_lint_of_partitioned_controls() -> None:
+    few = CONDITIONS.copy()
+    few.loc[few["is_control"] & (few["line"] == "L0"), "n_cells"] = 4
+    roles = {("L0", "Drug0_0.5"): "test", ("L0", "Drug0_5"): "test"}
+    table = planned(roles)
+    assert codes(lint(table, few, None, "partition"), "error") == {"too-few-controls"}
+    assert codes(lint(table, few), "error") == set()
+    clean = lint(table, CONDITIONS, None, "partition")
+    assert codes(clean, "error") == set()
+    assert "shared-controls" not in codes(clean, "note")
+    assert "shared-controls" in codes(lint(table, CONDITIONS), "note")
+
+
+def test_the_plan_says_what_becomes_of_controls(tmp_path: Path) -> None:
+    from statetx.data.plan import read_plan
+
+    store = store_of(CONDITIONS, tmp_path / "pack")
+    for policy in ("shared", "partition"):
+        settings = BlockSplit(dataset="demo", generator="dc_block", controls=policy)
+        split(store, settings, None, None, tmp_path / policy)
+        assert read_plan(tmp_path / policy / "plan.parquet").controls == policy
+    plans = [read_plan(tmp_path / policy / "plan.parquet") for policy in ("shared", "partition")]
+    assert plans[0].table.equals(plans[1].table)
+    assert plans[0].digest != plans[1].digest

@@ -147,9 +147,11 @@ class Resident:
         starts = np.cumsum([0, *sizes])
         self.first = {line.name: int(at) for line, at in zip(lines, starts[:-1], strict=True)}
         self.packed = self._upload(lines, device) if expression else None
-        self.dense = None
+        self.key = embed_key
+        self.dense = torch.empty(0, device=device)
         if embed_key is not None:
-            self.dense = torch.cat([send(np.array(line.obsm[embed_key]), device) for line in lines])
+            matrices = [send(np.array(line.obsm[embed_key]), device) for line in lines]
+            self.dense = torch.cat(matrices)
 
     def _upload(self, lines: list[LineStore], device: torch.device) -> Packed:
         pieces, buffers = [], Buffers()

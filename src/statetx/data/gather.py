@@ -153,7 +153,13 @@ def _write(
             if not counts and segment.counts:
                 stored = _as_expression(segment)
             kernels.take_rows(
-                source, long, segment.indices, stored, at[places], block_indices, block_values
+                source.astype(np.int64),
+                long,
+                segment.indices,
+                stored,
+                at[places],
+                block_indices,
+                block_values,
             )
             for key, matrix in segment.dense.items():
                 block_dense[key][places] = matrix[inside]

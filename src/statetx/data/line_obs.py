@@ -51,19 +51,13 @@ def write_names(obs: h5py.Group, cells: Cells, aliases: list[str]) -> None:
     Where a barcode repeats inside the line, it becomes ``barcode#<file>.<row>``.
     """
     names = _names(cells)
-    n, longest = len(names), names.dtype.itemsize
-    hashes = kernels.hash_rows(names.view(np.uint8).reshape(n, longest))
-    ranked = np.argsort(hashes, kind="stable")
-    same = np.flatnonzero(hashes[ranked][1:] == hashes[ranked][:-1])
-    again = np.unique(ranked[np.r_[same, same + 1]])
-    repeated = pd.Series(names[again]).duplicated(keep=False).to_numpy()
     renamed = {}
-    for cell in again[repeated]:
+    for cell in _repeated(names).tolist():
         k = int(np.searchsorted(cells.first, cell, side="right")) - 1
         segment = cells.segments[k]
         row = int(segment.records["row"][cell - cells.first[k]])
-        renamed[int(cell)] = names[cell] + f"#{segment.file}.{row}".encode()
-    width = max([longest, *(len(name) for name in renamed.values())])
+        renamed[cell] = names[cell] + f"#{segment.file}.{row}".encode()
+    n, width = len(names), max([names.dtype.itemsize, *(len(name) for name in renamed.values())])
     names = names.astype(f"S{width}", copy=False)
     for cell, name in renamed.items():
         names[cell] = name
@@ -82,6 +76,17 @@ def _names(cells: Cells) -> np.ndarray:
     for segment, at in zip(cells.segments, cells.first[:-1], strict=True):
         names[at : at + len(segment.records)] = segment.records["name"]
     return names
+
+
+def _repeated(names: np.ndarray) -> np.ndarray:
+    """Return where names stand that occur more than once; 16 bytes per name while it looks."""
+    hashes = kernels.hash_rows(names.view(np.uint8).reshape(len(names), names.dtype.itemsize))
+    ordered = np.sort(hashes)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not again.size:
+        return np.empty(0, dtype=np.int64)
+    suspects = np.flatnonzero(np.isin(hashes, again))
+    return suspects[pd.Series(names[suspects]).duplicated(keep=False).to_numpy()]
 
 
 def _write_raw_labels(obs: h5py.Group, cells: Cells, aliases: set[str]) -> None:

@@ -111,6 +111,11 @@ class SetLoader:
         This process and how many there are: each set of the epoch goes to one of them (a few go to
         two, so that all have equally many).
 
+    Attributes
+    ----------
+    waited_s
+        Seconds that the model waited for batches.
+
     Raises
     ------
     ResultsError
@@ -280,42 +285,40 @@ class SetLoader:
         return torch.from_numpy(array).to(self.dtype)
 
     def _on_device(self, drawn: Drawn) -> tuple[Tensor, Tensor, Tensor | None]:
-        control, target = self._parts(drawn.condition, drawn.controls), self._parts(drawn.condition, drawn.rows)  # fmt: skip
-        n, expression = len(target) * self.cell_set_len, None
-        if self._with_expression:
-            expression = self._dense_expression(target)
-        if self._embed_key is None and self.store.manifest["expression_key"] is None:
-            both = self._dense_expression([*control, *target])
-        else:
-            both = self._dense_matrix([*control, *target])
-        shape = (len(target), self.cell_set_len, -1)
+        lines = [self._opened[int(i)] for i in self._line[drawn.condition]]
+        target = list(zip(lines, drawn.rows, strict=True))
+        both = [*zip(lines, drawn.controls, strict=True), *target]
+        key = self._embed_key
+        cells = self._expression(both) if key is None else self._matrix(both, key)
+        expression = self._expression(target) if self._with_expression else None
         if self._stream is not None:
             self._stream.synchronize()  # page-locked buffers go back when this returns
+        n, shape = drawn.rows.size, (*drawn.rows.shape, -1)
         return (
-            both[:n].view(shape),
-            both[n:].view(shape),
+            cells[:n].view(shape),
+            cells[n:].view(shape),
             None if expression is None else expression.view(shape),
         )
 
-    def _parts(self, condition: np.ndarray, rows: np.ndarray) -> list[tuple[LineStore, np.ndarray]]:
-        lines = [self._opened[int(i)] for i in self._line[condition]]
-        return list(zip(lines, rows, strict=True))
-
-    def _dense_expression(self, parts: list[tuple[LineStore, np.ndarray]]) -> Tensor:
-        width = len(self.store.genes)
+    def _expression(self, parts: list[tuple[LineStore, np.ndarray]]) -> Tensor:
+        """Return what `LineStore.expression` gives, [rows, G], on the device."""
+        key, width = self.store.manifest["expression_key"], len(self.store.genes)
+        if key is not None:
+            return self._matrix(parts, key)
         if self._resident is not None and self._resident.packed is not None:
             wanted = self._resident.rows(parts, self.device)
             return self._resident.packed.rows(wanted).dense(width, self.dtype)
         return on_device.pack_rows(parts, self._buffers, self.device).dense(width, self.dtype)
 
-    def _dense_matrix(self, parts: list[tuple[LineStore, np.ndarray]]) -> Tensor:
-        if self._resident is not None and self._resident.dense is not None:
+    def _matrix(self, parts: list[tuple[LineStore, np.ndarray]], key: str) -> Tensor:
+        """Return rows of an obsm matrix, [rows, D], on the device."""
+        if self._resident is not None and self._resident.key == key:
             wanted = self._resident.rows(parts, self.device)
             return self._resident.dense[wanted].to(self.dtype)
-        out = self._buffers.empty((len(parts) * self.cell_set_len, self.width))
-        key = self._embed_key or self.store.manifest["expression_key"]
+        size, width = self.cell_set_len, parts[0][0].obsm[key].shape[1]
+        out = self._buffers.empty((len(parts) * size, width))
         for i, (line, rows) in enumerate(parts):
-            line.embedding(key, rows, out[i * self.cell_set_len : (i + 1) * self.cell_set_len])
+            line.embedding(key, rows, out[i * size : (i + 1) * size])
         return on_device.send(out, self.device).to(self.dtype)
 
     # ------------------------------------------------------------------------------------------
@@ -327,8 +330,9 @@ class SetLoader:
                 line.load()
         if resident not in ("gpu", "auto"):
             return None
-        key = self._embed_key or self.store.manifest["expression_key"]
-        expression = key is None or self._with_expression
+        outside = self.store.manifest["expression_key"]
+        key = self._embed_key or outside
+        expression = outside is None and (key is None or self._with_expression)
         lines = list(self._opened.values())
         if self.device.type != "cuda":
             if resident == "gpu":

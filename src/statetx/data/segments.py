@@ -44,13 +44,13 @@ class Cells:
     segments, first
         Segments, and the number of the first cell of each [segments + 1].
     perturbation, batch
-        Code of every cell, int32, in the order of the segments.
+        Code of every cell, in the order of the segments.
     perturbations, batches
         Labels behind the codes, sorted.
     nonzeros
         Of every cell, int32.
     start
-        Where the values of a cell start inside its segment, int64.
+        Where the values of a cell start inside its segment, int32.
     order
         Cell number at every row of the store.
     """
@@ -130,8 +130,9 @@ def sort_cells(segments: list[Segment], line: str, aliases: list[str]) -> Cells:
     batches = sorted({str(x) for s in per_file(segments) for x in s.batches})
     first = np.cumsum([0, *(len(segment.records) for segment in segments)])
     n = int(first[-1])
-    perturbation, batch = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int32)
-    nonzeros, start = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int64)
+    perturbation = np.empty(n, dtype=np.min_scalar_type(-len(perturbations)))
+    batch = np.empty(n, dtype=np.min_scalar_type(-len(batches)))
+    nonzeros, start = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int32)
     for segment, at in zip(segments, first[:-1], strict=True):
         here = slice(at, at + len(segment.records))
         codes = np.searchsorted(perturbations, canonical(segment.perturbations))
@@ -139,9 +140,11 @@ def sort_cells(segments: list[Segment], line: str, aliases: list[str]) -> Cells:
         batch[here] = np.searchsorted(batches, segment.batches)[segment.records["batch"]]
         nonzeros[here] = segment.records["nonzeros"]
         start[here] = np.cumsum(segment.records["nonzeros"], dtype=np.int64) - nonzeros[here]
-    order = np.argsort(perturbation.astype(np.int64) * len(batches) + batch, kind="stable")
+    kind = np.min_scalar_type(-len(perturbations) * len(batches))
+    group = perturbation.astype(kind) * kind.type(len(batches)) + batch
+    order = np.argsort(group, kind="stable").astype(np.min_scalar_type(-max(1, n)))
+    group = group[order]
     rng = np.random.default_rng([SHUFFLE_SEED, *line.encode()])
-    group = perturbation[order].astype(np.int64) * len(batches) + batch[order]
     edges = np.flatnonzero(np.r_[True, group[1:] != group[:-1], True])
     for a, b in itertools.pairwise(edges):
         rng.shuffle(order[a:b])
@@ -154,11 +157,13 @@ def sort_cells(segments: list[Segment], line: str, aliases: list[str]) -> Cells:
 
 
 def per_file(segments: list[Segment]) -> list[Segment]:
+    """Return one segment of each source file: all of a file share its labels."""
     return list({segment.file: segment for segment in segments}.values())
 
 
 def used(codes: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
-    used = np.flatnonzero(np.bincount(codes, minlength=len(names)))
-    place = np.zeros(len(names), dtype=np.int32)
-    place[used] = np.arange(len(used))
-    return place[codes], [names[i] for i in used]
+    """Return codes into the labels that occur, and these labels."""
+    found = np.flatnonzero(np.bincount(codes, minlength=len(names)))
+    place = np.zeros(len(names), dtype=codes.dtype)
+    place[found] = np.arange(len(found))
+    return place[codes], [names[i] for i in found]

@@ -94,6 +94,7 @@ def lint(
     _empty_parts(table, log)
     _split_doses(table, perturbed, log)
     _left_out(table, cells, log)
+    _controls_only(table, controls, cells, log)
     _unseen(table, perturbed, log)
     _controls(table, controls, controls_policy, log)
     return Report(log, _summary(table, cells, controls, lines))
@@ -179,6 +180,20 @@ def _left_out(table: pd.DataFrame, cells: pd.Series, log: Findings) -> None:
     if unused and not any(item.code == "lines-left-out" for item in log.items):
         names = shown(f"{label} in {line}" for line, label in unused)
         log.warning("conditions-left-out", f"{len(unused)} conditions have no role: {names}")
+
+
+def _controls_only(
+    table: pd.DataFrame, controls: pd.Series, cells: pd.Series, log: Findings
+) -> None:
+    perturbed = set(cells.index.get_level_values("line"))
+    bare = sorted({str(line) for line in controls.index} - perturbed)
+    if bare:
+        log.warning(
+            "controls-only",
+            f"{len(bare)} lines have control cells alone: {shown(bare)}",
+            "",
+            "they are in no plan: nothing is learnt from them and nothing can be tested in them",
+        )
 
 
 def _unseen(table: pd.DataFrame, perturbed: pd.DataFrame, log: Findings) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,13 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
         trainer = _trainer(
             last_step, places.state, logger, [validation, curves, checkpoints, Progress(last_step)]
         )
+        begin = time.perf_counter()
         _run(trainer, module, loader, places.state, resume)
+        log.info(
+            "training took %.0f s, of which %.1f s waiting for cells",
+            time.perf_counter() - begin,
+            loader.waited_s,
+        )
         checkpoints.read_best()
     if logger is not None:
         logger.experiment.finish()

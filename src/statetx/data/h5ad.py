@@ -30,6 +30,7 @@ from statetx.data.header import Column, Header, column, header, opened
 from statetx.data.identity import identity
 from statetx.data.matrix import Matrix, check_scale, check_values
 from statetx.data.scale import check_every_value
+from statetx.data.survey import refuse_repeat
 from statetx.errors import DataError, ResultsError, StatetxError, did_you_mean
 
 __all__ = ["Needs", "Report", "cell_lines", "identity", "inspect"]
@@ -181,13 +182,7 @@ def _once(paths: list[Path], report: Report) -> Iterator[Path]:
     seen: dict[Path, Path] = {}
     for path in paths:
         with report.noting():
-            if path.resolve() in seen:
-                raise DataError(
-                    "the same file is listed twice, which would double its cells",
-                    where=f"{seen[path.resolve()]} and {path}",
-                    fix="list every file once in `files`",
-                )
-            seen[path.resolve()] = path
+            refuse_repeat(path, seen)
     yield from seen.values()
 
 

@@ -27,7 +27,7 @@ class Column:
     Attributes
     ----------
     codes
-        int32 [cells]; no cell is without a label.
+        [cells], of the smallest signed type that holds them; no cell is without a label.
     names
         Labels in use, sorted.
     """
@@ -212,7 +212,7 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
         codes, names = _factorised(item)
     texts = [str(text) for text in names]
     empty = [i for i, text in enumerate(texts) if text in ("", "nan", "NaN", "<NA>")]
-    lost = np.isin(codes, empty)
+    lost = np.isin(codes, empty) if empty else np.zeros(len(codes), dtype=bool)
     if missing is not None:
         lost |= missing
     if lost.any():
@@ -223,7 +223,7 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
             fix="label these cells or drop them: adata[adata.obs[...].notna()]",
         )
     used = sorted((texts[i], i) for i in np.unique(codes).tolist())
-    place = np.zeros(len(texts), dtype=np.int32)
+    place = np.zeros(len(texts), dtype=np.min_scalar_type(-max(1, len(used))))
     place[[i for _, i in used]] = np.arange(len(used))
     return Column(place[codes], [text for text, _ in used])
 

@@ -31,6 +31,8 @@ from statetx.provenance import whole, write_json
 
 log = logging.getLogger("statetx.pack")
 
+CHUNK_ROWS = 1 << 16
+"""Most rows of a chunk: their names are Python objects for a moment, some 100 bytes each."""
 LARGEST_COUNT = np.iinfo(np.uint16).max
 """Largest count looked for behind log1p values."""
 
@@ -161,7 +163,7 @@ def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, par
     if found.genes != survey.genes:
         place = {name: i for i, name in enumerate(found.genes)}
         select = np.asarray([place[name] for name in survey.genes])
-    most = min([found.n_cells or 1, *(matrix.chunk_rows for matrix in obsm.values())])
+    most = min([CHUNK_ROWS, *(matrix.chunk_rows for matrix in obsm.values())])
     seen = {"integral": True, "largest": 0.0, "nonzeros": 0, "empty": 0}
     name = found.path.stem
     with tqdm(total=found.n_cells, unit="cell", desc=f"pack {name}", disable=None) as bar:

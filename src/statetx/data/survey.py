@@ -177,13 +177,18 @@ def _no_repeats(paths: list[Path]) -> None:
         raise DataError("no files to pack", fix="give `files` of the data set paths or globs")
     seen: dict[Path, Path] = {}
     for path in paths:
-        if path.resolve() in seen:
-            raise DataError(
-                "the same file is listed twice, which would double its cells",
-                where=f"{seen[path.resolve()]} and {path}",
-                fix="list every file once in `files`",
-            )
-        seen[path.resolve()] = path
+        refuse_repeat(path, seen)
+
+
+def refuse_repeat(path: Path, seen: dict[Path, Path]) -> None:
+    """Note a file in `seen`; refuse it when it is there already, under whatever name."""
+    if path.resolve() in seen:
+        raise DataError(
+            "the same file is listed twice, which would double its cells",
+            where=f"{seen[path.resolve()]} and {path}",
+            fix="list every file once in `files`",
+        )
+    seen[path.resolve()] = path
 
 
 def _common_genes(headers: Sequence[Header]) -> list[str]:

@@ -15,7 +15,7 @@ from set_tables import CONTROL, drawn_epoch, table
 
 from statetx.config import Dataset
 from statetx.data import sets
-from statetx.data.matching import control_runs, draw_controls, share
+from statetx.data.matching import control_runs, draw_controls, shares
 from statetx.data.pack import pack
 from statetx.data.plan import Plan, read_plan, write_plan
 from statetx.data.store import Store, open_store
@@ -168,13 +168,20 @@ def test_partitioned_controls_serve_one_role_each(store: Store, plan: Plan, tmp_
         assert bool(targets) == (role == "train")
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 9, 10, 11, 57, 1000])
-def test_shares_are_disjoint_and_complete(n: int) -> None:
-    cuts = [share(n, role) for role in ("train", "val", "test")]
-    assert cuts[0][0] == 0
-    assert cuts[2][1] == n
-    assert all(a[1] == b[0] for a, b in itertools.pairwise(cuts))
-    assert cuts[2][1] > cuts[2][0], "test keeps at least one"
+@pytest.mark.parametrize("sizes", [[1], [3], [10], [57, 1000], [4] * 10, [1] * 20, [0, 9, 0, 11]])
+def test_shares_are_disjoint_complete_and_right_for_the_line(sizes: list[int]) -> None:
+    whole = np.asarray(sizes, dtype=np.int64)
+    cuts = [shares(whole, role) for role in ("train", "val", "test")]
+    assert (cuts[0][0] == 0).all()
+    assert np.array_equal(cuts[2][1], whole)
+    for a, b in itertools.pairwise(cuts):
+        assert np.array_equal(a[1], b[0])
+    counts = [int((last - first).sum()) for first, last in cuts]
+    assert all((last >= first).all() for first, last in cuts)
+    assert counts[2] > 0, "test keeps at least one"
+    if whole.sum() >= 10:
+        assert counts[1] > 0
+        assert abs(counts[0] - 0.8 * whole.sum()) <= 1
 
 
 def test_conditions_and_labels_that_cannot_be_served(store: Store, plan: Plan) -> None:

@@ -43,12 +43,12 @@ def control_runs(
         The line has no control cell.
     """
     line.run(control)
-    table = line.conditions[line.conditions["perturbation"] == control]
-    runs = {}
-    for batch, start, n in table[["batch", "row_start", "n_cells"]].itertuples(index=False):
-        first, last = share(int(n), role) if policy == "partition" else (0, int(n))
-        runs[str(batch)] = (int(start) + first, int(start) + last)
-    return runs
+    table = line.conditions[line.conditions["perturbation"] == control].sort_values("row_start")
+    sizes = table["n_cells"].to_numpy(dtype=np.int64)
+    first, last = shares(sizes, role) if policy == "partition" else (np.zeros_like(sizes), sizes)
+    starts = table["row_start"].to_numpy(dtype=np.int64)
+    spans = zip((starts + first).tolist(), (starts + last).tolist(), strict=True)
+    return dict(zip(table["batch"].astype(str), spans, strict=True))
 
 
 def control_rows(line: LineStore, control: str, role: str, policy: str) -> np.ndarray:
@@ -59,10 +59,23 @@ def control_rows(line: LineStore, control: str, role: str, policy: str) -> np.nd
     return np.concatenate([np.arange(start, stop) for start, stop in runs])
 
 
-def share(n: int, role: str) -> tuple[int, int]:
-    """Return which of n controls [first, last) serve a role; test gets the odd ones."""
-    train, val = (int(cut * n) for cut in CUTS)
-    return {"train": (0, train), "val": (train, val), "test": (val, n)}[role]
+def shares(sizes: np.ndarray, role: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return which controls [first, last) of each batch of a line serve a role.
+
+    The cuts are rounded along the line, not in each batch: ten batches of four controls would leave
+    nothing for validation otherwise.
+
+    Parameters
+    ----------
+    sizes
+        Controls of each batch, int64.
+    role
+        ``train``, ``val`` or ``test``.
+    """
+    ends = np.cumsum(sizes)
+    cut = [np.diff(np.floor(np.r_[0, ends] * part)).astype(np.int64) for part in CUTS]
+    train, val = cut[0], np.maximum(cut[0], cut[1])
+    return {"train": (0 * sizes, train), "val": (train, val), "test": (val, sizes)}[role]
 
 
 class Pools:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from statetx.config import Sets
 from statetx.data import draws
-from statetx.data.matching import Pools, control_runs, no_control, share
+from statetx.data.matching import Pools, control_runs, no_control
 from statetx.data.plan import Plan
 from statetx.data.seeds import generator
 from statetx.data.store import Store
@@ -144,20 +144,24 @@ class SetTable:
             store.line(line).run(label)  # raises with the nearest name
         blocks = blocks.astype({"row_start": np.int64, "n_cells": np.int64})
         if plan.controls == "partition":
-            control = (blocks["perturbation"] == store.control).to_numpy()
-            cut = np.asarray([share(int(n), role) for n in blocks["n_cells"]])
-            blocks["row_start"] += np.where(control, cut[:, 0], 0)
-            blocks["n_cells"] = np.where(control, cut[:, 1] - cut[:, 0], blocks["n_cells"])
+            control = np.flatnonzero(blocks["perturbation"] == store.control)
+            lines = blocks.loc[control, "line"]
+            runs = {name: self._runs(store, plan, role, name) for name in lines.unique()}
+            keys = zip(lines, blocks.loc[control, "batch"].astype(str), strict=True)
+            spans = np.asarray([runs[name][batch] for name, batch in keys]).reshape(-1, 2)
+            blocks.loc[control, "row_start"] = spans[:, 0]
+            blocks.loc[control, "n_cells"] = spans[:, 1] - spans[:, 0]
             blocks = blocks[blocks["n_cells"] > 0].reset_index(drop=True)
         return blocks
+
+    @staticmethod
+    def _runs(store: Store, plan: Plan, role: str, line: str) -> dict[str, tuple[int, int]]:
+        return control_runs(store.line(line), store.control, role, plan.controls)
 
     def _pools(self, store: Store, plan: Plan, role: str, blocks: pd.DataFrame) -> np.ndarray:
         """Return the pool of every block."""
         found = np.empty(len(blocks), dtype=np.int64)
-        runs = {
-            line: control_runs(store.line(line), store.control, role, plan.controls)
-            for line in blocks["line"].unique()
-        }
+        runs = {line: self._runs(store, plan, role, line) for line in blocks["line"].unique()}
         known: dict[tuple[str, str], tuple[int, int]] = {}
         columns = blocks[["line", "batch", "n_cells"]].itertuples(index=False)
         for i, (line, batch, n) in enumerate(columns):

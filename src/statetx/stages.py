@@ -294,9 +294,14 @@ def check_fresh(cfg: Config, dataset: str) -> None:
         A source file changed, or another set of files is configured.
     """
     manifest = pack_dir(dataset) / "manifest.json"
-    files = source_files(cfg, dataset)
-    if not manifest.exists() or not all(Path(path).exists() for path in files):
-        return  # whoever needs the store says that it is missing; sources may have moved away
+    if not manifest.exists():
+        return  # whoever needs the store says so
+    try:
+        files = source_files(cfg, dataset)
+    except ConfigError:
+        return  # sources may move away once they are packed
+    if not all(Path(path).exists() for path in files):
+        return
     packed = {one["identity"]: one["path"] for one in json.loads(manifest.read_text())["sources"]}
     now = {fact["identity"]: fact["path"] for fact in source_facts(cfg, dataset)}
     changed = [path for identity, path in now.items() if identity not in packed]

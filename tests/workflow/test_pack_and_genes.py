@@ -169,6 +169,7 @@ def test_new_cells_are_packed_although_the_parts_are_gone(done, tmp_path):
     command = ["-m", "statetx.cli", "pack", "--config", "config/mine.yaml", "--run", "mine"]
     assert "packing takes about" in run(home, *command)
     assert not list((home / ".state/pack").iterdir())
+    (home / "data").rename(home / "archive")
     run(home, "-m", "statetx.cli", "split", "--config", "config/mine.yaml", "--run", "mine/block")
     said = run(home, "-m", "statetx.cli", "genes", "--config", "config/mine.yaml", "--run", "mine/block")  # fmt: skip
     assert "30 of 100 genes chosen on training cells (counts)" in said

@@ -40,6 +40,12 @@ wildcard_constraints:
     cell_line=r"[A-Za-z0-9_.+%-]+",
 
 
+def source_inputs(name):
+    """The source files of a data set; those that no rule makes count by content, not by time."""
+    made = CFG.datasets[name].files == "simulate"
+    return SOURCES[name] if made else ancient(SOURCES[name])
+
+
 def store_files(wildcards):
     """Every file of a packed store."""
     home = f"results/{wildcards.dataset}/pack"

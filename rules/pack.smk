@@ -8,12 +8,6 @@
 # Parts are temporary. Every step has the parameters of all: a change packs again although they are gone.
 
 
-def source_inputs(name):
-    """The source files of a data set; those that no rule makes count by content, not by time."""
-    made = CFG.datasets[name].files == "simulate"
-    return SOURCES[name] if made else ancient(SOURCES[name])
-
-
 for name in CFG.datasets:
     if CFG.datasets[name].files == "simulate":
 

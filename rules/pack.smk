@@ -66,7 +66,7 @@ for name in CFG.datasets:
         benchmark:
             f"results/{name}/benchmarks/pack.scatter.{{part}}.tsv"
         wildcard_constraints:
-            part=r"\d{4}",
+            part=r"\d{4,}",
         conda:
             "../envs/statetx.yaml"
         resources:

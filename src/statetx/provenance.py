@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import errno
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -219,6 +220,13 @@ def whole(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def sweep(path: str | Path) -> None:
+    """Remove what attempts at `path` that were killed left beside it."""
+    target = Path(path)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def no_room(error: BaseException) -> bool:

@@ -39,13 +39,13 @@ def test_a_killed_packing_goes_on(
     code = (
         "import os, signal, sys\n"
         "from statetx.config import Dataset\n"
-        "from statetx.data import pack\n"
-        "real = pack.gather\n"
-        "def gather(survey, parts, line, *rest):\n"
-        "    if line == 'L2':\n"
+        "from statetx.data import gather, pack\n"
+        "real = gather.write_names\n"
+        "def write_names(obs, cells, aliases):\n"
+        "    if '/.L2' in obs.file.filename:\n"  # in the middle of the second line
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    real(survey, parts, line, *rest)\n"
-        "pack.gather = gather\n"
+        "    real(obs, cells, aliases)\n"
+        "gather.write_names = write_names\n"
         "made = Dataset.model_validate_json(sys.argv[1])\n"
         "pack.pack(sys.argv[3:], made, 'd', sys.argv[2])\n"
     )
@@ -53,7 +53,9 @@ def test_a_killed_packing_goes_on(
     command = [sys.executable, "-c", code, settings().model_dump_json(), str(out)]
     ended = subprocess.run([*command, *map(str, two)], capture_output=True)
     assert ended.returncode == -9, ended.stderr
-    assert sorted(path.name for path in out.iterdir()) == ["L1.h5ad"], "no manifest: no store"
+    whole = [path.name for path in out.iterdir() if not path.name.startswith(".")]
+    assert whole == ["L1.h5ad"], "no manifest: no store"
+    assert list(out.glob(".L2.h5ad.*")), "killed while it wrote"
     with pytest.raises(ResultsError, match="no packed store"):
         open_store(out)
 
@@ -67,7 +69,24 @@ def test_a_killed_packing_goes_on(
     pack.pack(two, settings(), "d", out)
     assert done == ["L2"], "L1 was finished"
     assert same_files(tmp_path / "whole", out)
+    assert not list(out.glob(".*")), "nothing half-made is left"
     assert not (tmp_path / "pack.parts").exists()
+
+
+def test_a_finished_line_that_was_deleted_is_made_again(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, "finish", broken)
+        with pytest.raises(KeyboardInterrupt):
+            pack.pack(two, settings(), "d", tmp_path / "pack")
+    (tmp_path / "pack/L1.h5ad").unlink()
+    pack.pack(two, settings(), "d", tmp_path / "pack")
+    pack.pack(two, settings(), "d", tmp_path / "whole")
+    assert same_files(tmp_path / "whole", tmp_path / "pack")
 
 
 def test_other_settings_use_nothing_of_an_interrupted_packing(

@@ -27,7 +27,7 @@ from statetx.data.scatter import index_type
 from statetx.data.segments import Cells, Segment, read_segments, sort_cells
 from statetx.data.survey import Survey
 from statetx.errors import DataError, ResultsError
-from statetx.provenance import whole
+from statetx.provenance import sweep, whole
 
 BLOCK_BYTES = 64 << 20
 """Stored values, and dense matrices, that are copied at once."""
@@ -63,6 +63,7 @@ def gather(
             f"no part holds a cell of line {line!r}", where=parts[0], fix="pack from the start"
         )
     cells = sort_cells(segments, line, aliases)
+    sweep(out)
     with whole(out) as part, _created(part) as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         counts = all(segment.counts for segment in segments)

@@ -82,15 +82,20 @@ def pack(
     _make(home)
     (out / "manifest.json").unlink(missing_ok=True)
     parts = [home / part for part in part_names(found)]
-    done = {line: home / f"{file_name(line)}.done" for line in found.cells}
-    missing = [line for line, mark in done.items() if not _is(mark, found.digest)]
+    lines = {line: out / f"{file_name(line)}.h5ad" for line in found.cells}
+    done = {line: home / f"{path.stem}.done" for line, path in lines.items()}
+    missing = [
+        line
+        for line, mark in done.items()
+        if not (lines[line].is_file() and _is(mark, found.digest))
+    ]
     try:
         for number, part in enumerate(parts if missing else []):
             if _part_of(part) != found.digest:
                 shutil.rmtree(part, ignore_errors=True)
                 scatter(found, number, settings, part)
         for line in missing:
-            gather(found, parts, line, settings, out / f"{file_name(line)}.h5ad")
+            gather(found, parts, line, settings, lines[line])
             write_text(done[line], found.digest)
     finally:
         with contextlib.suppress(OSError):

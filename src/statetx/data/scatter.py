@@ -27,7 +27,7 @@ from statetx.data.layout import ALIGNMENT
 from statetx.data.matrix import Matrix, check_values, is_integral, refuse_other_scale
 from statetx.data.survey import Survey, watched
 from statetx.errors import DataError
-from statetx.provenance import whole, write_json
+from statetx.provenance import sweep, whole, write_json
 
 log = logging.getLogger("statetx.pack")
 
@@ -134,6 +134,7 @@ def scatter(survey: Survey, number: int, settings: Dataset, out: str | Path) -> 
             fix="wait until it is complete, then pack again",
         )
     found = header(path, settings)
+    sweep(out)
     with whole(out) as home, opened(path) as file:
         home.mkdir()
         part = _Part(home)

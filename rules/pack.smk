@@ -1,8 +1,8 @@
 # simulate, pack: from source files to the store, by an external sort.
 #
 # Required input: the h5ad files of a data set (read only), or the settings of the simulation
-# Steps:          pack_survey_<d> (headers, checks, disk need), pack_scatter_<d> (one job per source file),
-#                 pack_gather_<d> (one job per cell line), pack_<d> (what binds the lines together)
+# Steps:          survey_<d> (headers, checks, disk need), scatter_<d> (one job per source file),
+#                 gather_<d> (one job per cell line), pack_<d> (what binds the lines together)
 # Output:         results/{dataset}/pack/{cell_line}.h5ad, conditions.parquet, manifest.json
 #
 # Parts are temporary. Every step has the parameters of all: a change packs again although they are gone.
@@ -33,7 +33,7 @@ for name in CFG.datasets:
 
     rule:
         name:
-            f"pack_survey_{name}"
+            f"survey_{name}"
         input:
             cells=source_inputs(name),
         output:
@@ -51,11 +51,11 @@ for name in CFG.datasets:
             **PACK[name],
             dataset=name,
         script:
-            "../workflow/scripts/pack_survey.py"
+            "../workflow/scripts/survey.py"
 
     rule:
         name:
-            f"pack_scatter_{name}"
+            f"scatter_{name}"
         input:
             cells=source_inputs(name),
             survey=f"results/{name}/pack/parts/survey.json",
@@ -66,7 +66,7 @@ for name in CFG.datasets:
         benchmark:
             f"results/{name}/benchmarks/pack.scatter.{{part}}.tsv"
         wildcard_constraints:
-            part=r"\d{4,}",
+            part=r"\d\d\d\d+",
         conda:
             "../envs/statetx.yaml"
         resources:
@@ -75,11 +75,11 @@ for name in CFG.datasets:
         params:
             **PACK[name],
         script:
-            "../workflow/scripts/pack_scatter.py"
+            "../workflow/scripts/scatter.py"
 
     rule:
         name:
-            f"pack_gather_{name}"
+            f"gather_{name}"
         input:
             survey=f"results/{name}/pack/parts/survey.json",
             parts=[
@@ -100,7 +100,7 @@ for name in CFG.datasets:
         params:
             **PACK[name],
         script:
-            "../workflow/scripts/pack_gather.py"
+            "../workflow/scripts/gather.py"
 
     rule:
         name:

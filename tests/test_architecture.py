@@ -64,7 +64,7 @@ def test_every_stage_has_rule_script_and_command():
     from statetx import stages
 
     scripts = {path.stem for path in (ROOT / "workflow/scripts").glob("*.py")}
-    assert scripts == {*stages.CODE, "pack_survey", "pack_scatter", "pack_gather"}
+    assert scripts == {*stages.CODE, "survey", "scatter", "gather"}
     rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     for stage in stages.CODE:
         assert f'"../workflow/scripts/{stage}.py"' in rules

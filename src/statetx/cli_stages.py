@@ -75,7 +75,7 @@ def pack(config: ConfigFile, run: RunName) -> None:
 
     cfg, (dataset,) = _run(config, run, 1)
     files, out = [Path(f) for f in stages.source_files(cfg, dataset)], stages.pack_dir(dataset)
-    check_room(files, cfg.datasets[dataset], out)
+    check_room(files, cfg.datasets[dataset], out, stages.parts_dir(dataset))
     work(files, cfg.datasets[dataset], dataset, out, stages.parts_dir(dataset))
     typer.echo(f"store: {out}")
 

@@ -337,6 +337,36 @@ def test_the_way_of_a_gpu_gives_the_batches_of_the_cpu(
             torch.testing.assert_close(a, b, rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("key", [None, "X_embedding"])
+def test_memory_is_held_until_the_device_has_it(
+    counts_store: Path, plan: Plan, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy to a GPU runs on after the call: what it reads must not be lent again before."""
+    chosen = loader(open_store(counts_store), plan, embed_key=key, with_expression=key is not None)
+    condition, window = chosen.table.epoch(0)
+    drawn = chosen.table.draw(condition[:5], window[:5], 0)
+    free: list[int] = []
+    flying: list[int] = []
+
+    def send(array: np.ndarray, _: torch.device) -> torch.Tensor:
+        flying.append(1)
+        kind = np.int16 if array.dtype == np.uint16 else array.dtype
+        return torch.from_numpy(array.view(kind).copy())
+
+    def settle(_: torch.device) -> None:
+        free.append(sum(map(len, chosen._buffers._shelves.values())) if flying else 0)
+        flying.clear()
+
+    monkeypatch.setattr(device, "send", send)
+    monkeypatch.setattr(device, "settle", settle)
+    held = chosen._buffers.empty((1,))  # none was lent before
+    assert not sum(map(len, chosen._buffers._shelves.values()))
+    chosen._on_device(drawn)
+    assert free[0] == 0
+    assert not flying
+    del held
+
+
 def test_a_gpu_that_is_not_there(counts_store: Path, plan: Plan) -> None:
     with pytest.raises(ConfigError, match="needs a GPU"):
         loader(open_store(counts_store), plan, resident="gpu")

@@ -15,9 +15,10 @@ from set_tables import CONTROL, drawn_epoch, table
 
 from statetx.config import Dataset
 from statetx.data import sets
-from statetx.data.matching import control_runs, draw_controls, shares
+from statetx.data.matching import draw_controls
 from statetx.data.pack import pack
 from statetx.data.plan import Plan, read_plan, write_plan
+from statetx.data.roles import control_runs, shares
 from statetx.data.store import Store, open_store
 from statetx.errors import ResultsError
 

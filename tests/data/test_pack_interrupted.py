@@ -89,6 +89,34 @@ def test_a_finished_line_that_was_deleted_is_made_again(
     assert same_files(tmp_path / "whole", tmp_path / "pack")
 
 
+def test_a_line_packed_otherwise_in_between_is_made_again(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, "finish", broken)
+        with pytest.raises(KeyboardInterrupt):
+            pack.pack(two, settings(), "d", tmp_path / "pack")
+    other = settings(target_sum=77.0)
+    pack.pack(two, other, "d", tmp_path / "other")
+    (tmp_path / "pack/L1.h5ad").write_bytes((tmp_path / "other/L1.h5ad").read_bytes())
+    pack.pack(two, settings(), "d", tmp_path / "pack")
+    pack.pack(two, settings(), "d", tmp_path / "whole")
+    assert same_files(tmp_path / "whole", tmp_path / "pack")
+
+
+def test_a_csc_file_needs_room_to_be_dealt_into_rows(two: list[Path], tmp_path: Path) -> None:
+    rows = room.need(two[:1], settings())
+    adata = anndata.read_h5ad(two[0])
+    adata.X = adata.X.tocsc()
+    adata.write_h5ad(tmp_path / "csc.h5ad")
+    columns = room.need([tmp_path / "csc.h5ad"], settings())
+    assert columns.parts - rows.parts == 12 * adata.X.nnz
+    assert columns.store == rows.store
+
+
 def test_other_settings_use_nothing_of_an_interrupted_packing(
     two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +233,10 @@ def test_room_on_the_disk_is_asked_first(
     assert "packing takes about" in caplog.text
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(ResultsError, match=r"packing needs about .* but only 1.0 kB are free"):
-        room.check_room(two, settings(), tmp_path)
+        room.check_room(two, settings(), tmp_path / "pack")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/cells.bin").write_bytes(bytes(10**7))
+    room.check_room(two, settings(), tmp_path / "pack", tmp_path / "parts")
 
 
 def test_the_same_chunk_by_chunk(

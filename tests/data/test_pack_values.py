@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from small_cells import cells, packed, settings, source_of
+from small_cells import CONTROL, cells, packed, settings, source_of
 
-from statetx.data import kernels
+from statetx.data import kernels, pack
 from statetx.data.store import open_store
 from statetx.data.transpose import Buckets
 from statetx.errors import DataError
@@ -53,15 +53,15 @@ def test_values_without_counts_behind_them_stay(tmp_path: Path) -> None:
     rows = np.repeat(here, np.diff(adata.X.indptr))
     adata.X.data[rows] *= factor[rows]
     store = open_store(packed(tmp_path, settings(scale="log1p"), adata))
-    for name, meaning in (("L1", kernels.COUNTS), ("L2", kernels.EXPRESSION)):
+    # A chunk of a file is recovered or not: L1 shares the chunk of L2.
+    for name, meaning in (("L1", kernels.EXPRESSION), ("L2", kernels.EXPRESSION)):
         line = store.line(name)
         found = line.expression(np.arange(line.n_cells))
         expected = source_of(line, adata).X.toarray()
         if name == "L2":
             assert np.array_equal(found, expected), "bit for bit"
         np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-6)
-        # One chunk of a file is recovered or not: L1 shares the chunk of L2.
-        assert line.meaning == meaning or name == "L1"
+        assert line.meaning == meaning
 
 
 def test_half_recovered_lines_are_expression(
@@ -212,3 +212,69 @@ def test_genes_that_files_share(tmp_path: Path) -> None:
     alien.var_names = [f"x{i}" for i in range(30)]
     with pytest.raises(DataError, match="no gene is in all files"):
         packed(tmp_path, settings(genes="intersect"), a, alien)
+
+
+@pytest.mark.parametrize("layout", ["csr", "csc", "dense"])
+def test_half_precision_counts_are_read(tmp_path: Path, layout: str) -> None:
+    adata = cells(seed=3)
+    adata.write_h5ad(tmp_path / "half.h5ad")
+    matrix = {"csr": adata.X, "csc": adata.X.tocsc(), "dense": None}[layout]
+    with h5py.File(tmp_path / "half.h5ad", "a") as file:
+        del file["X"]
+        if matrix is None:
+            made = file.create_dataset("X", data=adata.X.toarray().astype(np.float16))
+            made.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        else:
+            group = file.create_group("X")
+            group.attrs.update({"encoding-type": f"{layout}_matrix", "encoding-version": "0.1.0"})
+            group.attrs["shape"] = adata.shape
+            group["data"] = matrix.data.astype(np.float16)
+            group["indices"], group["indptr"] = matrix.indices, matrix.indptr
+    pack.pack([tmp_path / "half.h5ad"], settings(), "d", tmp_path / "pack")
+    line = open_store(tmp_path / "pack").line("L1")
+    assert np.array_equal(line.counts(np.arange(line.n_cells)), adata[line.barcodes].X.toarray())
+
+
+@pytest.mark.parametrize(
+    ("part", "place", "value", "said"),
+    [
+        ("indices", 5, -3, "column index outside its 30 columns"),
+        ("indices", 5, 30, "column index outside its 30 columns"),
+        ("indptr", 4, 10_000, "row pointers do not rise"),
+        ("indptr", 0, 2, "row pointers do not rise"),
+    ],
+)
+def test_damaged_places_are_refused(
+    tmp_path: Path, part: str, place: int, value: int, said: str
+) -> None:
+    cells().write_h5ad(tmp_path / "bad.h5ad")
+    with h5py.File(tmp_path / "bad.h5ad", "a") as file:
+        file["X"][part][place] = value
+    with pytest.raises(DataError, match=said):
+        pack.pack([tmp_path / "bad.h5ad"], settings(), "d", tmp_path / "pack")
+
+
+def test_barcodes_that_all_repeat(tmp_path: Path) -> None:
+    a, b = cells(seed=1), cells(seed=2)
+    b.obs_names = a.obs_names
+    store = open_store(packed(tmp_path, settings(), a, b))
+    for name in store.lines:
+        line = store.line(name)
+        assert len(set(line.barcodes)) == line.n_cells
+        for row, barcode in enumerate(line.barcodes):
+            text, _, place = barcode.partition("#")
+            file, source = map(int, place.split("."))
+            own = (a, b)[file]
+            assert own.obs_names[source] == text
+            assert np.array_equal(line.counts(np.array([row]))[0], own.X[source].toarray()[0])
+
+
+@pytest.mark.parametrize("n", [127, 128, 129])
+def test_as_many_batches_as_a_byte_holds(tmp_path: Path, n: int) -> None:
+    adata = cells(3 * n)
+    adata.obs["batch"] = [f"b{i // 3:04d}" for i in range(3 * n)]
+    adata.obs["cell_line"] = "L1"
+    adata.obs["drug_dose"] = CONTROL
+    store = open_store(packed(tmp_path, settings(), adata))
+    line = store.line("L1")
+    assert np.array_equal(line.batches(np.arange(3 * n)), adata[line.barcodes].obs["batch"])

@@ -9,8 +9,9 @@ import numpy as np
 
 from statetx.config import Dataset
 from statetx.data import h5ad
-from statetx.data.matching import control_runs, draw_controls
+from statetx.data.matching import draw_controls
 from statetx.data.pack import pack
+from statetx.data.roles import control_runs
 from statetx.data.store import open_store
 
 

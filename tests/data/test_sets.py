@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 from set_tables import CONTROL, by_condition, drawn_epoch, table
 
-from statetx.data import sets
 from statetx.data.plan import Plan, read_plan
+from statetx.data.roles import conditions
 from statetx.data.store import Store, open_store
 
 
@@ -34,7 +34,7 @@ def test_every_cell_is_visited_and_evenly(
 ) -> None:
     made = table(store, plan, size, mix_windows=mix)
     visits = by_condition(made, drawn_epoch(made, epoch))
-    pairs = sets.conditions(store, plan, "train")
+    pairs = conditions(store, plan, "train")
     assert {key[:2] for key in visits} == set(pairs)
     for (line, perturbation, _), parts in visits.items():
         own = store.line(line).rows(perturbation)
@@ -64,7 +64,7 @@ def test_masked_sets_visit_every_cell_exactly_once(
 
 def test_dropped_sets_are_full_and_short_conditions_are_counted(store: Store, plan: Plan) -> None:
     made = table(store, plan, 20, short="drop")
-    sizes = pd.Series({pair: len(store.line(pair[0]).rows(pair[1])) for pair in sets.conditions(store, plan, "train")})  # fmt: skip
+    sizes = pd.Series({pair: len(store.line(pair[0]).rows(pair[1])) for pair in conditions(store, plan, "train")})  # fmt: skip
     assert made.left_out == int((sizes < 20).sum()) > 0
     assert made.n_sets == int((sizes // 20).sum())
     for (line, perturbation, _), parts in by_condition(made, drawn_epoch(made, 0)).items():
@@ -169,10 +169,10 @@ def test_weights_change_how_often_conditions_are_visited(
 def test_controls_are_training_targets_of_every_line_but_do_not_dominate(
     store: Store, plan: Plan
 ) -> None:
-    train = sets.conditions(store, plan, "train")
+    train = conditions(store, plan, "train")
     assert {line for line, name in train if name == CONTROL} == set(store.lines)
-    assert all(name != CONTROL for _, name in sets.conditions(store, plan, "val"))
-    assert all(name != CONTROL for _, name in sets.conditions(store, plan, "train", "none"))
+    assert all(name != CONTROL for _, name in conditions(store, plan, "val"))
+    assert all(name != CONTROL for _, name in conditions(store, plan, "train", "none"))
     made = table(store, plan)
     condition, _ = made.epoch(0)
     visited = made.conditions.iloc[condition]

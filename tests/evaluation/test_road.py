@@ -13,9 +13,10 @@ import pytest
 
 from statetx.config import Dataset, Evaluation, Simulate
 from statetx.data.layout import file_name
-from statetx.data.matching import control_runs, draw_controls
+from statetx.data.matching import draw_controls
 from statetx.data.pack import pack
 from statetx.data.plan import read_plan, write_plan
+from statetx.data.roles import control_runs
 from statetx.data.simulate import line_names, simulate
 from statetx.data.store import open_store
 from statetx.errors import ResultsError

@@ -139,12 +139,14 @@ def test_what_reruns(done):
     rerun = jobs(done)
     assert {"train", "predict", "evaluate"} <= set(rerun)
     assert not {"split", "genes", "reference"} & set(rerun)
-    assert not [name for name in rerun if name.startswith("pack")]
+    assert not [name for name in rerun if name.startswith(("survey", "scatter", "gather", "pack"))]
     config.write_text(whole)
     edit(config, "n_hvg: 30", "n_hvg: 20")
     rerun = jobs(done)
     assert {"genes", "train", "predict", "reference", "evaluate"} <= set(rerun)
-    assert not [name for name in rerun if name.startswith(("pack", "split"))]
+    assert not [
+        name for name in rerun if name.startswith(("survey", "scatter", "gather", "pack", "split"))
+    ]
     config.write_text(whole)
 
 
@@ -156,9 +158,9 @@ def test_new_cells_are_packed_although_the_parts_are_gone(done, tmp_path):
     assert would_run(home, config="mine.yaml") == {}, "a copied project is not stale"
     plates(home, seed=5)
     rerun = would_run(home, config="mine.yaml")
-    assert rerun["pack_survey_mine"] == 1
-    assert rerun["pack_scatter_mine"] == 2
-    assert rerun["pack_gather_mine"] == 3
+    assert rerun["survey_mine"] == 1
+    assert rerun["scatter_mine"] == 2
+    assert rerun["gather_mine"] == 3
     assert rerun["pack_mine"] == 1
     said = run(
         home, "-m", "statetx.cli", "split", "--config", "config/mine.yaml", "--run", "mine/block",

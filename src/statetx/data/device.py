@@ -80,8 +80,7 @@ def pack_rows(
     parts
         Lines and rows of them; the result holds the rows in this order.
     buffers
-        Where they are gathered; page-locked for a GPU. The copy may still run on return: keep what
-        is behind until the stream is through (its memory is lent again once the tensors are gone).
+        Where they are gathered; page-locked for a GPU.
     device
         Where to.
     """
@@ -109,9 +108,11 @@ def pack_rows(
         scale[here] = line.scale[rows] if line.meaning == kernels.COUNTS else np.nan
         done = here.stop
     total = int(indptr[n])
-    return Packed(
+    packed = Packed(
         *(send(part, device) for part in (indptr, columns[:total], values[:total], scale))
     )
+    settle(device)
+    return packed
 
 
 def send(array: np.ndarray, device: torch.device) -> Tensor:
@@ -119,6 +120,16 @@ def send(array: np.ndarray, device: torch.device) -> Tensor:
     kind = _SIGNED.get(array.dtype)
     tensor = torch.from_numpy(array if kind is None else array.view(kind))
     return tensor.to(device, non_blocking=True)
+
+
+def settle(device: torch.device) -> None:
+    """Wait until copies to the device are through.
+
+    To be called while the arrays that were sent are still held: their memory is lent again, and
+    filled by another thread, as soon as they are not.
+    """
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 class Resident:

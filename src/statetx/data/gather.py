@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from statetx import labels
 from statetx.config import Dataset
-from statetx.data import kernels
+from statetx.data import pack_kernels
 from statetx.data.layout import ALIGNMENT
 from statetx.data.line_obs import array, write_frame, write_names
 from statetx.data.matrix import refuse_other_scale
 from statetx.data.scatter import index_type
-from statetx.data.segments import Cells, Segment, read_segments, sort_cells
+from statetx.data.segments import Cells, read_segments, sort_cells
 from statetx.data.survey import Survey
 from statetx.errors import DataError, ResultsError
 from statetx.provenance import sweep, whole
@@ -150,14 +150,11 @@ def _write(
         numbers = {name: np.empty(rows.stop - rows.start) for name in ("total", "scale")}
         for segment, inside, source, places in cells.taken(rows):
             long = segment.records["nonzeros"][inside].astype(np.int64)
-            stored = segment.values
-            if not counts and segment.counts:
-                stored = _as_expression(segment)
-            kernels.take_rows(
+            pack_kernels.take_rows(
                 source.astype(np.int64),
                 long,
                 segment.indices,
-                stored,
+                segment.values,
                 at[places],
                 block_indices,
                 block_values,
@@ -166,6 +163,10 @@ def _write(
                 block_dense[key][places] = matrix[inside]
             for name, found in numbers.items():
                 found[places] = segment.records[name][inside]
+            if not segment.counts:
+                numbers["scale"][places] = np.nan
+        if not counts:
+            _as_expression(block_values, np.repeat(numbers["scale"], lengths[rows]))
         largest = max(largest, float(block_values.max(initial=0)))
         indices[first : first + size] = block_indices
         values[first : first + size] = block_values
@@ -181,10 +182,10 @@ def _write(
         refuse_other_scale(False, largest, "counts", "X", f"cell line {line!r}")
 
 
-def _as_expression(segment: Segment) -> np.ndarray:
-    """Values of a segment of counts as ln(1 + scale * count), where others of the line have none."""
-    scale = np.repeat(segment.records["scale"], segment.records["nonzeros"])
-    return np.log1p(segment.values * scale).astype(np.float32)
+def _as_expression(values: np.ndarray, scale: np.ndarray) -> None:
+    """Turn counts into ln(1 + scale * count) in place; values without a scale are expression."""
+    known = ~np.isnan(scale)
+    values[known] = np.log1p(values[known] * scale[known])
 
 
 def _fits(values: np.ndarray, kind: np.dtype, name: str, line: str) -> None:

@@ -10,9 +10,8 @@ from typing import Literal
 import numpy as np
 
 from statetx.data import hvg, kernels
-from statetx.data.matching import control_runs
 from statetx.data.plan import Plan, read_plan
-from statetx.data.sets import conditions
+from statetx.data.roles import conditions, control_runs
 from statetx.data.store import LineStore, Store, open_store
 from statetx.errors import ResultsError
 from statetx.provenance import write_text

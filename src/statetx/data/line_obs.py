@@ -7,9 +7,8 @@ from typing import Any
 import anndata
 import h5py
 import numpy as np
-import pandas as pd
 
-from statetx.data import kernels
+from statetx.data import pack_kernels
 from statetx.data.segments import Cells, per_file, used
 
 
@@ -51,21 +50,18 @@ def write_names(obs: h5py.Group, cells: Cells, aliases: list[str]) -> None:
     Where a barcode repeats inside the line, it becomes ``barcode#<file>.<row>``.
     """
     names = _names(cells)
-    renamed = {}
-    for cell in _repeated(names).tolist():
-        k = int(np.searchsorted(cells.first, cell, side="right")) - 1
-        segment = cells.segments[k]
-        row = int(segment.records["row"][cell - cells.first[k]])
-        renamed[cell] = names[cell] + f"#{segment.file}.{row}".encode()
-    n, width = len(names), max([names.dtype.itemsize, *(len(name) for name in renamed.values())])
-    names = names.astype(f"S{width}", copy=False)
-    for cell, name in renamed.items():
-        names[cell] = name
+    again = _repeated(names)
+    n, width = len(names), names.dtype.itemsize
+    if again.any():
+        width += len(f"#{cells.segments[-1].file}.{2**62}")
     kind = h5py.string_dtype("utf-8", width)
     index = array(obs, "_index", (n,), kind, "string-array")
     for start in range(0, n, 1 << 18):
-        rows = slice(start, start + (1 << 18))
-        index[rows] = names[cells.order[rows]].astype(kind)
+        chosen = cells.order[start : start + (1 << 18)]
+        block = names[chosen].astype(f"S{width}")
+        repeated = np.flatnonzero(again[chosen])
+        block[repeated] = _told_apart(block[repeated], cells, chosen[repeated])
+        index[start : start + len(block)] = block.astype(kind)
     if len(aliases) > 1:
         _write_raw_labels(obs, cells, set(aliases[1:]))
 
@@ -79,14 +75,29 @@ def _names(cells: Cells) -> np.ndarray:
 
 
 def _repeated(names: np.ndarray) -> np.ndarray:
-    """Return where names stand that occur more than once; 16 bytes per name while it looks."""
-    hashes = kernels.hash_rows(names.view(np.uint8).reshape(len(names), names.dtype.itemsize))
+    """Return which names occur more than once, bool [n]; 16 bytes per name while it looks.
+
+    By 64-bit hashes: should two names share one, both are told apart, which harms nobody.
+    """
+    hashes = pack_kernels.hash_rows(names.view(np.uint8).reshape(len(names), names.dtype.itemsize))
     ordered = np.sort(hashes)
-    again = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not again.size:
-        return np.empty(0, dtype=np.int64)
-    suspects = np.flatnonzero(np.isin(hashes, again))
-    return suspects[pd.Series(names[suspects]).duplicated(keep=False).to_numpy()]
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    return np.isin(hashes, again) if again.size else np.zeros(len(names), dtype=bool)
+
+
+def _told_apart(names: np.ndarray, cells: Cells, chosen: np.ndarray) -> np.ndarray:
+    """Append ``#<file>.<row>`` to the names of the chosen cells."""
+    inside = np.searchsorted(cells.first, chosen, side="right") - 1
+    rows = np.empty(len(chosen), dtype=np.int64)
+    for k in np.unique(inside):
+        here = np.flatnonzero(inside == k)
+        rows[here] = cells.segments[k].records["row"][chosen[here] - cells.first[k]]
+    files = np.asarray([segment.file for segment in cells.segments])[inside]
+    parts = (names, np.bytes_(b"#"), files.astype("S"), np.bytes_(b"."), rows.astype("S"))
+    out = parts[0]
+    for part in parts[1:]:
+        out = np.char.add(out, part)
+    return out
 
 
 def _write_raw_labels(obs: h5py.Group, cells: Cells, aliases: set[str]) -> None:

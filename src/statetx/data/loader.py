@@ -31,7 +31,7 @@ from statetx.errors import ConfigError, ResultsError
 AHEAD = 2
 """Batches that wait for the model, besides those that threads are working on."""
 GPU_SHARE = 0.5
-"""``resident: auto`` puts the store on the GPU when it takes no more of its free memory."""
+"""Largest share of free GPU memory for a resident store: it takes twice its size while it is sent."""
 
 
 @dataclass
@@ -119,8 +119,8 @@ class SetLoader:
     Raises
     ------
     ResultsError
-        A perturbation of the role is not in the vocabulary, a condition is not in the store, or
-        cells have no control.
+        The role has no condition that gives a set, a perturbation is not in the vocabulary, a
+        condition is not in the store, or cells have no control.
     ConfigError
         ``resident: gpu`` without a GPU or with too little memory there.
     """
@@ -152,6 +152,11 @@ class SetLoader:
         self.rank, self.world = rank, world
         self.threads = threads or min(4, os.cpu_count() or 1)
         self.table = SetTable(store, plan, role, cell_set_len, sets, match_by_batch, seed)
+        if not self.table.n_sets:
+            raise ResultsError(
+                f"the split has no condition of role {role!r} that gives a set",
+                fix="change the split, do not ask for this role, or choose another `sets.short`",
+            )
         check_vocabulary(self.table.conditions["perturbation"], vocabulary)
         self.lines = store.lines
         ids = {label: i for i, label in enumerate(vocabulary)}
@@ -211,18 +216,7 @@ class SetLoader:
         )
 
     def epoch(self, number: int = 0, first_batch: int = 0) -> Iterator[SetBatch]:
-        """Yield the batches of an epoch, from `first_batch` on (for a run that was interrupted).
-
-        Raises
-        ------
-        ResultsError
-            The role has no condition.
-        """
-        if not self.table.n_sets:
-            raise ResultsError(
-                f"the split has no condition of role {self.role!r} that gives a set",
-                fix="change the split, do not ask for this role, or choose another `sets.short`",
-            )
+        """Yield the batches of an epoch, from `first_batch` on (for a run that was interrupted)."""
         condition, window = self.table.epoch(number)
         own = np.arange(self.rank, self.n_sets * self.world, self.world) % len(condition)
         chunks = [
@@ -291,8 +285,7 @@ class SetLoader:
         key = self._embed_key
         cells = self._expression(both) if key is None else self._matrix(both, key)
         expression = self._expression(target) if self._with_expression else None
-        if self._stream is not None:
-            self._stream.synchronize()  # page-locked buffers go back when this returns
+        on_device.settle(self.device)  # the batch is there before another stream reads it
         n, shape = drawn.rows.size, (*drawn.rows.shape, -1)
         return (
             cells[:n].view(shape),
@@ -319,7 +312,9 @@ class SetLoader:
         out = self._buffers.empty((len(parts) * size, width))
         for i, (line, rows) in enumerate(parts):
             line.embedding(key, rows, out[i * size : (i + 1) * size])
-        return on_device.send(out, self.device).to(self.dtype)
+        sent = on_device.send(out, self.device)
+        on_device.settle(self.device)
+        return sent.to(self.dtype)
 
     # ------------------------------------------------------------------------------------------
     # where packed cells lie
@@ -345,12 +340,12 @@ class SetLoader:
             on_device.bytes_needed(lines, key, expression),
             on_device.free_bytes(self.device),
         )
-        if need > free * (GPU_SHARE if resident == "auto" else 1.0):
+        if need > free * GPU_SHARE:
             if resident == "gpu":
                 raise ConfigError(
-                    f"`resident: gpu`: the packed cells take {need / 1e9:.1f} GB, the GPU has "
-                    f"{free / 1e9:.1f} GB free",
-                    fix="set `resident: auto`, or choose fewer genes",
+                    f"`resident: gpu`: the packed cells take {need / 1e9:.1f} GB, twice that while "
+                    f"they are sent; the GPU has {free / 1e9:.1f} GB free",
+                    fix="set `resident: auto`",
                 )
             return None
         return on_device.Resident(lines, self.device, key, expression)

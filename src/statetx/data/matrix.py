@@ -114,6 +114,11 @@ class Matrix:
             return max(1, CHUNK_BYTES // (8 * max(1, self.shape[1])))
         return max(1, int(CHUNK_NONZEROS * self.shape[0] / max(1, self.nonzeros)))
 
+    @property
+    def dense_chunk_rows(self) -> int:
+        """Rows per chunk that is made dense."""
+        return min(self.chunk_rows, max(1, CHUNK_BYTES // (8 * max(1, self.shape[1]))))
+
     def chunks(self, most: int) -> Iterator[tuple[int, int]]:
         """Yield [start, stop) of runs of at most `most` rows that fit in memory, in order."""
         start = 0
@@ -129,6 +134,12 @@ class Matrix:
     def _row_pointers(self) -> np.ndarray:
         if self._indptr is None:
             self._indptr = self._item["indptr"][()].astype(np.int64, copy=False)
+            if self._indptr[0] != 0 or (np.diff(self._indptr) < 0).any():
+                raise DataError(
+                    f"{self.name!r} is damaged: its row pointers do not rise from 0",
+                    where=self.path,
+                    fix="copy or write the file again",
+                )
         return self._indptr
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
@@ -142,16 +153,20 @@ class Matrix:
         from scipy import sparse  # reading obs at parse time must not pay for it
 
         if self.layout == "dense":
-            return sparse.csr_matrix(self._item[start:stop])
+            return sparse.csr_matrix(_computable(self._item[start:stop]))
         if self.layout == "csc":
             return _clean(self._row_buckets().rows(start, stop))
         pointers = self._row_pointers()
         first, last = int(pointers[start]), int(pointers[stop])
         indices = self._item["indices"][first:last]
-        if indices.size and int(indices.max()) >= self.shape[1]:
+        if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < self.shape[1]:
             raise self._beyond("column", self.shape[1])
         indptr = pointers[start : stop + 1] - first
-        values = (self._item["data"][first:last], indices.astype(np.int32, copy=False), indptr)
+        values = (
+            _computable(self._item["data"][first:last]),
+            indices.astype(np.int32, copy=False),
+            indptr,
+        )
         return _clean(sparse.csr_matrix(values, shape=(stop - start, self.shape[1])))
 
     def _row_buckets(self) -> Buckets:
@@ -160,13 +175,13 @@ class Matrix:
 
             try:
                 self._buckets = Buckets(self._item, self.shape, CHUNK_NONZEROS, self._spill)
-            except IndexError as error:
+            except (IndexError, ValueError) as error:
                 raise self._beyond("row", self.shape[0]) from error
         return self._buckets
 
     def _beyond(self, what: str, limit: int) -> DataError:
         return DataError(
-            f"{self.name!r} has a {what} index beyond its {limit} {what}s",
+            f"{self.name!r} has a {what} index outside its {limit} {what}s",
             where=self.path,
             fix="the file is damaged: write it again",
         )
@@ -193,6 +208,11 @@ class Matrix:
                 yield None, self._item["data"][start : start + run]
             else:
                 yield start, self.rows(start, min(n, start + run))
+
+
+def _computable(values: np.ndarray) -> np.ndarray:
+    """Widen float16: scipy has no sparse matrices of it."""
+    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def _clean(matrix: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -85,9 +85,7 @@ def pack(
     lines = {line: out / f"{file_name(line)}.h5ad" for line in found.cells}
     done = {line: home / f"{path.stem}.done" for line, path in lines.items()}
     missing = [
-        line
-        for line, mark in done.items()
-        if not (lines[line].is_file() and _is(mark, found.digest))
+        line for line, mark in done.items() if not _finished(mark, lines[line], found.digest)
     ]
     try:
         for number, part in enumerate(parts if missing else []):
@@ -96,7 +94,7 @@ def pack(
                 scatter(found, number, settings, part)
         for line in missing:
             gather(found, parts, line, settings, lines[line])
-            write_text(done[line], found.digest)
+            write_text(done[line], _mark(lines[line], found.digest))
     finally:
         with contextlib.suppress(OSError):
             home.rmdir()  # succeeds when nothing was finished
@@ -115,9 +113,15 @@ def _make(directory: Path) -> None:
         ) from error
 
 
-def _is(mark: Path, digest: str) -> bool:
-    """Whether a line was packed from this very survey."""
-    return mark.is_file() and mark.read_text(encoding="utf-8") == digest
+def _mark(path: Path, digest: str) -> str:
+    """What says that this very file was packed from this very survey."""
+    stat = path.stat()
+    return f"{digest} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _finished(mark: Path, path: Path, digest: str) -> bool:
+    there = mark.is_file() and path.is_file()
+    return there and mark.read_text(encoding="utf-8") == _mark(path, digest)
 
 
 def _part_of(part: Path) -> str | None:
@@ -221,6 +225,7 @@ def _manifest(
     hvg = survey.expression_genes
     return {
         "format": FORMAT,
+        "made_from": survey.digest,
         "dataset": survey.dataset,
         "genes": survey.genes,
         "expression_key": settings.expression_key,

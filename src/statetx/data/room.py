@@ -22,11 +22,16 @@ log = logging.getLogger("statetx.pack")
 
 def need(files: Sequence[str | Path], settings: Dataset) -> PackNeed:
     """Return what packing the files takes on disk, from their headers and a sample of cells."""
-    parts, store = 0, 0
+    parts, store, spill = 0, 0, 0
     for path in map(Path, files):
         found = header(path, settings)
         with opened(path) as file:
-            seen = look(Matrix(file, "X", path))
+            x = Matrix(file, "X", path)
+            seen = look(x)
+            if (
+                x.layout == "csc"
+            ):  # dealt into rows beside the part, with two numbers of 4 bytes each
+                spill = max(spill, (8 + x.dtype.itemsize) * (x.nonzeros or 0))
         nonzeros = found.nonzeros
         if nonzeros is None:
             nonzeros = round((1.0 - seen.zeros) * found.n_cells * len(found.genes))
@@ -34,7 +39,7 @@ def need(files: Sequence[str | Path], settings: Dataset) -> PackNeed:
         kind = value_bytes(seen.largest_count)
         one = pack_bytes(found.n_cells, nonzeros, len(found.genes), kind, dense)
         parts, store = parts + one.parts, store + one.store
-    return PackNeed(parts, store)
+    return PackNeed(parts + spill, store)
 
 
 def bytes_each(key: str, settings: Dataset) -> int:
@@ -43,7 +48,12 @@ def bytes_each(key: str, settings: Dataset) -> int:
     return 2 if narrow else 4
 
 
-def check_room(files: Sequence[str | Path], settings: Dataset, place: str | Path) -> None:
+def check_room(
+    files: Sequence[str | Path],
+    settings: Dataset,
+    place: str | Path,
+    parts: str | Path | None = None,
+) -> None:
     """Say what packing takes on disk, and refuse to begin where that is not free.
 
     Parameters
@@ -51,7 +61,10 @@ def check_room(files: Sequence[str | Path], settings: Dataset, place: str | Path
     files, settings
         What is to be packed.
     place
-        Directory where parts and store will lie; need not exist.
+        Directory where the store will lie; need not exist.
+    parts
+        Directory of the parts of an interrupted packing: what lies there, and packed lines, is
+        used again or replaced, so its room counts as free.
 
     Raises
     ------
@@ -62,7 +75,9 @@ def check_room(files: Sequence[str | Path], settings: Dataset, place: str | Path
     """
     wanted = need(files, settings)
     here = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
-    free, total = shutil.disk_usage(here).free, wanted.parts + wanted.store
+    lying = [*Path(place).glob("*.h5ad"), *(Path(parts).rglob("*") if parts else ())]
+    free = shutil.disk_usage(here).free + sum(p.stat().st_size for p in lying if p.is_file())
+    total = wanted.parts + wanted.store
     said = f"{in_words(total)} of disk ({in_words(wanted.store)} for the store, the rest while it is made)"
     log.info("packing takes about %s; %s are free", said, in_words(free))
     if total > free:

@@ -117,12 +117,12 @@ def _row_sums(part: sparse.csr_matrix) -> np.ndarray:
 
 def _count_behind(rows: list[sparse.csr_matrix]) -> float | None:
     """Return the largest count behind log1p values, as packing would recover it, or None."""
-    from statetx.data import kernels  # numba takes half a second to import
+    from statetx.data import pack_kernels  # numba takes half a second to import
 
     most = 0
     for part in rows:
         found, factor = np.empty(part.nnz, dtype=np.int32), np.empty(part.shape[0])
-        if not kernels.recover_counts(
+        if not pack_kernels.recover_counts(
             part.indptr, part.data, int(np.iinfo(np.uint16).max), found, factor
         ):
             return None

@@ -20,7 +20,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from statetx.config import Dataset
-from statetx.data import kernels
+from statetx.data import pack_kernels
 from statetx.data.header import Header, barcodes, header, opened
 from statetx.data.identity import identity
 from statetx.data.layout import ALIGNMENT
@@ -164,7 +164,7 @@ def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, par
     if found.genes != survey.genes:
         place = {name: i for i, name in enumerate(found.genes)}
         select = np.asarray([place[name] for name in survey.genes])
-    most = min([CHUNK_ROWS, *(matrix.chunk_rows for matrix in obsm.values())])
+    most = min([CHUNK_ROWS, *(matrix.dense_chunk_rows for matrix in obsm.values())])
     seen = {"integral": True, "largest": 0.0, "nonzeros": 0, "empty": 0}
     name = found.path.stem
     with tqdm(total=found.n_cells, unit="cell", desc=f"pack {name}", disable=None) as bar:
@@ -239,7 +239,7 @@ def _encoded(
         np.divide(settings.target_sum, total, out=scale, where=total > 0)
     else:
         found = np.empty(values.nnz, dtype=np.int32)
-        if kernels.recover_counts(values.indptr, values.data, LARGEST_COUNT, found, scale):
+        if pack_kernels.recover_counts(values.indptr, values.data, LARGEST_COUNT, found, scale):
             counts = integral = True
             values = sparse.csr_matrix((found, values.indices, values.indptr), values.shape)
     largest = float(values.data.max()) if values.nnz else 0.0
@@ -259,7 +259,7 @@ def _write(part: _Part, found: Header, chunk: _Chunk, names: np.ndarray, start: 
     ends = np.cumsum(lengths)
     indices = np.empty(chunk.x.nnz, dtype=index_type(chunk.x.shape[1]))
     values = np.empty(chunk.x.nnz, dtype=chunk.kind)
-    kernels.take_rows(
+    pack_kernels.take_rows(
         chunk.x.indptr[order].astype(np.int64),
         lengths,
         chunk.x.indices,

@@ -140,7 +140,7 @@ def sort_cells(segments: list[Segment], line: str, aliases: list[str]) -> Cells:
         batch[here] = np.searchsorted(batches, segment.batches)[segment.records["batch"]]
         nonzeros[here] = segment.records["nonzeros"]
         start[here] = np.cumsum(segment.records["nonzeros"], dtype=np.int64) - nonzeros[here]
-    kind = np.min_scalar_type(-len(perturbations) * len(batches))
+    kind = np.min_scalar_type(-len(perturbations) * len(batches) - 1)
     group = perturbation.astype(kind) * kind.type(len(batches)) + batch
     order = np.argsort(group, kind="stable").astype(np.min_scalar_type(-max(1, n)))
     group = group[order]

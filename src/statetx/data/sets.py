@@ -19,26 +19,12 @@ import pandas as pd
 
 from statetx.config import Sets
 from statetx.data import draws
-from statetx.data.matching import Pools, control_runs, no_control
+from statetx.data.matching import Pools, no_control
 from statetx.data.plan import Plan
+from statetx.data.roles import conditions, control_runs
 from statetx.data.seeds import generator
 from statetx.data.store import Store
 from statetx.errors import ResultsError, did_you_mean
-
-
-def conditions(
-    store: Store, plan: Plan, role: str, control_sets: str = "drawn"
-) -> list[tuple[str, str]]:
-    """Return the (line, perturbation) pairs whose sets belong to a role.
-
-    Training also reconstructs control cells, those of every line of the plan, unless `control_sets`
-    is ``none``; validation does not.
-    """
-    pairs = plan.conditions(role)
-    if role == "train" and pairs and control_sets != "none":
-        lines = sorted(set(plan.table["line"]))
-        pairs = sorted([*pairs, *((line, store.control) for line in lines)])
-    return pairs
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,12 @@ from statetx.data.header import Header, header
 from statetx.data.identity import identity
 from statetx.data.layout import FORMAT
 from statetx.errors import DataError, ResultsError
-from statetx.provenance import digest, write_json
+from statetx.provenance import code_fingerprint, digest, write_json
 
 log = logging.getLogger("statetx.pack")
+
+CODE = ("statetx.data.scatter", "statetx.data.gather")
+"""What decides the bytes of a store: parts of an interrupted packing by other code are not used."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,9 @@ class Survey:
 
     @property
     def digest(self) -> str:
-        """Digest of all that the packed cells depend on; paths do not count."""
+        """Digest of all that the packed cells depend on, code included; paths do not count."""
         files = [source.identity for source in self.sources]
-        return digest([FORMAT, files, self.genes, self.settings])
+        return digest([FORMAT, files, self.genes, self.settings, code_fingerprint(CODE)])
 
     def write(self, path: str | Path) -> None:
         """Write as JSON."""

@@ -56,7 +56,13 @@ class Buckets:
         )
         self.first_row = np.unique(np.r_[0, full + 1, shape[0]])
         entries = np.r_[0, ends][self.first_row]
-        self._kind = np.dtype([("row", "<i4"), ("column", "<i4"), ("value", data.dtype)])
+        self._kind = np.dtype(
+            [
+                ("row", "<i4"),
+                ("column", "<i4"),
+                ("value", np.float32 if data.dtype == np.float16 else data.dtype),
+            ]
+        )
         self._offset = entries * self._kind.itemsize
         self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (closed with self)
         self._held: tuple[int, sparse.csr_matrix] | None = None

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from statetx.config import Evaluation
-from statetx.data.matching import control_rows
 from statetx.data.plan import Plan
+from statetx.data.roles import control_rows
 from statetx.data.seeds import generator
 from statetx.data.store import LineStore, Store, thinned
 from statetx.errors import ResultsError, did_you_mean

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from statetx.config import Evaluation
-from statetx.data.matching import control_rows
 from statetx.data.plan import Plan
+from statetx.data.roles import control_rows
 from statetx.data.seeds import generator
 from statetx.data.store import Store, thinned
 from statetx.evaluation.distances import gamma_grid, median_squared_distance

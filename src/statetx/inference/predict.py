@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from statetx.data.matching import control_runs, draw_controls
+from statetx.data.matching import draw_controls
 from statetx.data.plan import Plan, read_plan
+from statetx.data.roles import control_runs
 from statetx.data.store import LineStore, Store, open_store
 from statetx.errors import ModelError, ResultsError, did_you_mean
 from statetx.inference.cells import Request, declared, refused, same_genes, write_predictions

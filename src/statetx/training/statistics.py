@@ -7,7 +7,7 @@ import importlib
 import numpy as np
 
 from statetx.config import Tracking
-from statetx.data.matching import control_rows
+from statetx.data.roles import control_rows
 from statetx.data.store import LineStore
 from statetx.errors import ModelError
 from statetx.models.deltas import Statistics
@@ -37,10 +37,12 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
 def statistics(task: Task) -> Statistics:
     """Compute control pseudobulks of all lines and deltas of the training conditions."""
     store = task.store
-    policy = task.plan.controls
+    policy, planned = task.plan.controls, set(task.plan.table["line"])
     controls = {}
     for name in store.lines:
         rows = control_rows(store.line(name), store.control, "train", policy)
+        if not rows.size and name not in planned:
+            continue
         if not rows.size:
             raise ModelError(
                 f"line {name!r} has no control cell for training: all of its few controls serve the "
@@ -53,8 +55,9 @@ def statistics(task: Task) -> Statistics:
     for name, label in conditions:
         line = store.line(name)
         deltas.append(pseudobulk(line, line.rows(label)) - controls[name])
-    means = np.stack([controls[name] for name in store.lines])
-    return Statistics(store.lines, means, conditions, np.stack(deltas))
+    lines = list(controls)
+    means = np.stack([controls[name] for name in lines])
+    return Statistics(lines, means, conditions, np.stack(deltas))
 
 
 def pseudobulk(cells: LineStore, rows: np.ndarray) -> np.ndarray:

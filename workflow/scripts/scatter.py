@@ -1,4 +1,4 @@
-"""Rule pack_scatter: one source file, dealt out by cell line."""
+"""Rule scatter: one source file, dealt out by cell line."""
 
 from statetx.data.scatter import scatter
 from statetx.data.survey import Survey, declared

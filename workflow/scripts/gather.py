@@ -1,4 +1,4 @@
-"""Rule pack_gather: the cells of one line, sorted."""
+"""Rule gather: the cells of one line, sorted."""
 
 from statetx.data.gather import gather
 from statetx.data.survey import Survey, declared

@@ -1,4 +1,6 @@
-"""Rule pack_survey: what the source files hold together; checks before any work."""
+"""Rule survey: what the source files hold together; checks before any work."""
+
+from pathlib import Path
 
 from statetx.data.room import check_room
 from statetx.data.survey import declared, survey
@@ -9,5 +11,5 @@ if __name__ == "__main__":
         params, files = snakemake.params, snakemake.input.cells
         settings, out = declared(params.settings), snakemake.output.survey
         found = survey(files, settings, params.dataset)
-        check_room(files, settings, out)
+        check_room(files, settings, Path(out).parents[1])
         found.write(out)

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class Survey:
     cells: dict[str, int]
     settings: dict[str, Any]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Digest of all that the packed cells depend on, code included; paths do not count."""
         files = [source.identity for source in self.sources]

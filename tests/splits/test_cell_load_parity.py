@@ -32,9 +32,9 @@ import tomli_w
 from scipy import sparse
 
 from statetx.config import Dataset, Sets, TomlSplit
-from statetx.data.matching import control_runs
 from statetx.data.pack import pack
 from statetx.data.plan import ROLES, Plan, read_plan
+from statetx.data.roles import control_runs
 from statetx.data.sets import SetTable
 from statetx.data.store import Store, open_store
 from statetx.splits.split import split

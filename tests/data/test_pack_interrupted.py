@@ -27,6 +27,18 @@ def two(tmp_path: Path) -> list[Path]:
     return files
 
 
+def interrupted(files: list[Path], out: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pack until a step begins."""
+
+    def broken(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, step, broken)
+        with pytest.raises(KeyboardInterrupt):
+            pack.pack(files, settings(), "d", out)
+
+
 def same_files(a: Path, b: Path) -> bool:
     names = ("L1.h5ad", "L2.h5ad", "conditions.parquet", "manifest.json")
     return all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
@@ -76,13 +88,7 @@ def test_a_killed_packing_goes_on(
 def test_a_finished_line_that_was_deleted_is_made_again(
     two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pack, "finish", broken)
-        with pytest.raises(KeyboardInterrupt):
-            pack.pack(two, settings(), "d", tmp_path / "pack")
+    interrupted(two, tmp_path / "pack", "finish", monkeypatch)
     (tmp_path / "pack/L1.h5ad").unlink()
     pack.pack(two, settings(), "d", tmp_path / "pack")
     pack.pack(two, settings(), "d", tmp_path / "whole")
@@ -92,13 +98,7 @@ def test_a_finished_line_that_was_deleted_is_made_again(
 def test_a_line_packed_otherwise_in_between_is_made_again(
     two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pack, "finish", broken)
-        with pytest.raises(KeyboardInterrupt):
-            pack.pack(two, settings(), "d", tmp_path / "pack")
+    interrupted(two, tmp_path / "pack", "finish", monkeypatch)
     other = settings(target_sum=77.0)
     pack.pack(two, other, "d", tmp_path / "other")
     (tmp_path / "pack/L1.h5ad").write_bytes((tmp_path / "other/L1.h5ad").read_bytes())
@@ -120,13 +120,7 @@ def test_a_csc_file_needs_room_to_be_dealt_into_rows(two: list[Path], tmp_path: 
 def test_other_settings_use_nothing_of_an_interrupted_packing(
     two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pack, "gather", broken)
-        with pytest.raises(KeyboardInterrupt):
-            pack.pack(two, settings(), "d", tmp_path / "pack")
+    interrupted(two, tmp_path / "pack", "gather", monkeypatch)
     assert len(list((tmp_path / "pack.parts").iterdir())) == 2
     other = settings(target_sum=77.0)
     pack.pack(two, other, "d", tmp_path / "pack")

@@ -16,7 +16,7 @@ Runs = Mapping[str, tuple[int, int]]
 """Rows [start, stop) of the controls of every batch of a line."""
 
 CUTS = (0.8, 0.9)
-"""Where ``controls: partition`` cuts the controls of a batch: training, validation, test."""
+"""Where ``controls: partition`` cuts the controls of a line: training, validation, test."""
 
 
 def control_runs(

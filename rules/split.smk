@@ -33,6 +33,7 @@ checkpoint split:
         settings=lambda wildcards: SPLIT[wildcards.split]["settings"],
         fold=lambda wildcards: SPLIT[wildcards.split]["fold"],
         toml=lambda wildcards: SPLIT[wildcards.split]["toml"],
+        known=lambda wildcards: SPLIT[wildcards.split]["known"],
         code=CODES["split"],
     script:
         "../workflow/scripts/split.py"

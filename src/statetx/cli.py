@@ -85,6 +85,74 @@ def inspect(
 
 
 @app.command()
+def lint(
+    toml: Annotated[Path, typer.Argument(help="split in cell-load's TOML")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="packed store, or table: line, perturbation, n_cells[, batch]"),
+    ] = None,
+    pert_col: Annotated[str, typer.Option(help="obs column: perturbation")] = "drug_dose",
+    cell_type_key: Annotated[str, typer.Option(help="obs column: cell line")] = "cell_line",
+    batch_col: Annotated[str | None, typer.Option(help="obs column: batch")] = None,
+    control_pert: Annotated[
+        list[str] | None, typer.Option(help="control label, aliases; default DMSO_TF_00")
+    ] = None,
+    compat: Annotated[
+        bool, typer.Option("--compat", help="warn where cell-load ignores a mistake")
+    ] = False,
+    allow: Annotated[list[str] | None, typer.Option(help="check whose errors are meant")] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="models know drugs by features, not by id only")
+    ] = False,
+    partition: Annotated[
+        bool, typer.Option("--partition", help="controls will be partitioned between roles")
+    ] = False,
+    min_cells: Annotated[int, typer.Option(min=0, help="name smaller test conditions")] = 0,
+    drug_table: Annotated[Path | None, typer.Option(help="table of drugs")] = None,
+    drug_name: Annotated[str, typer.Option(help="its column of names")] = "drug",
+    smiles: Annotated[str | None, typer.Option(help="its column of structures")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="write the report here")] = None,
+    picture: Annotated[Path | None, typer.Option(help="draw lines x drugs: .svg or .png")] = None,
+) -> None:
+    """Show what a split really is, and everything that is wrong with it.
+
+    Example: statetx lint split.toml --data results/demo/pack --picture split.svg
+    """
+    from statetx.config.splits import DrugTable
+    from statetx.data.design import Columns
+    from statetx.provenance import write_json
+    from statetx.reporting.picture import write_picture
+    from statetx.splits.lint_file import lint_file
+
+    table = None
+    if drug_table is not None:
+        table = DrugTable(path=str(drug_table), name=drug_name, smiles=smiles)
+    found = {}
+    for name, plan, report in lint_file(
+        toml,
+        data,
+        Columns(pert_col, cell_type_key, batch_col, tuple(control_pert or ["DMSO_TF_00"])),
+        compat=compat,
+        allow=tuple(allow or ()),
+        one_hot=not features,
+        partition=partition,
+        min_cells=min_cells,
+        drug_table=table,
+    ):
+        typer.echo(f"{toml}, data set {name!r}\n\n{report.text()}\n")
+        found[name] = report
+        if picture is not None:
+            several = f".{name}" if found.keys() - {name} else ""
+            write_picture(plan, picture.with_stem(picture.stem + several))
+    if json_out is not None:
+        one = next(iter(found.values()))
+        many = {name: report.as_dict() for name, report in found.items()}
+        write_json(json_out, one.as_dict() if len(found) == 1 else many)
+    if any(report.failed for report in found.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def evaluate(
     pred: Annotated[Path, typer.Option(help="h5ad with predicted cells")],
     real: Annotated[Path, typer.Option(help="h5ad with real cells and controls")],

@@ -90,8 +90,16 @@ def split(config: ConfigFile, run: RunName) -> None:
 
     cfg, (dataset, name) = _run(config, run, 2)
     settings, fold = cfg.split(name)
-    toml = stages.split_params(cfg, name)["toml"]
-    report = work(stages.pack_dir(dataset), settings, fold, toml, stages.split_dir(dataset, name))
+    params = stages.split_params(cfg, name)
+    report = work(
+        stages.pack_dir(dataset),
+        settings,
+        fold,
+        params["toml"],
+        stages.split_dir(dataset, name),
+        params["known"],
+        cfg.one_hot(name),
+    )
     typer.echo(report.text())
 
 

@@ -31,39 +31,78 @@ class Label:
     dose: float | None
     unit: str
 
+    @property
+    def canonical(self) -> str:
+        """The one spelling of all labels that mean the same: ``Drug_0.5``.
+
+        Blanks around names and the unit are dropped, the parts of a combination sorted, the dose
+        written as short as it can be. For comparing and for showing; cells keep their raw label.
+        """
+        parts = _parts(self.raw)
+        if len({(dose, unit) for _, dose, unit in parts}) > 1:
+            return "+".join(sorted(spell(name.strip(), dose) for name, dose, _ in parts))
+        names = [name.strip() for name in self.drug.split("+")]
+        whole = not all(any(c.isalnum() for c in name) for name in names)  # such as (+)-Catechin
+        return spell(self.drug.strip() if whole else "+".join(sorted(names)), self.dose)
+
 
 def parse(raw: str) -> Label:
     """Take a label apart.
 
-    Understands ``Drug_0.5``, ``Drug_0.2uM``, ``[('Drug', 0.5, 'uM')]`` (several tuples make a
-    combination) and plain names. A label that is none of these is a drug without dose.
+    Understands ``Drug_0.5``, ``Drug_0.2uM``, ``[('Drug', 0.5, 'uM')]``, combinations (several such
+    tuples, ``A_0.5+B_1``, ``A+B``) and plain names. A label that is none of these is a drug without
+    dose; a combination has a dose if its parts agree in it.
 
     Parameters
     ----------
     raw
         The label.
     """
-    if raw.startswith("[("):
-        parts = _tuples(raw)
-        if parts:
-            drug = "+".join(name for name, _, _ in parts)
-            same = {(dose, unit) for _, dose, unit in parts}
-            dose, unit = same.pop() if len(same) == 1 else (None, "")
-            return Label(raw, drug, dose, unit)
+    parts = _parts(raw)
+    if parts:
+        same = {(dose, unit) for _, dose, unit in parts}
+        dose, unit = same.pop() if len(same) == 1 else (None, "")
+        return Label(raw, "+".join(name for name, _, _ in parts), dose, unit)
     found = _DOSE.match(raw)
     if found:
         return Label(raw, found["drug"], float(found["dose"]), found["unit"] or "")
     return Label(raw, raw, None, "")
 
 
-def _tuples(raw: str) -> list[tuple[str, float, str]]:
-    try:
-        value = ast.literal_eval(raw)
-        return [(str(name), float(dose), str(unit)) for name, dose, unit in value]
-    except (ValueError, SyntaxError, TypeError):
+def spell(drug: str, dose: float | None = None) -> str:
+    """Return the label of a drug at a dose, ``Drug_0.5``; `parse` takes it apart again."""
+    return drug if dose is None else f"{drug}_{dose:.12g}"
+
+
+def _parts(raw: str) -> list[tuple[str, float, str]]:
+    """Return (drug, dose, unit) of each part of a label in tuples, or of a combination with doses."""
+    if raw.startswith("[("):
+        try:
+            value = ast.literal_eval(raw)
+            return [(str(name), float(dose), str(unit)) for name, dose, unit in value]
+        except (ValueError, SyntaxError, TypeError):
+            return []
+    found = [_DOSE.match(part) for part in raw.split("+")]
+    if len(found) < 2 or not all(found):
         return []
+    return [(m["drug"], float(m["dose"]), m["unit"] or "") for m in found if m]
 
 
 def controls(declared: str | Iterable[str]) -> list[str]:
     """Return the declared control labels as a list, the canonical one first."""
     return [declared] if isinstance(declared, str) else list(declared)
+
+
+def control_spellings(labels: Iterable[str], declared: Iterable[str]) -> list[str]:
+    """Return labels that mean a declared control but are spelt in another way.
+
+    ``[('DMSO_TF', 0.0, 'uM')]``, ``DMSO_TF_00`` and ``DMSO_TF`` are one control: the drug of a declared
+    label, without a dose or at dose 0.
+    """
+    known = list(declared)
+    drugs = {parse(label).drug.strip() for label in known}
+    return sorted(
+        label
+        for label in set(labels) - set(known)
+        if (parsed := parse(label)).drug.strip() in drugs and not parsed.dose
+    )

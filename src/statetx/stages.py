@@ -186,11 +186,46 @@ def pack_params(cfg: Config, dataset: str) -> dict[str, Any]:
 
 
 def split_params(cfg: Config, split: str) -> dict[str, Any]:
-    """Settings of `split`. A TOML file counts by what it says, not by how it is written."""
+    """Settings of `split`. TOML files and tables count by what they say, not by how or where."""
+
     section, fold = cfg.split(split)
     toml = read_toml(rooted(cfg, section.toml)) if hasattr(section, "toml") else None
-    settings = {k: v for k, v in section.changed().items() if k not in ("dataset", "toml")}
-    return {"settings": settings, "fold": fold, "toml": toml, "code": code("split")}
+    unread = ("dataset", "toml", "drug_table", "line_table")
+    settings = {k: v for k, v in section.changed().items() if k not in unread}
+    return {
+        "settings": settings,
+        "fold": fold,
+        "toml": None if toml is None else _in_order(toml),
+        "known": split_facts(cfg, split),
+        "code": code("split"),
+    }
+
+
+def split_facts(cfg: Config, split: str) -> dict[str, Any]:
+    """What tables, or obs of the source files, say of the drugs and lines of a split."""
+    from statetx.splits.known import facts_of
+
+    section, _ = cfg.split(split)
+    tables = {}
+    for key in ("drug_table", "line_table"):
+        table = getattr(section, key, None)
+        if table is not None:
+            tables[key] = table.model_copy(update={"path": rooted(cfg, table.path)})
+    section = section.model_copy(update=tables)
+    data = cfg.datasets[section.dataset]
+    strata = getattr(section, "stratify", None)
+    reads = data.files != "simulate" and strata is not None and strata.changed()
+    files = source_files(cfg, section.dataset) if reads else []
+    return facts_of(section, files, data.pert_col, data.cell_type_key)
+
+
+def _in_order(value: Any) -> Any:
+    """Sort keys and lists, drop repeats: what a split TOML says does not depend on its order."""
+    if isinstance(value, dict):
+        return {key: _in_order(value[key]) for key in sorted(value)}
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return sorted(set(value))
+    return value
 
 
 def read_toml(path: str) -> dict[str, Any]:

@@ -295,10 +295,8 @@ def test_counts_and_grid_of_a_split(tmp_path):
         2, 4, 12, 24, 24 * 40,
     )  # fmt: skip
     assert (val.conditions, train.conditions) == (3, 600 - 24 - 3 - 3)
-    grid = splits.lines_by_drugs(plan)
-    assert (grid.iloc[:2, :4] == "test").all(axis=None)  # the block stands in the corner
-    assert int((grid == "test").to_numpy().sum()) == 8
-    assert int(grid.isna().to_numpy().sum()) == 1
+    drawn = splits.pictures({"dc20": plan}, cells)
+    assert [p.roles for p in drawn] == [["train", "val", "test", "none"]]
 
 
 def test_cells_of_an_unlisted_condition_are_unknown_not_zero(tmp_path):
@@ -307,16 +305,6 @@ def test_cells_of_an_unlisted_condition_are_unknown_not_zero(tmp_path):
     train, _, test = splits.counts("dc20", plan, cells.drop(("L01", "drug001_5uM"))).roles
     assert test.cells is None
     assert train.cells is not None
-
-
-def test_doses_that_differ_in_role_are_mixed(tmp_path):
-    rows = [("a", "d_1", "train", ""), ("a", "d_2", "test", ""), ("b", "d_1", "train", "")]
-    write_plan(
-        pd.DataFrame(rows, columns=["line", "perturbation", "role", "reason"]), tmp_path / "p"
-    )
-    grid = splits.lines_by_drugs(read_plan(tmp_path / "p"))
-    assert grid.loc["a", "d"] == "mixed"
-    assert grid.loc["b", "d"] == "train"
 
 
 def test_the_heatmap_is_brightest_where_it_is_best():

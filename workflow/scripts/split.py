@@ -8,12 +8,15 @@ from statetx.splits.split import split
 
 if __name__ == "__main__":
     with job(snakemake.log[0]):
-        settings, _ = load(dict(snakemake.config)).split(snakemake.wildcards.split)
+        cfg = load(dict(snakemake.config))
+        settings, _ = cfg.split(snakemake.wildcards.split)
         report = split(
             Path(snakemake.input.manifest).parent,
             settings,
             snakemake.params.fold,
             snakemake.params.toml,
             Path(snakemake.output.plan).parent,
+            snakemake.params.known,
+            cfg.one_hot(snakemake.wildcards.split),
         )
         print(report.text())

@@ -13,15 +13,26 @@ from statetx.config.models import (
 )
 from statetx.config.root import Config, Run
 from statetx.config.sections import Evaluation, Prune, Tracking
-from statetx.config.splits import BlockSplit, LineFolds, PerturbationFolds, TomlSplit
+from statetx.config.splits import (
+    GENERATORS,
+    BlockSplit,
+    Generated,
+    Held,
+    LineFolds,
+    PerturbationFolds,
+    TomlSplit,
+)
 
 __all__ = [
     "BASELINES",
+    "GENERATORS",
     "BlockSplit",
     "Config",
     "ContextMean",
     "Dataset",
     "Evaluation",
+    "Generated",
+    "Held",
     "LineFolds",
     "NoChange",
     "PertSets",

@@ -59,7 +59,8 @@ def explain(error: ValidationError, where: str) -> ConfigError:
 
 def _message(item: Any) -> str:
     path = [str(part) for part in item["loc"]]
-    tags = {"dc_block", "line_folds", "perturbation_folds", "toml", "pertsets", *BASELINES}
+    kinds = {kind.__name__ for kind in splits.GENERATORS.values()}
+    tags = {*kinds, "toml", "pertsets", *BASELINES}
     shown = ".".join(p for i, p in enumerate(path) if not (i == 2 and p in tags))
     if item["type"] == "extra_forbidden":
         return f"unknown key {shown!r}; {did_you_mean(path[-1], _siblings(path))}"
@@ -69,9 +70,7 @@ def _message(item: Any) -> str:
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         key = "kind" if path[0] == "models" else "generator"
         given = item["input"].get(key) if isinstance(item["input"], dict) else None
-        options = (
-            BASELINES | {"pertsets"} if key == "kind" else tags - BASELINES - {"pertsets", "toml"}
-        )
+        options = BASELINES | {"pertsets"} if key == "kind" else {*splits.GENERATORS}
         return f"{shown}.{key}: {given!r} is none; {did_you_mean(given, sorted(options))}"
     return f"{shown}: {text}" if shown else text
 
@@ -79,9 +78,10 @@ def _message(item: Any) -> str:
 def _siblings(path: list[str]) -> list[str]:
     """The keys that are known where the last part of `path` stands."""
     classes: dict[str, type[Section]] = {
-        "dc_block": splits.BlockSplit,
-        "line_folds": splits.LineFolds,
-        "perturbation_folds": splits.PerturbationFolds,
+        **{kind.__name__: kind for kind in splits.GENERATORS.values()},
+        "drug_table": splits.DrugTable,
+        "line_table": splits.LineTable,
+        "stratify": splits.Stratify,
         "toml": splits.TomlSplit,
         "no_change": models.NoChange,
         "context_mean": models.ContextMean,

@@ -117,6 +117,13 @@ class Config(Section):
             )
         return next(iter(wanted.values()), None)
 
+    def one_hot(self, split: str) -> bool:
+        """Whether a model on a split knows a perturbation by its id only, not by features."""
+        return any(
+            run.split == split and isinstance(self.models[run.model], PertSets)
+            for run in self.runs()
+        )
+
     def split_names(self) -> list[str]:
         """All split names, folds expanded to ``name.0 … name.{k-1}``."""
         return self.folds(self.splits)

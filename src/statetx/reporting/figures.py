@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -18,10 +19,12 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from statetx.errors import ConfigError
+from statetx.provenance import whole
 from statetx.reporting import words
 from statetx.reporting.board import Board, Column, exponent, label
 
@@ -32,10 +35,22 @@ _VARIABLES = {INK: "--ink", SOFT: "--soft", HAIR: "--hair", PAPER: "--paper", BL
 SKY, ORANGE, VERMILLION, GREEN = "#56b4e9", "#e69f00", "#d55e00", "#009e73"
 PURPLE = "#cc79a7"
 
-ROLE_COLOURS = {"train": "#b9d7ea", "val": ORANGE, "test": BLUE, "mixed": PURPLE}
+ROLE_COLOURS = {
+    "train": "#b9d7ea",
+    "val": ORANGE,
+    "test": BLUE,
+    "mixed": PURPLE,
+    "none": "#8a8a8a",
+}
 """Pale, middle, dark: the roles of a split stay apart in grey print."""
 
-ROLE_WORDS = {"train": "train", "val": "validation", "test": "test", "mixed": "differs by dose"}
+ROLE_WORDS = {
+    "train": "train",
+    "val": "validation",
+    "test": "test",
+    "mixed": "differs by dose",
+    "none": "left out",
+}
 
 _MARKS: dict[str, dict[str, Any]] = {
     "floor": {"marker": "D", "facecolor": PAPER, "edgecolor": SOFT, "s": 30},
@@ -68,7 +83,7 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def _style(extra: dict[str, Any] | None = None) -> AbstractContextManager[None]:
+def style(extra: dict[str, Any] | None = None) -> AbstractContextManager[None]:
     """Our look on top of matplotlib's own: a reader's matplotlibrc must not change the bytes."""
     return matplotlib.style.context(["default", {**_STYLE, **(extra or {})}])
 
@@ -87,7 +102,8 @@ def svg(figure: Figure, name: str, description: str) -> str:
     """
     buffer = io.StringIO()
     empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
+    with style():  # real text and steady ids are settings of the writing, not of the drawing
+        figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
@@ -122,7 +138,7 @@ def forest(board: Board) -> str | None:
     panel = (0.27 * len(board.columns), (10.9 - left - 2 * gap) / 2 if across == 2 else 5.0)
     width = left + across * (panel[1] + gap)
     height = down * (panel[0] + 0.95)
-    with _style():
+    with style():
         figure = Figure(figsize=(width, height))
         for i, metric in enumerate(metrics):
             row, column = divmod(i, across)
@@ -203,7 +219,7 @@ def curves(runs: Sequence[tuple[str, pd.DataFrame, int | None]]) -> str | None:
     across = min(3, len(runs))
     down = -(-len(runs) // across)
     width, height = {1: 6.8, 2: 9.6, 3: 10.4}[across], 2.75
-    with _style({"ytick.labelcolor": SOFT, "ytick.major.size": 3}):
+    with style({"ytick.labelcolor": SOFT, "ytick.major.size": 3}):
         figure = Figure(figsize=(width, height * down), layout="constrained")
         grid = figure.subplots(down, across, squeeze=False)
         for axes, run in zip(grid.flat, runs, strict=False):
@@ -270,70 +286,25 @@ def _thinned(curve: pd.DataFrame, most: int = 600) -> np.ndarray:
 # the split
 
 
-def role_picture(grid: pd.DataFrame, name: str, rows: str, columns: str, description: str) -> str:
-    """Draw rows × columns coloured by role.
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure into a file of its own, on white, whole or not at all.
 
-    Parameters
-    ----------
-    grid
-        Roles (train, val, test, mixed; NaN where there is no condition), named rows and columns.
-    name
-        Prefix of ids.
-    rows, columns
-        What they are, in the plural, such as ``cell lines`` and ``drugs``.
-    description
-        What the picture shows, for those who cannot see it.
+    Raises
+    ------
+    ConfigError
+        The suffix is neither ``.svg`` nor ``.png``.
     """
-    n_rows, n_columns = grid.shape
-    cell = float(np.clip(9.4 / n_columns, 9.4 / 380, 0.27))
-    tall = float(np.clip(cell, 0.14, 0.27))
-    row_labels, column_labels = n_rows <= 80, cell >= 0.125
-    shown_rows = [_short(str(r)) for r in grid.index] if row_labels else []
-    shown_columns = [_short(str(c)) for c in grid.columns] if column_labels else []
-    left = 0.3 + 0.078 * max((len(t) for t in shown_rows), default=6)
-    top = 0.35 + (0.072 * max((len(t) for t in shown_columns), default=0) if column_labels else 0)
-    width = max(left + n_columns * cell + 0.3, 3.4)
-    height = top + n_rows * tall + 0.15
-    with _style():
-        figure = Figure(figsize=(width, height))
-        box = (
-            left / width,
-            0.12 / height,
-            n_columns * cell / width,
-            n_rows * tall / height,
-        )
-        axes = figure.add_axes(box)
-        axes.imshow(_painted(grid), aspect="auto", interpolation="none")
-        if cell >= 0.1:
-            axes.set_xticks(np.arange(1, n_columns) - 0.5, minor=True)
-        axes.set_yticks(np.arange(1, n_rows) - 0.5, minor=True)
-        axes.grid(which="minor", color=PAPER, lw=1.2 if tall > 0.16 else 0.6)
-        axes.tick_params(which="both", length=0, pad=3)
-        axes.xaxis.set_ticks_position("top")
-        axes.xaxis.set_label_position("top")
-        axes.set_xticks(range(n_columns) if column_labels else [], shown_columns, rotation=90)
-        axes.set_yticks(range(n_rows) if row_labels else [], shown_rows)
-        small = 8.5 if min(cell, tall) > 0.18 else 7
-        axes.tick_params(labelsize=small, labelcolor=INK)
-        if not column_labels:
-            axes.set_xlabel(f"{n_columns:,} {columns}", fontsize=8.5, color=SOFT)
-        if not row_labels:
-            axes.set_ylabel(f"{n_rows:,} {rows}", fontsize=8.5, color=SOFT)
-        axes.spines[:].set_visible(False)
-        return svg(figure, name, description)
-
-
-def _painted(grid: pd.DataFrame) -> np.ndarray:
-    """RGBA of every cell; transparent where there is no condition."""
-    image = np.zeros((*grid.shape, 4))
-    values = grid.to_numpy(dtype=object)
-    for role, colour in ROLE_COLOURS.items():
-        image[values == role] = (*to_rgb(colour), 1.0)
-    return image
-
-
-def _short(text: str, most: int = 24) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("svg", "png"):
+        raise ConfigError(f"cannot draw into {path.name!r}", where=path, fix="use .svg or .png")
+    figure.set_facecolor("white")
+    for text in figure.findobj(Text):
+        text.set_color("#222222")
+    for axes in figure.axes:
+        axes.grid(which="minor", color="white", lw=0.6)
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    with whole(path) as part, style():
+        figure.savefig(part, format=kind, dpi=160, metadata=metadata)
 
 
 def cividis(share: float) -> tuple[str, str]:

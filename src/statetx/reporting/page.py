@@ -75,7 +75,7 @@ def page(
         "no_curves": runs.grouped((c.why_not, c.model) for c in curves if c.table is None),
         "splits": counted,
         "cells_known": all(role.cells is not None for item in counted for role in item.roles),
-        "pictures": splits.pictures(read) if read else [],
+        "pictures": splits.pictures(read, cells) if read else [],
         "most_pictures": splits.MOST_PICTURES,
         "store": store,
         "sources": store.get("sources") or [],

@@ -10,7 +10,7 @@ import pandas as pd
 
 from statetx import labels
 from statetx.data.plan import ROLES, Plan, read_plan
-from statetx.reporting import figures
+from statetx.reporting import figures, picture
 
 MOST_PICTURES = 12
 """More pictures than this are a wall; the counts stay complete."""
@@ -95,39 +95,50 @@ def counts(name: str, plan: Plan, cells: pd.Series | None) -> SplitCount:
 
 
 def cells_per_condition(manifest: Path) -> pd.Series | None:
-    """Number of cells by (line, perturbation) from the table beside the manifest, if it is there."""
+    """Number of perturbed cells by (line, perturbation) from the table beside the manifest, if it is there."""
     path = manifest.parent / "conditions.parquet"
     if not path.is_file():
         return None
-    table = pd.read_parquet(path, columns=["line", "perturbation", "n_cells"])
+    table = pd.read_parquet(path, columns=["line", "perturbation", "is_control", "n_cells"])
+    table = table[~table["is_control"]]
     return table.groupby(["line", "perturbation"])["n_cells"].sum()
 
 
-def pictures(plans: Mapping[str, Plan]) -> list[Picture]:
-    """Draw the splits: one picture of all folds where that says everything, else one per split."""
+def pictures(plans: Mapping[str, Plan], cells: pd.Series | None) -> list[Picture]:
+    """Draw the splits: one picture of all folds where that says everything, else one per split.
+
+    Parameters
+    ----------
+    plans
+        Plans by name of the split.
+    cells
+        Number of cells by (line, perturbation): conditions without a role are then drawn as such.
+    """
     folds = _folds(plans) if len(plans) > 1 else None
     if folds is not None:
         grid, what = folds
-        grid = _ordered_columns(grid) if what == "drugs" else grid
-        drawn = figures.role_picture(grid, "folds", "splits", what, f"Role of the {what} by split")
-        return [Picture(f"Splits × {what}", drawn, _roles(grid))]
+        made = picture.of_frame(_ordered_columns(grid) if what == "drugs" else grid, "splits", what)
+        text = f"Role of the {what} by split"
+        return [Picture(f"Splits × {what}", _svg(made, "folds", text), made.present)]
     out = []
     for i, (name, plan) in enumerate(list(plans.items())[:MOST_PICTURES]):
-        grid = lines_by_drugs(plan)
-        text = f"Role of every drug in every cell line, split {name}"
-        drawn = figures.role_picture(grid, f"split{i}", "cell lines", "drugs", text)
-        out.append(Picture(f"{name}: cell lines × drugs", drawn, _roles(grid)))
+        made = picture.of_plan(_with_left_out(plan.table, cells))
+        text = f"Role of every drug and dose in every cell line, split {name}"
+        title = f"{name}: cell lines × drugs"
+        out.append(Picture(title, _svg(made, f"split{i}", text), made.present))
     return out
 
 
-def lines_by_drugs(plan: Plan) -> pd.DataFrame:
-    """Return roles as lines × drugs; a drug whose doses differ in role is ``mixed``.
+def _svg(grid: picture.RoleGrid, name: str, text: str) -> str:
+    return figures.svg(picture.draw(grid), name, text)
 
-    Tested lines come first and tested drugs first, so that a block looks like one.
-    """
-    table = plan.table.assign(drug=_drugs(plan.table["perturbation"]))
-    grid = table.groupby(["line", "drug"])["role"].agg(_one_role).unstack()
-    return _ordered_columns(_ordered_columns(grid.T).T)
+
+def _with_left_out(table: pd.DataFrame, cells: pd.Series | None) -> pd.DataFrame:
+    if cells is None:
+        return table
+    pairs = cells.index.to_frame(index=False)[["line", "perturbation"]]
+    merged = pairs.merge(table, on=["line", "perturbation"], how="outer")
+    return merged.assign(role=merged["role"].fillna("none"))
 
 
 def _drugs(perturbations: pd.Series) -> pd.Series:
@@ -157,8 +168,3 @@ def _folds(plans: Mapping[str, Plan]) -> tuple[pd.DataFrame, str] | None:
         if not (grid == "mixed").any(axis=None):
             return grid, what
     return None
-
-
-def _roles(grid: pd.DataFrame) -> list[str]:
-    present = set(grid.to_numpy(dtype=object).ravel())
-    return [role for role in figures.ROLE_COLOURS if role in present]

@@ -1,13 +1,89 @@
-"""What a check has to say about a split: findings, collected and then shown or raised together."""
+"""What checks have to say about a split: findings, collected and then shown or raised together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 from statetx.errors import SplitError
 
 SEVERITIES = ("error", "warning", "note")
+
+
+class Check(NamedTuple):
+    """What a check is about.
+
+    Attributes
+    ----------
+    severity
+        ``error`` (the split is refused), ``warning`` (probably not meant, or a bias that a reader of
+        the scores must know) or ``note`` (a fact).
+    why
+        The reason for that severity, in one sentence.
+    ignored
+        cell-load ignores this without a word, so that ``compat: true`` makes it a warning.
+    """
+
+    severity: str
+    why: str
+    ignored: bool = False
+
+
+CHECKS: dict[str, Check] = {
+    # the file
+    "unknown-table": Check("error", "nothing reads the table, so what it says is lost", True),
+    "no-table": Check("error", "the key holds a value where a table belongs"),
+    "dataset-path": Check("error", "a data set is one path in quotes"),
+    "dotted-dataset": Check("error", "`dataset.line` is split at its first dot"),
+    "no-files": Check("error", "the path matches no file, so there is nothing to split"),
+    "training-value": Check("error", "only `train` has an effect; the data set is not used", True),
+    "unknown-dataset": Check("error", "a data set is used that has no path"),
+    "unused-dataset": Check("error", "a data set with a path is used nowhere", True),
+    "several-datasets": Check("error", "a split is about one data set; which one is not clear"),
+    "other-datasets": Check("note", "the file also splits other data sets, each on its own"),
+    "unquoted": Check("note", "the name was meant as one; cell-load would hold nothing out"),
+    "no-line": Check("error", "the name has no data set or no line"),
+    "bad-role": Check("error", "only train, val and test are roles"),
+    "unknown-key": Check("error", "only val and test are read; the list is lost", True),
+    "no-list": Check("error", "val and test are lists of labels"),
+    "repeated-entry": Check("note", "a label counts once"),
+    "line-twice": Check("error", "[zeroshot] wins and the [fewshot] table is lost", True),
+    # names
+    "unknown-line": Check("error", "a misspelt line trains instead of being held out", True),
+    "unknown-perturbation": Check("error", "a misspelt label trains instead of testing", True),
+    "control-listed": Check("error", "controls serve all roles, so the entry is lost", True),
+    "two-spellings": Check("warning", "one condition under two labels can be on two sides"),
+    "names-stripped": Check("note", "names in a table match without the blanks around them"),
+    "control-spelling": Check("warning", "a control under another label is taken for a drug"),
+    # leaks
+    "val-test-overlap": Check("error", "the checkpoint would be chosen on test cells", True),
+    "two-roles": Check("error", "a condition that tests must not train"),
+    "split-doses": Check("error", "a neighbouring dose gives the answer away"),
+    "same-structure": Check("error", "one compound under two names gives the answer away"),
+    "shared-wells": Check("warning", "lines pooled in a well share ambient RNA and sequencing"),
+    "confounded-plates": Check("warning", "effects of plate and of drug or dose cannot be told apart"),
+    "shared-controls": Check("warning", "test predictions start from cells seen in training"),
+    "partitioned-controls": Check("note", "each control cell serves one role"),
+    "genes-chosen-outside": Check("warning", "genes or embedding may have been chosen on test cells"),
+    # what is left
+    "empty-test": Check("error", "nothing is tested"),
+    "empty-train": Check("error", "nothing is learnt"),
+    "empty-val": Check("warning", "no checkpoint can be chosen; the test set is never used for it"),
+    "no-controls": Check("error", "predictions start from control cells"),
+    "too-few-controls": Check("error", "a role would get no control cell"),
+    "lines-left-out": Check("warning", "the lines neither train nor test"),
+    "conditions-left-out": Check("warning", "the conditions neither train nor test"),
+    "controls-only": Check("warning", "the lines have nothing to learn or to test"),
+    "small-test": Check("warning", "scores of so few cells are mostly noise"),
+    "small-strata": Check("note", "a stratum of one cannot be on both sides"),
+    # what models can know
+    "unseen-perturbations": Check("error", "a model that knows a perturbation by its id only cannot"
+                                  " predict one that it never saw"),
+    "unseen-doses": Check("note", "new doses of known drugs"),
+    "unseen-lines": Check("note", "training sees no perturbation of the lines"),
+}  # fmt: skip
+"""Every check by its code, which is stable, for scripts."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +93,9 @@ class Finding:
     Attributes
     ----------
     severity
-        ``error`` (the split is refused), ``warning`` (probably not meant) or ``note`` (a fact
-        that a reader of the scores should know).
+        That of the check, or a milder one, where the split is meant to be so.
     code
-        Short name of the check, such as ``unknown-line``; stable, for scripts.
+        Name in `CHECKS`.
     what
         One sentence with the offending value in it.
     where
@@ -42,26 +117,40 @@ class Findings:
 
     Name the variable ``log``: calls on a ``log`` are messages, which the code fingerprint of a
     stage leaves out, so that a reworded message reruns nothing.
+
+    Attributes
+    ----------
+    compat
+        What cell-load ignores is a warning.
+    allow
+        Checks whose errors are meant by the user: warnings.
+    purpose
+        Checks whose finding is what the generator is for: notes.
     """
 
+    compat: bool = False
+    allow: frozenset[str] = frozenset()
+    purpose: frozenset[str] = frozenset()
     items: list[Finding] = field(default_factory=list)
 
-    def error(self, code: str, what: str, where: str = "", fix: str = "") -> None:
-        """Add something that makes the split unusable."""
-        self.items.append(Finding("error", code, what, where, fix))
-
-    def warning(self, code: str, what: str, where: str = "", fix: str = "") -> None:
-        """Add something that is probably not meant."""
-        self.items.append(Finding("warning", code, what, where, fix))
-
-    def info(self, code: str, what: str, where: str = "", fix: str = "") -> None:
-        """Add a fact worth knowing."""
-        self.items.append(Finding("note", code, what, where, fix))
+    def found(self, code: str, what: str, where: str = "", fix: str = "") -> None:
+        """Add a finding."""
+        check = CHECKS[code]
+        severity = check.severity
+        if code in self.purpose:
+            severity, fix = "note", ""
+        elif severity == "error" and (code in self.allow or (self.compat and check.ignored)):
+            severity = "warning"
+        self.items.append(Finding(severity, code, what, where, fix))
 
     @property
     def errors(self) -> list[Finding]:
         """The findings that refuse the split."""
         return [item for item in self.items if item.severity == "error"]
+
+    def has(self, *codes: str) -> bool:
+        """Whether one of these checks found something."""
+        return any(item.code in codes for item in self.items)
 
     def as_dicts(self) -> list[dict[str, str]]:
         """Return the findings as JSON values, the worst first, otherwise in order of discovery."""

@@ -5,27 +5,34 @@ Apart from the stage that calls it and from the lint: a new check must not make 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from statetx.config import BlockSplit, LineFolds, PerturbationFolds, TomlSplit
+from statetx.config import splits as config
 from statetx.errors import SplitError
-from statetx.splits.findings import Findings
+from statetx.splits.findings import Findings, shown
 from statetx.splits.generate import generate
-from statetx.splits.toml import resolve
+from statetx.splits.grid import Grid, Known
+from statetx.splits.known import known_from
+from statetx.splits.resolve import resolve
+from statetx.splits.toml import parse
 
-Settings = BlockSplit | LineFolds | PerturbationFolds | TomlSplit
+Effect = Callable[[Collection[str]], dict[str, str]]
 
 
 def plan_table(
     conditions: pd.DataFrame,
     controls: list[str],
-    settings: Settings,
+    settings: config.Held,
     fold: int | None,
     toml: dict[str, Any] | None,
+    facts: dict[str, Any],
     log: Findings,
-) -> pd.DataFrame:
+    effect: Effect | None = None,
+) -> tuple[pd.DataFrame, Known]:
     """Give every condition its role.
 
     Parameters
@@ -40,21 +47,44 @@ def plan_table(
         Number of the fold; None for splits without folds.
     toml
         Parsed content of the TOML file, for `TomlSplit`.
+    facts
+        From `statetx.splits.known.facts_of`.
     log
         Gets every mistake in the TOML; with errors in it the table must not be used.
+    effect
+        Measures effects in given lines; None: there are no cells.
 
     Returns
     -------
     pandas.DataFrame
-        ``line, perturbation, role, reason``.
+        ``line, perturbation, role, reason``; role ``none`` for conditions that are left out.
+    Known
+        What is known of drugs and lines.
 
     Raises
     ------
     SplitError
         The settings do not fit the conditions, or the content of the TOML is missing.
     """
-    if not isinstance(settings, TomlSplit):
-        return generate(conditions, settings, fold)
+    known = known_from(facts, Grid.of(conditions), log)
+    if isinstance(settings, config.Generated):
+        _tell_small_strata(known, log)
+        made = generate(conditions, settings, fold, replace(known, effect=effect))
+        return made, known
+    assert isinstance(settings, config.TomlSplit)
     if toml is None:
         raise SplitError("the content of the TOML was not given", where=settings.toml)
-    return resolve(toml, conditions, controls, log)
+    return resolve(parse(toml, log), settings.dataset, conditions, controls, log), known
+
+
+def _tell_small_strata(known: Known, log: Findings) -> None:
+    for unit, strata in known.strata.items():
+        values = list(strata.values())
+        single = sorted({value for value in values if values.count(value) == 1})
+        if single:
+            log.found(
+                "small-strata",
+                f"{len(single)} strata of {unit} have one member, which is drawn as if alone: "
+                f"{shown(single)}",
+                f"stratify.{unit}",
+            )

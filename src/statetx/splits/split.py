@@ -6,25 +6,33 @@ stale): roles are decided in `statetx.splits.plan_table`, the form of the files 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from statetx.config import TomlSplit
-from statetx.data.plan import write_plan
+import pandas as pd
+
+from statetx.config.splits import Held, TomlSplit
+from statetx.data.effects import effect_strata
+from statetx.data.plan import Plan, write_plan
 from statetx.data.store import open_store
-from statetx.provenance import write_json
+from statetx.provenance import versions, write_json
 from statetx.splits.findings import Findings
-from statetx.splits.lint import Report, lint
-from statetx.splits.plan_table import Settings, plan_table
+from statetx.splits.grid import LEFT_OUT
+from statetx.splits.lint import PURPOSE, Facts, Report, lint
+from statetx.splits.plan_table import Effect, plan_table
 from statetx.splits.toml import write_toml
 
 
 def split(
     store_dir: str | Path,
-    settings: Settings,
+    settings: Held,
     fold: int | None,
     toml: dict[str, Any] | None,
     out_dir: str | Path,
+    known: dict[str, Any] | None = None,
+    one_hot: bool = True,
 ) -> Report:
     """Make a split, check it, and write it; nothing is written when the check finds an error.
 
@@ -41,6 +49,10 @@ def split(
         Parsed content of the TOML file, for `TomlSplit`; its comments and its path do not matter.
     out_dir
         Where the three files go. Equal plans are equal bytes.
+    known
+        What tables say of drugs and lines, from `statetx.splits.known.facts_of`.
+    one_hot
+        Whether a model on this split knows perturbations by their id only.
 
     Returns
     -------
@@ -53,22 +65,94 @@ def split(
         The settings do not fit the data, the TOML has mistakes, or the split leaks.
     """
     store = open_store(store_dir)
-    out = Path(out_dir)
-    log = Findings()
-    where = (
-        settings.toml
-        if isinstance(settings, TomlSplit)
-        else f"splits.*.generator: {settings.generator}"
-    )
     controls = [store.control, *store.manifest.get("control_aliases", [])]
-    table = plan_table(store.conditions, controls, settings, fold, toml, log)
-    log.raise_errors(where)
-    report = lint(table, store.conditions, log, settings.controls)
-    log.raise_errors(where)
+    facts = Facts(
+        controls=tuple(controls),
+        one_hot=one_hot,
+        chosen_outside=store.manifest.get("expression_key"),
+    )
+
+    def effect(lines: Collection[str]) -> dict[str, str]:
+        return effect_strata(store, lines)
+
+    table, report = checked(store.conditions, settings, fold, toml, known or {}, facts, effect)
+    report.findings.raise_errors(where(settings))
 
     # The plan comes last: where it is, the other two are.
-    name = str(store.manifest["dataset"])
-    write_toml(table, store.conditions, name, str(store_dir), out / "split.toml")
+    out, name = Path(out_dir), str(store.manifest["dataset"])
+    plan = table[table["role"] != LEFT_OUT]
+    origin = made_from(table, settings, fold)
+    write_toml(table, store.conditions, name, str(store_dir), out / "split.toml", origin)
     write_json(out / "lint.json", report.as_dict())
-    write_plan(table, out / "plan.parquet", settings.controls)
+    write_plan(plan, out / "plan.parquet", settings.controls)
     return report
+
+
+def checked(
+    conditions: pd.DataFrame,
+    settings: Held,
+    fold: int | None,
+    toml: dict[str, Any] | None,
+    known: dict[str, Any],
+    facts: Facts,
+    effect: Effect | None = None,
+) -> tuple[pd.DataFrame, Report]:
+    """Make a split of conditions and check it, without writing anything.
+
+    Parameters
+    ----------
+    conditions
+        ``Store.conditions``, or a table of names and counts like it.
+    settings, fold, toml, known
+        As in `split`.
+    facts
+        What the checks know of the data; the policy of controls and structures are put in here.
+    effect
+        Measures effects in given lines; None: there are no cells.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The plan, with role ``none`` for what is left out. Not to be used if the report has errors.
+    Report
+        What was found.
+
+    Raises
+    ------
+    SplitError
+        The settings do not fit the data.
+    """
+    purpose = PURPOSE.get(getattr(settings, "generator", ""), frozenset())
+    if not facts.one_hot:
+        purpose |= {"unseen-perturbations"}
+    log = Findings(purpose=purpose)
+    if isinstance(settings, TomlSplit):
+        log = Findings(settings.compat, frozenset(settings.allow), purpose)
+    names = list(facts.controls)
+    table, found = plan_table(conditions, names, settings, fold, toml, known, log, effect)
+    facts = replace(
+        facts,
+        controls_policy=settings.controls,
+        structures=found.structures,
+        fewest_cells=max(facts.fewest_cells, getattr(settings, "min_cells", 0)),
+    )
+    return table, lint(table, conditions, log, facts)
+
+
+def where(settings: Held) -> str:
+    """Return where the settings of a split stand, for messages."""
+    if isinstance(settings, TomlSplit):
+        return settings.toml
+    return f"splits.*.generator: {settings.generator}"  # type: ignore[attr-defined]
+
+
+def made_from(table: pd.DataFrame, settings: Held, fold: int | None) -> dict[str, Any]:
+    """Return what stands in ``split.toml`` about its origin: settings, digest of the plan, version."""
+    used = table[table["role"] != LEFT_OUT].sort_values(["line", "perturbation"])
+    return {
+        **settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+        "seed": getattr(settings, "seed", None),
+        "fold": fold,
+        "plan_digest": Plan(used, settings.controls).digest,
+        "statetx": versions(["statetx"])["statetx"],
+    }

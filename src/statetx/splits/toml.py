@@ -1,4 +1,4 @@
-"""cell-load's split TOML: read it strictly, write it for any plan.
+"""cell-load's split TOML: read every file that it accepts, write any plan.
 
 The file says which cell lines of which data set train, validate and test::
 
@@ -16,11 +16,15 @@ The file says which cell lines of which data set train, validate and test::
     test = ["Drug02_0.5", "Drug02_5"]
 
 cell-load 0.10.4 ignores most mistakes in it: a misspelt line trains, a misspelt drug is dropped, an
-unquoted ``[fewshot.demo.MCF7]`` holds nothing out. Each of these is an error here.
+unquoted ``[fewshot.demo.MCF7]`` holds nothing out. Here the last is read as it was meant, and the
+others are errors. A table of our own, ``[statetx]``, which cell-load does not read, says what a file
+was made from, and which of the labels in ``val`` are there only to keep them out of training.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,251 +32,247 @@ import pandas as pd
 import tomli_w
 
 from statetx.data.plan import ROLES
-from statetx.errors import SplitError, did_you_mean
+from statetx.errors import did_you_mean
 from statetx.provenance import write_text
 from statetx.splits.findings import Findings, shown
+from statetx.splits.grid import LEFT_OUT
 
 TABLES = ("datasets", "training", "zeroshot", "fewshot")
+OWN = "statetx"
 QUOTED = 'put the name in quotes, as "dataset.line": otherwise TOML reads the dot as a nested table'
 
 
-def resolve(
-    content: dict[str, Any], conditions: pd.DataFrame, controls: list[str], log: Findings
-) -> pd.DataFrame:
-    """Apply a parsed TOML to the conditions that exist.
+@dataclass(frozen=True)
+class SplitFile:
+    """What a split TOML says.
+
+    Attributes
+    ----------
+    datasets
+        Path by data set.
+    training
+        Data sets of which all lines train that are not named elsewhere.
+    zeroshot
+        Role by ``dataset.line``.
+    fewshot
+        By ``dataset.line``: the labels of ``val`` and of ``test``.
+    left_out
+        By ``dataset.line``: labels that stand in ``val`` for cell-load, but have no role.
+    made_from
+        Where the file came from; for people.
+    """
+
+    datasets: dict[str, str] = field(default_factory=dict)
+    training: tuple[str, ...] = ()
+    zeroshot: dict[str, str] = field(default_factory=dict)
+    fewshot: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    made_from: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def used(self) -> list[str]:
+        """The data sets that the file splits, sorted."""
+        named = {key.partition(".")[0] for key in [*self.zeroshot, *self.fewshot]}
+        return sorted({*self.training, *named})
+
+    def of(self, table: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+        """Return the part of `zeroshot`, `fewshot` or `left_out` of one data set, by line."""
+        split = {key: key.partition(".") for key in table}
+        return {split[key][2]: value for key, value in table.items() if split[key][0] == dataset}
+
+    def text(self) -> str:
+        """Return the file, readable by cell-load and by `parse`."""
+        content: dict[str, Any] = {
+            "datasets": self.datasets,
+            "training": dict.fromkeys(self.training, "train"),
+            "zeroshot": self.zeroshot,
+            "fewshot": self.fewshot,
+        }
+        own: dict[str, Any] = {"made_from": self.made_from, "left_out": self.left_out}
+        if any(own.values()):
+            content[OWN] = {key: value for key, value in own.items() if value}
+        return tomli_w.dumps(content, multiline_strings=False)
+
+
+def parse(content: Mapping[str, Any], log: Findings) -> SplitFile:
+    """Take the parsed content of a TOML apart.
 
     Parameters
     ----------
     content
-        The parsed file. Its data set may have any name: it stands for the one that `conditions`
-        is about.
-    conditions
-        ``Store.conditions``.
-    controls
-        The control label and its aliases.
+        From `tomllib`.
     log
-        Gets every mistake; with errors in it the returned table must not be used.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``line, perturbation, role, reason``: a line in ``[zeroshot]`` has that role as a whole; of
-        a line in ``[fewshot]`` the labels in ``val`` and ``test`` have that role and the rest
-        trains; other lines train if ``[training]`` says so, and are left out otherwise.
+        Gets every mistake in the form of the file, except in names, which only data can show.
     """
-    _check_tables(content, log)
-    tables = {name: _table(content, name) for name in TABLES}
-    zeroshot = _zeroshot(tables["zeroshot"], log)
-    fewshot = _fewshot(tables["fewshot"], log)
-    _check_datasets(tables, [*zeroshot, *fewshot], log)
-    trains = "train" in tables["training"].values()
-
-    perturbed = conditions[~conditions["is_control"].astype(bool)]
-    have: dict[str, list[str]] = {
-        str(line): sorted(block["perturbation"].unique())
-        for line, block in perturbed.groupby("line", sort=True)
-    }
-    lines = sorted(conditions["line"].unique())
-    by_line = {line: role for (_, line), role in zeroshot.items()}
-    by_label = {line: lists for (_, line), lists in fewshot.items()}
-    for table, names in (("zeroshot", by_line), ("fewshot", by_label)):
-        for line in sorted(set(names) - set(lines)):
-            fix = did_you_mean(line, lines)
-            log.error("unknown-line", f"no cell line {line!r} in the data", f"[{table}]", fix)
-    for line in sorted(set(by_line) & set(by_label)):
-        log.error(
-            "line-twice",
-            f"line {line!r} stands in [zeroshot] and in [fewshot]",
-            "[fewshot]",
-            "name it once: cell-load would ignore its [fewshot] table",
-        )
-
-    rows: list[tuple[str, str, str, str]] = []
-    left_out = []
-    for line in lines:
-        labels = have.get(line, [])
-        if line in by_line:
-            rows += [(line, p, by_line[line], "zeroshot: the whole line") for p in labels]
-        elif line in by_label:
-            roles = _label_roles(line, by_label[line], labels, perturbed, controls, log)
-            rest = ("train", "fewshot: not listed, so it trains")
-            rows += [(line, p, *roles.get(p, rest)) for p in labels]
-        elif trains:
-            rows += [(line, p, "train", "training: the line is named nowhere else") for p in labels]
-        else:
-            left_out.append(line)
-    if left_out:
-        log.warning(
-            "lines-left-out",
-            f"{len(left_out)} lines are not used at all: {shown(left_out)}",
-            "[training]",
-            'write `dataset = "train"` in [training] for the remaining lines to train',
-        )
-    # A misspelt hold-out also empties the test set; the misspelling is the message that helps.
-    if not log.errors and not any(role == "test" for _, _, role, _ in rows):
-        log.error(
-            "empty-test",
-            "the test set is empty",
-            "[zeroshot], [fewshot]",
-            "hold out a line in [zeroshot] or some perturbations in [fewshot]",
-        )
-    return pd.DataFrame(rows, columns=["line", "perturbation", "role", "reason"], dtype=object)
-
-
-def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
-    value = content.get(name, {})
-    return value if isinstance(value, dict) else {}
-
-
-def _check_tables(content: dict[str, Any], log: Findings) -> None:
-    for name in content:
-        if name not in TABLES:
+    for name, value in content.items():
+        if name not in (*TABLES, OWN):
             fix = did_you_mean(name, TABLES)
-            log.error("unknown-table", f"unknown table [{name}]; nothing reads it", "", fix)
-        elif not isinstance(content[name], dict):
-            log.error("no-table", f"{name!r} is not a table", "", f"write [{name}] above its keys")
+            log.found("unknown-table", f"unknown table [{name}]; nothing reads it", "", fix)
+        elif not isinstance(value, dict):
+            log.found("no-table", f"{name!r} is not a table", "", f"write [{name}] above its keys")
+    tables: dict[str, dict[str, Any]] = {
+        name: value if isinstance(value := content.get(name, {}), dict) else {}
+        for name in (*TABLES, OWN)
+    }
+    own = tables[OWN]
+    read = SplitFile(
+        _datasets(tables["datasets"], log),
+        _training(tables["training"], log),
+        _zeroshot(tables["zeroshot"], log),
+        _fewshot(tables["fewshot"], log),
+        own.get("left_out", {}),
+        own.get("made_from", {}),
+    )
+    _check_use(read, log)
+    return read
 
 
-def _check_datasets(
-    tables: dict[str, dict[str, Any]], held_out: list[tuple[str, str]], log: Findings
-) -> None:
-    known = list(tables["datasets"])
-    for name, value in tables["datasets"].items():
+def _datasets(table: dict[str, Any], log: Findings) -> dict[str, str]:
+    out = {}
+    for name, value in table.items():
         if not isinstance(value, str):
-            log.error(
+            log.found(
                 "dataset-path",
                 f"data set {name!r} is {value!r}, not a path in quotes",
                 "[datasets]",
                 "a name with a dot is read as a nested table: use a name without dots",
             )
         elif "." in name:
-            log.error(
+            log.found(
                 "dotted-dataset",
                 f"data set name {name!r} has a dot",
                 "[datasets]",
                 'use a name without dots: "dataset.line" is split at its first dot',
             )
-    for name, value in tables["training"].items():
+        else:
+            out[name] = value
+    return out
+
+
+def _training(table: dict[str, Any], log: Findings) -> tuple[str, ...]:
+    for name, value in table.items():
         if value != "train":
-            log.error(
+            log.found(
                 "training-value",
                 f"[training] {name} = {value!r} has no effect",
                 "[training]",
                 'the only value is "train"',
             )
-    used: list[str] = sorted({*tables["training"], *(dataset for dataset, _ in held_out)})
-    for name in used:
+    return tuple(name for name, value in table.items() if value == "train")
+
+
+def _flat(table: dict[str, Any], name: str, log: Findings) -> dict[str, Any]:
+    """Return a table of lines with names that were read as nested tables put together again."""
+    out: dict[str, Any] = {}
+    lists = name == "fewshot"
+
+    def leaf(value: Any) -> bool:
+        return not isinstance(value, dict) or (
+            lists and not (value and all(isinstance(inner, dict) for inner in value.values()))
+        )
+
+    def walk(key: str, value: Any, nested: bool) -> None:
+        if not leaf(value):
+            for inner, below in value.items():
+                walk(f"{key}.{inner}", below, True)
+            return
+        if nested:
+            log.found("unquoted", f"{key!r} was read from nested tables", f"[{name}]", QUOTED)
+        if key in out:
+            what = f"{key!r} stands there twice, with quotes and without"
+            log.found("line-twice", what, f"[{name}]", "name it once")
+        out[key] = value
+
+    for key, value in table.items():
+        walk(key, value, False)
+    return out
+
+
+def _zeroshot(table: dict[str, Any], log: Findings) -> dict[str, str]:
+    out: dict[str, str] = {}
+    for key, value in _flat(table, "zeroshot", log).items():
+        dataset, _, line = key.partition(".")
+        if not (dataset and line):
+            log.found("no-line", f"{key!r} names no data set and line", "[zeroshot]", QUOTED)
+        elif value not in ROLES:
+            fix = did_you_mean(value, ROLES)
+            log.found("bad-role", f"{key!r} = {value!r} is no role", "[zeroshot]", fix)
+        else:
+            out[key] = str(value)
+    return out
+
+
+def _fewshot(table: dict[str, Any], log: Findings) -> dict[str, dict[str, list[str]]]:
+    out: dict[str, dict[str, list[str]]] = {}
+    for key, value in _flat(table, "fewshot", log).items():
+        dataset, _, line = key.partition(".")
+        here = f'[fewshot."{key}"]'
+        if not (dataset and line):
+            log.found("no-line", f"[fewshot.{key}] names no data set and line", here, QUOTED)
+        elif not isinstance(value, dict):
+            log.found("no-table", f"{key!r} is no table", here, "give it `val` and `test` lists")
+        else:
+            out[key] = _lists(value, here, log)
+    return out
+
+
+def _lists(table: dict[str, Any], here: str, log: Findings) -> dict[str, list[str]]:
+    lists: dict[str, list[str]] = {}
+    for role, labels in table.items():
+        if role not in ("val", "test"):
+            fix = did_you_mean(role, ("val", "test")) + "; what is not listed trains"
+            log.found("unknown-key", f"unknown key {role!r}", here, fix)
+        elif not isinstance(labels, list) or not all(isinstance(p, str) for p in labels):
+            log.found("no-list", f"{role} is not a list of labels in quotes", here)
+        else:
+            again = sorted({label for label in labels if labels.count(label) > 1})
+            if again:
+                log.found("repeated-entry", f"{role} repeats {shown(again)}", here)
+            lists[role] = labels
+    return lists
+
+
+def _check_use(read: SplitFile, log: Findings) -> None:
+    known = list(read.datasets)
+    for name in read.used:
         if name not in known:
             fix = did_you_mean(name, known) + ", as listed in [datasets]"
-            log.error("unknown-dataset", f"no data set {name!r}", "[datasets]", fix)
-    if len({*used} & {*known}) > 1:
-        log.error(
-            "several-datasets",
-            f"the file uses several data sets: {shown(used)}",
-            "",
-            "a split is about one data set: list all files under one name, or write one TOML each",
-        )
+            log.found("unknown-dataset", f"no data set {name!r}", "[datasets]", fix)
     for name in known:
-        if name not in used:
-            log.error(
+        if name not in read.used:
+            log.found(
                 "unused-dataset",
                 f"data set {name!r} is listed but used nowhere",
                 "[datasets]",
                 f'write {name} = "train" in [training], or remove it',
             )
-
-
-def _zeroshot(table: dict[str, Any], log: Findings) -> dict[tuple[str, str], str]:
-    out = {}
-    for key, value in table.items():
-        dataset, dot, line = key.partition(".")
-        if isinstance(value, dict):
-            log.error("unquoted", f"[zeroshot] {key} is a nested table", "[zeroshot]", QUOTED)
-        elif not (dataset and dot and line):
-            log.error("no-line", f"{key!r} names no data set and line", "[zeroshot]", QUOTED)
-        elif value not in ROLES:
-            fix = did_you_mean(value, ROLES)
-            log.error("bad-role", f"{key!r} = {value!r} is no role", "[zeroshot]", fix)
-        else:
-            out[dataset, line] = str(value)
-    return out
-
-
-def _fewshot(table: dict[str, Any], log: Findings) -> dict[tuple[str, str], dict[str, list[str]]]:
-    out = {}
-    for key, value in table.items():
-        dataset, dot, line = key.partition(".")
-        here = f'[fewshot."{key}"]'
-        if not (dataset and dot and line):
-            log.error("unquoted", f"[fewshot.{key}…] names no data set and line", here, QUOTED)
-            continue
-        if not isinstance(value, dict):
-            log.error("no-table", f"{key!r} is no table", here, "give it `val` and `test` lists")
-            continue
-        lists: dict[str, list[str]] = {}
-        for role, labels in value.items():
-            if role not in ("val", "test"):
-                fix = did_you_mean(role, ("val", "test")) + "; what is not listed trains"
-                log.error("unknown-key", f"unknown key {role!r}", here, fix)
-            elif not isinstance(labels, list) or not all(isinstance(p, str) for p in labels):
-                log.error("no-list", f"{role} is not a list of labels in quotes", here)
-            else:
-                lists[role] = labels
-        out[dataset, line] = lists
-    return out
-
-
-def _label_roles(
-    line: str,
-    lists: dict[str, list[str]],
-    labels: list[str],
-    perturbed: pd.DataFrame,
-    controls: list[str],
-    log: Findings,
-) -> dict[str, tuple[str, str]]:
-    """Return (role, reason) of every listed perturbation of a few-shot line."""
-    here = f'[fewshot."….{line}"]'
-    roles: dict[str, tuple[str, str]] = {}
-    known = set(labels)
-    elsewhere = set(perturbed["perturbation"])
-    for role, listed in lists.items():
-        for label in dict.fromkeys(listed):
-            if label in controls:
-                log.error(
-                    "control-listed",
-                    f"{role} lists the control {label!r}",
-                    here,
-                    "remove it: the controls of a line serve training, validation and test",
-                )
-            elif label not in known:
-                note = "; other lines have it" if label in elsewhere else ""
-                log.error(
-                    "unknown-perturbation",
-                    f"line {line!r} has no perturbation {label!r}{note}",
-                    f"{here} {role}",
-                    did_you_mean(label, labels),
-                )
-            elif label in roles and roles[label][0] != role:
-                log.error(
-                    "val-test-overlap",
-                    f"{label!r} stands in val and in test",
-                    here,
-                    "keep it in one of the two",
-                )
-            else:
-                roles[label] = (role, f"fewshot: listed in {role}")
-    return roles
+    for key in sorted(set(read.zeroshot) & set(read.fewshot)):
+        log.found(
+            "line-twice",
+            f"line {key.partition('.')[2]!r} stands in [zeroshot] and in [fewshot]",
+            "[fewshot]",
+            "name it once: cell-load would ignore its [fewshot] table",
+        )
 
 
 def write_toml(
-    table: pd.DataFrame, conditions: pd.DataFrame, dataset: str, data: str, path: str | Path
+    table: pd.DataFrame,
+    conditions: pd.DataFrame,
+    dataset: str,
+    data: str,
+    path: str | Path,
+    made_from: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a plan as a TOML that cell-load, and `resolve`, read back as the same plan.
+    """Write a plan as a TOML that cell-load, and `resolve`, read back.
+
+    The format cannot leave out single conditions of a line. They are written under ``val``, where
+    cell-load neither trains on them nor tests them, and again in a table of our own, by which
+    `resolve` knows that they have no role.
 
     Parameters
     ----------
     table
-        The plan.
+        The plan; role ``none``, or no row, for what is left out.
     conditions
         ``Store.conditions``; tells whether a line is held out as a whole.
     dataset
@@ -281,40 +281,51 @@ def write_toml(
         Path that stands under ``[datasets]``: the directory of the packed store.
     path
         File to write.
-
-    Raises
-    ------
-    SplitError
-        The plan leaves out some conditions of a line, which this format cannot say.
+    made_from
+        What the split was made from; JSON values, None left out.
     """
+    write_text(path, plan_file(table, conditions, dataset, data, made_from or {}).text())
+
+
+def plan_file(
+    table: pd.DataFrame,
+    conditions: pd.DataFrame,
+    dataset: str,
+    data: str,
+    made_from: Mapping[str, Any],
+) -> SplitFile:
+    """Return what `write_toml` writes."""
     name = dataset.replace(".", "_")
     perturbed = conditions[~conditions["is_control"].astype(bool)]
-    have = perturbed.groupby("line")["perturbation"].nunique()
+    pairs = perturbed[["line", "perturbation"]].drop_duplicates()
+    full = pairs.merge(table, on=["line", "perturbation"], how="left")
+    full["role"] = full["role"].fillna(LEFT_OUT)
     zeroshot: dict[str, str] = {}
     fewshot: dict[str, dict[str, list[str]]] = {}
-    trains = []
-    for line, block in table.groupby("line", sort=True):
-        if len(block) != have[line]:
-            raise SplitError(
-                f"the plan uses {len(block)} of the {have[line]} conditions of line {line!r}",
-                where=path,
-                fix="cell-load's TOML can leave out whole lines only: give every condition a role",
-            )
-        roles = sorted(block["role"].unique())
-        if roles == ["train"]:
-            trains.append(line)
+    left_out: dict[str, list[str]] = {}
+    trains, unused = [], []
+    for line, block in full.groupby("line", sort=True):
+        key, roles = f"{name}.{line}", set(block["role"])
+        if roles == {LEFT_OUT}:
+            unused.append(key)
+        elif roles == {"train"}:
+            trains.append(key)
         elif len(roles) == 1:
-            zeroshot[f"{name}.{line}"] = roles[0]
+            zeroshot[key] = roles.pop()
         else:
-            fewshot[f"{name}.{line}"] = {
-                role: sorted(block.loc[block["role"] == role, "perturbation"])
-                for role in ("val", "test")
-                if role in roles
-            }
-    content: dict[str, Any] = {"datasets": {name: data}, "training": {}}
-    if set(have.index) == set(table["line"]):
-        content["training"] = {name: "train"}
-    else:  # "train" would also take the lines that the plan leaves out
-        zeroshot |= {f"{name}.{line}": "train" for line in trains}
-    content |= {"zeroshot": dict(sorted(zeroshot.items())), "fewshot": fewshot}
-    write_text(path, tomli_w.dumps(content, multiline_strings=False))
+            by_role = {role: sorted(part["perturbation"]) for role, part in block.groupby("role")}
+            val = sorted([*by_role.get("val", []), *by_role.get(LEFT_OUT, [])])
+            lists = {"val": val, "test": by_role.get("test", [])}
+            fewshot[key] = {role: labels for role, labels in lists.items() if labels}
+            if LEFT_OUT in by_role:
+                left_out[key] = by_role[LEFT_OUT]
+    if unused:  # "train" in [training] would also take the lines that the plan leaves out
+        zeroshot |= dict.fromkeys(trains, "train")
+    return SplitFile(
+        {name: data},
+        () if unused else (name,),
+        dict(sorted(zeroshot.items())),
+        fewshot,
+        left_out,
+        {key: value for key, value in made_from.items() if value is not None},
+    )

@@ -1,0 +1,112 @@
+"""What a split is made from: conditions by name and size, and what is known of drugs and lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from statetx.errors import SplitError, did_you_mean
+
+LEFT_OUT = "none"
+"""Role, inside this package, of a condition that neither trains nor validates nor tests."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of drugs and lines besides their names.
+
+    Attributes
+    ----------
+    groups
+        Mechanism or scaffold of each drug that has one.
+    strata
+        Per kind of unit (``drugs``, ``lines``): the stratum of each name.
+    structures
+        First block of the InChIKey of each drug (or its SMILES, where RDKit is missing).
+    effect
+        Gives the strata of drugs by strength of their effect in the given lines.
+    """
+
+    groups: Mapping[str, str] = field(default_factory=dict)
+    strata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    structures: Mapping[str, str] = field(default_factory=dict)
+    effect: Callable[[Collection[str]], dict[str, str]] | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The perturbed conditions of a data set.
+
+    Attributes
+    ----------
+    table
+        One row per condition, sorted: ``line, perturbation, drug, dose, n_cells``.
+    batches
+        ``line, perturbation, batch``, without repeats.
+    compounds
+        Name under which a drug stands in `table`, where it is another than its own.
+    """
+
+    table: pd.DataFrame
+    batches: pd.DataFrame
+    compounds: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, conditions: pd.DataFrame) -> Grid:
+        """Take the perturbed conditions out of ``Store.conditions``, batches merged.
+
+        Raises
+        ------
+        SplitError
+            There are none.
+        """
+        perturbed = conditions[~conditions["is_control"].astype(bool)]
+        if perturbed.empty:
+            raise SplitError(
+                "there are no perturbed cells, only controls", fix="check control_pert"
+            )
+        keys = ["line", "perturbation"]
+        table = perturbed.groupby(keys, sort=True, as_index=False).agg(
+            {"drug": "first", "dose": "first", "n_cells": "sum"}
+        )
+        return cls(table, perturbed[[*keys, "batch"]].drop_duplicates(ignore_index=True))
+
+    def by_compound(self, structures: Mapping[str, str]) -> Grid:
+        """Return the same with one drug for all names of a compound: they are held out together.
+
+        Parameters
+        ----------
+        structures
+            Key of the structure by drug.
+        """
+        first: dict[str, str] = {}
+        other = {}
+        for drug in self.names("drug"):
+            if drug in structures and first.setdefault(structures[drug], drug) != drug:
+                other[drug] = first[structures[drug]]
+        return Grid(self.table.replace({"drug": other}), self.batches, other)
+
+    def names(self, column: str) -> list[str]:
+        """Return the sorted values of a column."""
+        return sorted(self.table[column].unique())
+
+    def check(self, given: list[str], column: str, key: str) -> list[str]:
+        """Return given names as they stand in `table`; each must exist.
+
+        Raises
+        ------
+        SplitError
+            A name is not in the data, or stands there twice.
+        """
+        given = [self.compounds.get(name, name) for name in given] if column == "drug" else given
+        known = self.names(column) if column != "batch" else sorted(self.batches["batch"].unique())
+        for name in given:
+            if name not in known:
+                raise SplitError(
+                    f"no {column} {name!r} in the data", where=key, fix=did_you_mean(name, known)
+                )
+        if len(set(given)) < len(given) or not given:
+            raise SplitError(f"{given} are no distinct names", where=key, fix="name each one once")
+        return given

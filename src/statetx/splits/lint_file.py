@@ -1,0 +1,102 @@
+"""`statetx lint`: what a split TOML really is, from the file and the data alone."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from statetx.config.splits import DrugTable, TomlSplit
+from statetx.data.design import Columns
+from statetx.errors import SplitError
+from statetx.splits.findings import CHECKS, Findings
+from statetx.splits.known import facts_of
+from statetx.splits.lint import Facts, Report
+from statetx.splits.sources import Source, from_data, from_h5ads
+from statetx.splits.split import checked
+from statetx.splits.toml import parse
+
+
+def lint_file(
+    path: Path,
+    data: Path | None,
+    columns: Columns,
+    *,
+    compat: bool = False,
+    allow: tuple[str, ...] = (),
+    one_hot: bool = True,
+    partition: bool = False,
+    min_cells: int = 0,
+    drug_table: DrugTable | None = None,
+) -> Iterator[tuple[str, pd.DataFrame, Report]]:
+    """Check a split TOML against data, one data set after the other.
+
+    Parameters
+    ----------
+    path
+        The TOML.
+    data
+        A packed store or a table of conditions; None: the files that the TOML names.
+    columns
+        obs columns and control labels, for the latter.
+    compat, allow
+        As in the configuration of a split from a TOML.
+    one_hot
+        Whether the models know perturbations by their id only.
+    partition
+        Whether controls will be partitioned between the roles.
+    min_cells
+        Test conditions of fewer cells are named; 0: the default.
+    drug_table
+        Structures of drugs.
+
+    Yields
+    ------
+    str, pandas.DataFrame, Report
+        Name of the data set, its plan, what was found.
+
+    Raises
+    ------
+    SplitError
+        The file cannot be read, names no data set, or its path matches nothing.
+    """
+    for code in allow:
+        if code not in CHECKS:
+            raise SplitError(f"no check {code!r}", where="allow", fix="docs/splits.md lists them")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SplitError(f"cannot read the split: {error}", where=path, fix="correct it") from error
+    file = parse(content, Findings())
+    if not file.used:
+        raise SplitError(
+            "the file splits no data set",
+            where=path,
+            fix="name lines in [zeroshot] or [fewshot], as "
+            '"dataset.line", or a data set in [training]',
+        )
+    facts = facts_of(TomlSplit(dataset="", toml=str(path), drug_table=drug_table))
+    for name in [file.used[0]] if data is not None and len(file.used) == 1 else file.used:
+        source = _source(path, data, columns, file.datasets.get(name, ""))
+        settings = TomlSplit(
+            dataset=name,
+            toml=str(path),
+            compat=compat,
+            allow=list(allow),
+            controls="partition" if partition else "shared",
+        )
+        known = Facts(source.controls, one_hot=one_hot, chosen_outside=source.chosen_outside)
+        known = replace(known, fewest_cells=max(known.fewest_cells, min_cells))
+        table, report = checked(source.conditions, settings, None, content, facts, known)
+        yield name, table, report
+
+
+def _source(path: Path, data: Path | None, columns: Columns, place: str) -> Source:
+    if data is not None:
+        return from_data(data, list(columns.control_pert))
+    if not place:
+        raise SplitError("the data set has no path", where=f"{path}: [datasets]", fix="give --data")
+    return from_h5ads(place, path, columns)

@@ -1,0 +1,182 @@
+"""Where `statetx lint` gets conditions from: a packed store, a table of counts, or a TOML's own h5ads."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from statetx import labels
+from statetx.data.design import Columns, tally
+from statetx.data.header import Column, Header, column, opened
+from statetx.data.store import open_store
+from statetx.errors import SplitError, did_you_mean
+
+NEEDED = ("line", "perturbation", "n_cells")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Conditions of a data set, and what else the checks want to know of it.
+
+    Attributes
+    ----------
+    conditions
+        Like ``Store.conditions``, without rows of cells.
+    controls
+        The control label and its aliases.
+    chosen_outside
+        Matrix made outside of any split, in which the data are modelled; None: none.
+    """
+
+    conditions: pd.DataFrame
+    controls: tuple[str, ...]
+    chosen_outside: str | None = None
+
+
+def from_data(path: Path, controls: list[str]) -> Source:
+    """Read conditions from a packed store, or from a table (parquet or CSV).
+
+    Parameters
+    ----------
+    path
+        Directory of a store, or a table with the columns ``line, perturbation, n_cells`` and, if
+        plates are to be checked, ``batch``.
+    controls
+        Control labels; a store knows its own.
+
+    Raises
+    ------
+    SplitError
+        No such columns, or no control label given or found.
+    """
+    if path.is_dir():
+        store = open_store(path)
+        known = (store.control, *store.manifest.get("control_aliases", []))
+        return Source(store.conditions, known, store.manifest.get("expression_key"))
+    try:
+        read = pd.read_parquet if path.suffix == ".parquet" else pd.read_csv
+        table = read(path)
+    except (OSError, ValueError) as error:
+        raise SplitError(
+            f"cannot read the conditions: {error}", where=path, fix="give a store or a table"
+        ) from error
+    for name in NEEDED:
+        if name not in table.columns:
+            raise SplitError(
+                f"the table has no column {name!r}",
+                where=path,
+                fix=did_you_mean(name, list(map(str, table.columns))),
+            )
+    return Source(conditions_from(table, controls, path), tuple(controls))
+
+
+def conditions_from(table: pd.DataFrame, controls: list[str], where: object) -> pd.DataFrame:
+    """Return a table like ``Store.conditions`` from ``line, perturbation, n_cells[, batch]``.
+
+    Raises
+    ------
+    SplitError
+        No condition has a control label.
+    """
+    names = table["perturbation"].astype(str)
+    parsed = {name: labels.parse(name) for name in names.unique()}
+    is_control = names.isin(controls)
+    if not is_control.any():
+        hint = did_you_mean(controls[0], sorted(parsed)) if controls else "name it"
+        raise SplitError(
+            f"no cells have the control label {controls[0]!r}" if controls else "no control label",
+            where=where,
+            fix=f"--control-pert: {hint}",
+        )
+    return pd.DataFrame(
+        {
+            "line": table["line"].astype(str),
+            "perturbation": names.where(~is_control, controls[0]),
+            "drug": names.map(lambda name: parsed[name].drug),
+            "dose": names.map(lambda name: parsed[name].dose).astype(float),
+            "unit": names.map(lambda name: parsed[name].unit),
+            "batch": table["batch"].astype(str) if "batch" in table.columns else "",
+            "is_control": is_control,
+            "n_cells": table["n_cells"].astype("int64"),
+        }
+    )
+
+
+def from_h5ads(path: str, toml: Path, columns: Columns) -> Source:
+    """Read conditions from the files that a TOML's own path names.
+
+    Parameters
+    ----------
+    path
+        As it stands under ``[datasets]``: a file, a directory, or a pattern with ``* ? [ ] { }``.
+    toml
+        The file; relative paths are tried from the working directory, then from its directory.
+    columns
+        Which obs columns say what; the control label.
+
+    Raises
+    ------
+    SplitError
+        The path matches no file.
+    DataError
+        A file is no h5ad, or lacks a column.
+    """
+    files = matches(path, toml.parent)
+    if not files:
+        raise SplitError(
+            f"{path!r} matches no file",
+            where=f"{toml}: [datasets]",
+            fix="correct the path, or give the data with --data",
+        )
+    store = next((file.parent for file in files if (file.parent / "manifest.json").is_file()), None)
+    if store is not None:
+        return from_data(store, list(columns.control_pert))
+    tallies = []
+    for file in files:
+        with opened(file) as handle:
+            perturbation = column(handle, file, str(columns.pert_col), "--pert-col")
+            line = column(handle, file, str(columns.cell_type_key), "--cell-type-key")
+            batch = Column(0 * line.codes, [""])
+            if columns.batch_col is not None:
+                batch = column(handle, file, columns.batch_col, "--batch-col")
+        head = Header(file, len(line.codes), [], perturbation, line, batch)
+        tallies.append(tally(head).rename(columns={"cells": "n_cells"}))
+    counted = pd.concat(tallies).groupby(["line", "perturbation", "batch"], as_index=False).sum()
+    controls = list(columns.control_pert)
+    return Source(conditions_from(counted, controls, files[0]), tuple(controls))
+
+
+def matches(path: str, beside: Path) -> list[Path]:
+    """Return the h5ad files of a path as cell-load reads it, sorted, each once.
+
+    A file; a directory (its ``*.h5`` and ``*.h5ad``, not below); or a pattern: braces with commas are
+    expanded first, then each part is globbed, a directory standing for the files in it. ``~`` and
+    environment variables are expanded too. Relative to the working directory, else to `beside`.
+    """
+    for base in (Path(), beside):
+        found: set[Path] = set()
+        for part in braces(os.path.expandvars(path)):
+            start = str(base / Path(part).expanduser())
+            entire = [start] if Path(start).exists() else glob.glob(start)  # noqa: PTH207
+            for one in map(Path, entire):
+                inside = [*one.glob("*.h5"), *one.glob("*.h5ad")] if one.is_dir() else [one]
+                found.update(inside)
+        if found:
+            return sorted(found)
+    return []
+
+
+def braces(pattern: str) -> Iterator[str]:
+    """Yield a pattern with its ``{a,b}`` replaced by each option."""
+    group = re.search(r"\{([^{}]*)\}", pattern)
+    if group is None:
+        yield pattern
+        return
+    for option in group[1].split(","):
+        yield from braces(pattern[: group.start()] + option.strip() + pattern[group.end() :])

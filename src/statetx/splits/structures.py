@@ -1,0 +1,85 @@
+"""Chemical structures as keys: the same compound under two names, compounds of one scaffold.
+
+RDKit is optional (extra ``chemistry``). Without it, structures are compared by their SMILES as
+written, which finds fewer doubles; scaffolds need it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from statetx.errors import ConfigError
+
+
+def available() -> bool:
+    """Whether RDKit is installed."""
+    return importlib.util.find_spec("rdkit") is not None
+
+
+def structure_key(smiles: str, name: str) -> str:
+    """Return a key that is equal for one compound in different salts and spellings.
+
+    The first block of the InChIKey of the largest fragment: connectivity without stereochemistry,
+    charge or counter-ions. Without RDKit, the SMILES itself.
+
+    Parameters
+    ----------
+    smiles
+        The structure.
+    name
+        Whose it is, for the message.
+
+    Raises
+    ------
+    ConfigError
+        RDKit cannot read the SMILES.
+    """
+    if not available():
+        return smiles.strip()
+    from rdkit import Chem
+    from rdkit.Chem.MolStandardize import rdMolStandardize
+
+    largest = rdMolStandardize.FragmentParent(_molecule(smiles, name))
+    neutral = rdMolStandardize.ChargeParent(largest, skipStandardize=True)
+    return str(Chem.MolToInchiKey(neutral)).partition("-")[0] or smiles.strip()
+
+
+def scaffold(smiles: str, name: str) -> str:
+    """Return the Bemis-Murcko scaffold as SMILES; a compound without rings is its own scaffold.
+
+    Bemis & Murcko 1996, J. Med. Chem.; RDKit's implementation, of the largest fragment.
+
+    Raises
+    ------
+    ConfigError
+        RDKit is not installed, or cannot read the SMILES.
+    """
+    if not available():
+        raise ConfigError(
+            "scaffolds need RDKit, which is not installed",
+            where="splits.*.generator: scaffold_out",
+            fix="pip install 'statetx[chemistry]', or moa_out with a column of scaffolds",
+        )
+    from rdkit import Chem
+    from rdkit.Chem.MolStandardize import rdMolStandardize
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    largest = rdMolStandardize.FragmentParent(_molecule(smiles, name))
+    Chem.SanitizeMol(largest)  # finds its rings
+    found = str(MurckoScaffold.MurckoScaffoldSmiles(mol=largest))
+    return found or f"no rings: {structure_key(smiles, name)}"
+
+
+def _molecule(smiles: str, name: str) -> Any:
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():  # our own message says it
+        molecule = Chem.MolFromSmiles(smiles)
+    if molecule is None:
+        raise ConfigError(
+            f"RDKit cannot read the structure of {name!r}: {smiles!r}",
+            where="drug_table.smiles",
+            fix="correct the SMILES or leave it empty",
+        )
+    return molecule

@@ -141,7 +141,7 @@ def lint(
     ):
         typer.echo(f"{toml}, data set {name!r}\n\n{report.text()}\n")
         found[name] = report
-        if picture is not None:
+        if picture is not None and not plan.empty:
             several = f".{name}" if found.keys() - {name} else ""
             write_picture(plan, picture.with_stem(picture.stem + several))
     if json_out is not None:

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 _DOSE = re.compile(r"(?P<drug>.+)_(?P<dose>\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*(?P<unit>[^\W\d_]+)?$")
 
+_PLUS_IN_NAME = re.compile(r"(^|[(\[-])\s*\+|\+\s*($|[)\],-])")
+"""Such as (+)-Catechin: a plus that joins nothing."""
+_UM = {"": 1.0, "uM": 1.0, "µM": 1.0, "μM": 1.0, "nM": 1e-3, "pM": 1e-6, "mM": 1e3, "M": 1e6}
+"""Concentrations in uM."""
+
 
 @dataclass(frozen=True)
 class Label:
@@ -35,15 +40,18 @@ class Label:
     def canonical(self) -> str:
         """The one spelling of all labels that mean the same: ``Drug_0.5``.
 
-        Blanks around names and the unit are dropped, the parts of a combination sorted, the dose
-        written as short as it can be. For comparing and for showing; cells keep their raw label.
+        Blanks around names are dropped, the parts of a combination sorted, the dose is in uM (a dose
+        without a unit too) and as short as it can be; a unit that is no concentration is kept. For
+        comparing and for showing: cells keep their raw label.
         """
-        parts = _parts(self.raw)
-        if len({(dose, unit) for _, dose, unit in parts}) > 1:
-            return "+".join(sorted(spell(name.strip(), dose) for name, dose, _ in parts))
-        names = [name.strip() for name in self.drug.split("+")]
-        whole = not all(any(c.isalnum() for c in name) for name in names)  # such as (+)-Catechin
-        return spell(self.drug.strip() if whole else "+".join(sorted(names)), self.dose)
+        parts = [(name.strip(), _in_um(dose, unit)) for name, dose, unit in _parts(self.raw)]
+        if len({dose for _, dose in parts}) > 1:
+            return "+".join(sorted(spell(*part) for part in parts))
+        names = [name for name, _ in parts] or [self.drug.strip()]
+        if not parts and not _PLUS_IN_NAME.search(self.drug):
+            names = [name.strip() for name in self.drug.split("+")]
+        dose = self.dose if self.dose is None else _in_um(self.dose, self.unit)
+        return spell("+".join(sorted(names)), dose)
 
 
 def parse(raw: str) -> Label:
@@ -69,9 +77,14 @@ def parse(raw: str) -> Label:
     return Label(raw, raw, None, "")
 
 
-def spell(drug: str, dose: float | None = None) -> str:
+def spell(drug: str, dose: float | str | None = None) -> str:
     """Return the label of a drug at a dose, ``Drug_0.5``; `parse` takes it apart again."""
-    return drug if dose is None else f"{drug}_{dose:.12g}"
+    return drug if dose is None else f"{drug}_{dose if isinstance(dose, str) else f'{dose:.12g}'}"
+
+
+def _in_um(dose: float, unit: str) -> str:
+    factor = _UM.get(unit)
+    return f"{dose:.12g}{unit}" if factor is None else f"{dose * factor:.12g}"
 
 
 def _parts(raw: str) -> list[tuple[str, float, str]]:

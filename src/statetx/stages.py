@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from statetx import provenance
+from statetx import labels, provenance
 from statetx.config import BASELINES, Config
 from statetx.errors import ConfigError, ResultsError
 
@@ -192,12 +192,17 @@ def split_params(cfg: Config, split: str) -> dict[str, Any]:
     toml = read_toml(rooted(cfg, section.toml)) if hasattr(section, "toml") else None
     unread = ("dataset", "toml", "drug_table", "line_table")
     settings = {k: v for k, v in section.changed().items() if k not in unread}
+    own = code("split")
+    if settings.get("stratify", {}).get("drugs") == "effect":
+        own = provenance.digest([own, provenance.code_fingerprint(["statetx.data.effects"])])
+    if toml is not None:
+        toml.get("statetx", {}).pop("made_from", None)
     return {
         "settings": settings,
         "fold": fold,
         "toml": None if toml is None else _in_order(toml),
         "known": split_facts(cfg, split),
-        "code": code("split"),
+        "code": own,
     }
 
 
@@ -216,7 +221,8 @@ def split_facts(cfg: Config, split: str) -> dict[str, Any]:
     strata = getattr(section, "stratify", None)
     reads = data.files != "simulate" and strata is not None and strata.changed()
     files = source_files(cfg, section.dataset) if reads else []
-    return facts_of(section, files, data.pert_col, data.cell_type_key)
+    controls = labels.controls(data.control_pert)
+    return facts_of(section, files, data.pert_col, data.cell_type_key, controls)
 
 
 def _in_order(value: Any) -> Any:

@@ -31,7 +31,7 @@ import pytest
 import tomli_w
 from scipy import sparse
 
-from statetx.config import Dataset, Sets, TomlSplit
+from statetx.config import GENERATORS, Dataset, Sets, TomlSplit
 from statetx.data.pack import pack
 from statetx.data.plan import ROLES, Plan, read_plan
 from statetx.data.roles import control_runs
@@ -180,7 +180,8 @@ def write_toml(content: dict[str, Any], data: Path, path: Path) -> Path:
 
 def our_plan(data: Data, toml: Path, out: Path) -> Plan:
     content = tomllib.loads(toml.read_text())
-    split(data.store.directory, TomlSplit(dataset="rep", toml=str(toml)), None, content, out)
+    settings = TomlSplit(dataset="rep", toml=str(toml))
+    split(data.store.directory, settings, None, content, out, one_hot=False)
     return read_plan(out / "plan.parquet")
 
 
@@ -456,3 +457,83 @@ def test_a_line_in_two_files_is_two_lines_to_cell_load_and_one_to_us(
             for key, numbers in cells_of.items():
                 cut = [len(numbers[at : at + size]) for at in range(0, len(numbers), size)]
                 assert sizes_of[key] == Counter(cut)
+
+
+# ---------------------------------------------------------------------------------------------
+# generators: cell-load reads what we write. It has no role for what we leave out of a line that is
+# in use: such conditions stand in val, where it validates on them.
+
+DRUGS = ("Alpha", "Beta 2", "KRAS+MYC", "Eta/x", "Iota", "Kappa", "Lambda", "Mu")
+SPLITS: dict[str, dict[str, Any]] = {
+    "dc_block": {"line_fraction": 0.4},
+    "pair_random": {"fraction": 0.3},
+    "context_fewshot": {"line_fraction": 0.5},
+    "line_out": {"line_fraction": 0.3},
+    "drug_out": {"drug_fraction": 0.3},
+    "both_out": {"drug_fraction": 0.4, "line_fraction": 0.3},
+    "dose_interpolate": {"drug_fraction": 0.5, "line_fraction": 0.5},
+    "dose_extrapolate": {"drug_fraction": 0.3, "val_drug_fraction": 0.3},
+    "plate_out": {"plates": ["p1"], "val_plate_fraction": 0.2},
+    "moa_out": {"group": "moa", "drug_table": {"path": "t.csv"}, "val_drug_fraction": 0.2},
+    "scaffold_out": {
+        "drug_table": {"path": "t.csv", "smiles": "smiles"},
+        "drug_fraction": 0.5,
+        "val_drug_fraction": 0,
+    },
+    "line_folds": {"k": 3},
+    "perturbation_folds": {"k": 4, "val": False},
+}
+KNOWN = {"listed": list(DRUGS), "groups": {drug: "abcd"[i // 2] for i, drug in enumerate(DRUGS)}}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Store]:
+    """Six lines, eight drugs at three doses, a drug per plate, one to eight cells; gaps."""
+    home, rng = tmp_path_factory.mktemp("grid"), np.random.default_rng(0)
+    rows = []
+    for line in [*CELLS, "K562", "q'uote"]:
+        rows += [(line, CONTROL, f"p{i % 4}") for i in range(12)]
+        for i, drug in enumerate(DRUGS):
+            for dose in ("0.05", "0.5", "5"):
+                n = rng.integers(1, 9) if rng.random() < 0.9 else 0
+                rows += [(line, f"{drug}_{dose}", f"p{i // 2}")] * n
+    obs = pd.DataFrame(rows, columns=["cell_line", "drug_dose", "batch"])
+    obs.index = pd.Index([f"cell{i:04d}-1" for i in range(len(obs))])
+    obs = obs.sample(frac=1.0, random_state=0)
+    paths = write_files(obs, pd.Series("all", obs.index), home / "files")
+    settings = Dataset(files=["*"], control_pert=CONTROL, scale="counts", embed_keys=["X_hvg"])
+    pack(paths, settings, "grid.v1", home / "pack")
+    return obs, open_store(home / "pack")
+
+
+@pytest.mark.parametrize("min_cells", [0, 5])
+@pytest.mark.parametrize("generator", sorted(GENERATORS))
+def test_cell_load_reads_what_a_generator_holds_out(
+    grid: tuple[pd.DataFrame, Store], tmp_path: Path, generator: str, min_cells: int
+) -> None:
+    obs, store = grid
+    given = {"dataset": "grid.v1", "generator": generator, "min_cells": min_cells}
+    settings = GENERATORS[generator].model_validate({**given, **SPLITS[generator]})
+    fold = 1 if generator.endswith("folds") else None
+    split(store.directory, settings, fold, None, tmp_path, KNOWN, one_hot=False)
+    theirs, _ = by_cell_load(tmp_path / "split.toml", obs, "batch", 8, pert_col="perturbation")
+
+    keys = keys_of(obs, GROUP["random"])
+    every = perturbed(by_key(np.arange(len(obs)), keys))
+    roles = dict.fromkeys(every, "none")
+    for line, label, role, _ in read_plan(tmp_path / "plan.parquet").table.itertuples(index=False):
+        roles[line, label] = role
+    used = {line for (line, _), role in roles.items() if role != "none"}
+    ours: dict[str, dict[Key, list[int]]] = {role: {} for role in (*ROLES, "none")}
+    for key, role in roles.items():
+        ours[role][key] = every[key]
+    kept_out = {key: cells for key, cells in ours["none"].items() if key[0] in used}
+    assert ours["train"]
+    assert ours["test"]
+    assert bool(kept_out) == (generator == "both_out" or min_cells > 0)
+
+    expected = {**ours, "val": ours["val"] | kept_out}
+    for role in ROLES:
+        assert perturbed(by_key(theirs[role].targets, keys)) == expected[role]
+        n = sum(obs["drug_dose"].iloc[theirs[role].targets] != CONTROL)
+        assert n == sum(map(len, expected[role].values()))

@@ -57,7 +57,7 @@ def test_the_demo_block_tests_four_drugs_in_two_lines() -> None:
     assert_complete(table, conditions)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     n_lines=st.integers(2, 12),
     n_drugs=st.integers(2, 15),
@@ -86,8 +86,12 @@ def test_block_properties(
         val_line_fraction=val,
         seed=seed,
     )
-    n_test_drugs = max(1, int(drug_fraction * n_drugs + 0.5))
-    n_test_lines = max(1, int(line_fraction * n_lines + 0.5))
+    n_test_drugs = int(drug_fraction * n_drugs + 0.5)
+    n_test_lines = int(line_fraction * n_lines + 0.5)
+    if n_test_drugs == 0 or n_test_lines == 0:
+        with pytest.raises(SplitError, match=r"rounds to none|too few"):
+            generate(conditions, chosen)
+        return
     n_val = [max(1, int(val * n + 0.5)) if val else 0 for n in (n_drugs, n_lines)]
     full = n_test_drugs == n_drugs or n_test_lines == n_lines
     if full or n_test_drugs + n_val[0] > n_drugs or n_test_lines + n_val[1] > n_lines:
@@ -113,7 +117,7 @@ def test_block_properties(
     assert held.empty == (val == 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     n=st.integers(2, 12),
     k=st.integers(2, 12),
@@ -176,8 +180,11 @@ def test_the_test_block_does_not_depend_on_the_validation_fractions() -> None:
 
 
 def test_a_single_line_has_no_block() -> None:
+    one = conditions_of(["only"], TWENTY)
     with pytest.raises(SplitError, match="1 lines are too few"):
-        generate(conditions_of(["only"], TWENTY), block(val_drug_fraction=0))
+        generate(one, block(line_fraction=0.5, val_drug_fraction=0))
+    with pytest.raises(SplitError, match=r"0\.2 of 1 lines rounds to none"):
+        generate(one, block(val_drug_fraction=0))
 
 
 @pytest.mark.parametrize("fold", [None, -1, 3])

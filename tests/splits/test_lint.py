@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,10 +13,8 @@ from conditions import CONTROL, conditions_of
 
 from statetx.config import BlockSplit, TomlSplit
 from statetx.config.splits import BothOut, DoseSplit, DrugOut, DrugTable, LineOut, PlateOut
-from statetx.data.design import Columns
 from statetx.splits.findings import CHECKS, Finding, Findings
 from statetx.splits.lint import PURPOSE, Facts, Report, lint
-from statetx.splits.lint_file import lint_file
 from statetx.splits.split import checked
 
 LINES = [f"L{i}" for i in range(6)]
@@ -119,19 +115,6 @@ def generated(settings: Any, known: dict[str, Any]) -> Callable[[Way], Findings]
     return lambda way: checked(CLEAN, settings, None, None, known, Facts(CONTROLS))[1].findings
 
 
-def own_files(text: str) -> Callable[[Way], Findings]:
-    """Check a TOML against the files that it names itself."""
-
-    def work(way: Way) -> Findings:
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / "my.toml"
-            path.write_text(text)
-            columns = Columns("drug_dose", "cell_line", None, CONTROLS)
-            return next(lint_file(path, None, columns, **vars(way)))[2].findings
-
-    return work
-
-
 STRATIFIED = BlockSplit(
     dataset="d",
     generator="dc_block",
@@ -150,11 +133,6 @@ FAULTS: dict[str, Fault] = {
     "no table": ("no-table", "zeroshot", toml('zeroshot = "d.L0"\n' + GOOD)),
     "path that is none": ("dataset-path", "3", toml('[datasets]\nd = "x"\ne = 3\n' + HELD)),
     "name with a dot": ("dotted-dataset", "d.v1", toml(PATH + '"d.v1" = "y"\n' + HELD)),
-    "no files": (
-        "no-files",
-        "nowhere/*.h5ad",
-        own_files('[datasets]\nd = "nowhere/*.h5ad"\n[training]\nd = "train"\n' + HELD),
-    ),
     "training value": ("training-value", "'yes'", toml(PATH + '[training]\nd = "yes"\n' + HELD)),
     "misspelt data set": ("unknown-dataset", "'dd'", toml(GOOD + '[zeroshot]\n"dd.L1" = "val"\n')),
     "unused data set": ("unused-dataset", "'e'", toml(PATH + 'e = "y"\n' + HELD)),
@@ -267,6 +245,11 @@ FAULTS: dict[str, Fault] = {
         "unseen-perturbations",
         "'Drug2_5'",
         toml(HEAD + '[fewshot."d.L0"]\ntest = ["Drug2_5"]\n' + EVERYWHERE),
+    ),
+    "drug that never trains, models with features": (
+        "new-perturbations",
+        "'Drug2_5'",
+        toml(HEAD + '[fewshot."d.L0"]\ntest = ["Drug2_5"]\n' + EVERYWHERE, one_hot=False),
     ),
     "dose that never trains": (
         "unseen-doses",
@@ -391,9 +374,9 @@ def test_new_drugs_are_an_error_only_for_models_that_know_drugs_by_id() -> None:
     settings = DrugOut(dataset="d", generator="drug_out")
     for one_hot, severity in ((True, "error"), (False, "note")):
         _, report = checked(CLEAN, settings, None, None, {}, Facts(CONTROLS, one_hot=one_hot))
-        (item,) = [i for i in report.findings.items if i.code == "unseen-perturbations"]
+        code = "unseen-perturbations" if one_hot else "new-perturbations"
+        (item,) = [i for i in report.findings.items if i.code == code]
         assert item.severity == severity
-        assert bool(item.fix) == one_hot
     settings = LineOut(dataset="d", generator="line_out")
     _, report = checked(CLEAN, settings, None, None, {}, Facts(CONTROLS))
     assert not report.findings.has("unseen-perturbations")

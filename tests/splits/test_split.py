@@ -46,6 +46,10 @@ def planned(
     return table.assign(role=[roles.get(key, "train") for key in keys], reason="by hand")
 
 
+HELD = {("L0", "Drug0_0.5"): "test", ("L0", "Drug0_5"): "test", ("L1", "Drug1_0.5"): "val"}
+HELD |= {("L1", "Drug1_5"): "val"}
+
+
 def codes(report: Report, severity: str) -> set[str]:
     return {item.code for item in report.findings.items if item.severity == severity}
 
@@ -155,6 +159,30 @@ def test_the_plan_says_what_becomes_of_controls(store: Path, tmp_path: Path) -> 
     assert plans[0].digest != plans[1].digest
 
 
+def test_single_conditions_that_are_left_out_stand_in_val_and_in_our_table(tmp_path: Path) -> None:
+    gone = {("L0", "Drug5_5"): "none", ("L3", "Drug5_5"): "none"}
+    write_toml(planned(HELD | gone), CONDITIONS, "d", "x", tmp_path / "split.toml")
+    content = tomllib.loads((tmp_path / "split.toml").read_text())
+    assert content["statetx"] == {"left_out": {"d.L0": ["Drug5_5"], "d.L3": ["Drug5_5"]}}
+    assert content["fewshot"]["d.L0"] == {"val": ["Drug5_5"], "test": ["Drug0_0.5", "Drug0_5"]}
+    assert content["fewshot"]["d.L3"] == {"val": ["Drug5_5"]}
+    table = resolve(parse(content, Findings()), "d", CONDITIONS, [CONTROL], Findings())
+    found = table.set_index(["line", "perturbation"])["role"]
+    assert (
+        found.to_dict()
+        == planned(HELD | gone).set_index(["line", "perturbation"])["role"].to_dict()
+    )
+
+
+def test_a_line_that_is_left_out_does_not_train_with_the_rest(tmp_path: Path) -> None:
+    table = planned(HELD)
+    write_toml(table[table["line"] != "L2"], CONDITIONS, "d", "x", tmp_path / "split.toml")
+    content = tomllib.loads((tmp_path / "split.toml").read_text())
+    assert content["training"] == {}
+    assert content["zeroshot"] == {f"d.L{i}": "train" for i in (3, 4, 5)}
+    assert set(content["fewshot"]) == {"d.L0", "d.L1"}
+
+
 # ---------------------------------------------------------------------------------------------
 # errors
 
@@ -198,15 +226,11 @@ def test_drugs_that_no_model_by_id_can_predict_write_nothing(store: Path, tmp_pa
     assert "perturbation_folds" in str(caught.value.where)
     assert not (tmp_path / "out").exists()
     report = split(store, folds, 0, None, tmp_path / "out", one_hot=False)
-    assert "unseen-perturbations" in codes(report, "note")
+    assert "new-perturbations" in codes(report, "note")
 
 
 # ---------------------------------------------------------------------------------------------
 # the report
-
-
-HELD = {("L0", "Drug0_0.5"): "test", ("L0", "Drug0_5"): "test", ("L1", "Drug1_0.5"): "val"}
-HELD |= {("L1", "Drug1_5"): "val"}
 
 
 def test_the_report_counts_conditions_and_cells() -> None:

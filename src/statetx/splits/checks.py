@@ -138,7 +138,9 @@ def left_out(
     pairs = perturbed[KEYS].drop_duplicates()
     merged = pairs.merge(table[KEYS], on=KEYS, how="left", indicator=True)
     unused = merged[merged["_merge"] == "left_only"]
-    if len(unused) and not log.has("lines-left-out"):
+    if log.has("lines-left-out"):
+        unused = unused[unused["line"].isin(table["line"])]
+    if len(unused):
         pairs_out = zip(unused["line"], unused["perturbation"], strict=True)
         names = shown(f"{label} in {line}" for line, label in pairs_out)
         drugs = perturbed.drop_duplicates("perturbation").set_index("perturbation")["drug"]
@@ -186,7 +188,7 @@ def unseen(table: pd.DataFrame, perturbed: pd.DataFrame, one_hot: bool, log: Fin
         knows = "a model here knows a perturbation by its id only and cannot predict these: "
         fix = "hold them out in some lines only, or leave such models out of the experiment"
         log.found(
-            "unseen-perturbations",
+            "unseen-perturbations" if one_hot else "new-perturbations",
             f"{len(new)} of {test['perturbation'].nunique()} test perturbations are never seen in "
             f"training: {shown(new)}",
             "",

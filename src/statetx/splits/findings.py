@@ -36,7 +36,6 @@ CHECKS: dict[str, Check] = {
     "no-table": Check("error", "the key holds a value where a table belongs"),
     "dataset-path": Check("error", "a data set is one path in quotes"),
     "dotted-dataset": Check("error", "`dataset.line` is split at its first dot"),
-    "no-files": Check("error", "the path matches no file, so there is nothing to split"),
     "training-value": Check("error", "only `train` has an effect; the data set is not used", True),
     "unknown-dataset": Check("error", "a data set is used that has no path"),
     "unused-dataset": Check("error", "a data set with a path is used nowhere", True),
@@ -80,6 +79,7 @@ CHECKS: dict[str, Check] = {
     # what models can know
     "unseen-perturbations": Check("error", "a model that knows a perturbation by its id only cannot"
                                   " predict one that it never saw"),
+    "new-perturbations": Check("note", "models that know more than an id can predict them"),
     "unseen-doses": Check("note", "new doses of known drugs"),
     "unseen-lines": Check("note", "training sees no perturbation of the lines"),
 }  # fmt: skip

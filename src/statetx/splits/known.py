@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from anndata.io import read_elem
 
 from statetx import labels
 from statetx.config import splits as config
@@ -22,6 +24,7 @@ def facts_of(
     files: Sequence[str | Path] = (),
     pert_col: str = "",
     cell_type_key: str = "",
+    controls: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what a split's settings ask to know, as JSON values for `known_from`.
 
@@ -29,8 +32,8 @@ def facts_of(
     ----------
     settings
         Of a split; paths of its tables are taken as they stand there.
-    files, pert_col, cell_type_key
-        Source files of the data set and their columns, for strata by an obs column.
+    files, pert_col, cell_type_key, controls
+        Source files of the data set, their columns and control labels, for strata by an obs column.
 
     Raises
     ------
@@ -51,7 +54,7 @@ def facts_of(
         elif getattr(settings, "generator", None) == "scaffold_out" and drugs.smiles is not None:
             smiles = _column(table, drugs.smiles, drugs.path)
             out["groups"] = {name: scaffold(text, name) for name, text in smiles.items()}
-    strata = _strata(settings, table, files, pert_col, cell_type_key)
+    strata = _strata(settings, table, files, pert_col, cell_type_key, controls)
     return {**out, "strata": strata} if strata else out
 
 
@@ -61,6 +64,7 @@ def _strata(
     files: Sequence[str | Path],
     pert_col: str,
     cell_type_key: str,
+    controls: Sequence[str],
 ) -> dict[str, dict[str, str]]:
     if not isinstance(settings, config.Generated):
         return {}
@@ -70,14 +74,14 @@ def _strata(
         if drugs is not None and by_drug in drugs.columns:
             out["drugs"] = _column(drugs, by_drug, "drug_table")
         else:
-            out["drugs"] = obs_column(files, pert_col, by_drug, of_drugs=True)
+            out["drugs"] = obs_column(files, pert_col, by_drug, controls)
     if by_line is not None:
         where = settings.line_table
         if where is not None:
             table = read_table(where.path, where.name, "line_table", unique=False)
             out["lines"] = _agreed(table, by_line, where.path)
         else:
-            out["lines"] = obs_column(files, cell_type_key, by_line, of_drugs=False)
+            out["lines"] = obs_column(files, cell_type_key, by_line, None)
     return out
 
 
@@ -148,7 +152,8 @@ def read_table(path: str, name: str, key: str, *, unique: bool) -> pd.DataFrame:
         if suffix == ".parquet":
             table = pd.read_parquet(path)
         else:
-            table = pd.read_csv(path, sep="\t" if suffix in (".tsv", ".txt") else ",", dtype=str)
+            sep = "\t" if suffix in (".tsv", ".txt") else ","
+            table = pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot read the table: {error}", where=path, fix=f"correct {key}.path"
@@ -159,8 +164,9 @@ def read_table(path: str, name: str, key: str, *, unique: bool) -> pd.DataFrame:
             where=path,
             fix=f"{key}.name: {did_you_mean(name, list(map(str, table.columns)))}",
         )
-    if table[name].isna().any():
-        row = int(table[name].isna().to_numpy().argmax()) + 1
+    empty = table[name].isna() | (table[name].astype(str).str.strip() == "")
+    if empty.any():
+        row = int(empty.to_numpy().argmax()) + 1
         raise ConfigError(f"row {row} has no name", where=f"{path}: {name}", fix="fill it in")
     table = table.set_index(table[name].astype(str))
     again = sorted(set(table.index[table.index.duplicated()]))
@@ -200,14 +206,23 @@ def _agreed(table: pd.DataFrame, name: str, path: str) -> dict[str, str]:
 
 
 def obs_column(
-    files: Sequence[str | Path], key: str, name: str, *, of_drugs: bool
+    files: Sequence[str | Path], key: str, name: str, controls: Sequence[str] | None
 ) -> dict[str, str]:
     """Return the value of an obs column for each drug or line.
+
+    Parameters
+    ----------
+    files
+        Source h5ads.
+    key, name
+        Column of the perturbations or lines, and the one whose values are wanted.
+    controls
+        Control labels: drugs are meant, and what their cells say does not count; None: lines are.
 
     Raises
     ------
     ConfigError
-        A drug or line has cells with several values.
+        A drug or line has cells with several values, or without one.
     DataError
         A file has no such column.
     """
@@ -220,17 +235,21 @@ def obs_column(
     found: dict[str, str] = {}
     for path in map(Path, files):
         with opened(path) as file:
-            units, values = column(file, path, key), column(file, path, name)
-        code = units.codes.astype("int64") * len(values.names) + values.codes
-        for pair in pd.unique(code):
-            unit, value = (
-                units.names[pair // len(values.names)],
-                values.names[pair % len(values.names)],
-            )
-            unit = labels.parse(unit).drug if of_drugs else unit
-            if found.setdefault(unit, value) != value:
+            units = column(file, path, key)
+            if name not in file["obs"]:
+                column(file, path, name, "stratify")
+            codes, values = pd.factorize(pd.Series(read_elem(file["obs"][name])))
+        pairs = np.unique(units.codes.astype(np.int64) * (len(values) + 1) + codes + 1)
+        for unit, value in zip(*np.divmod(pairs, len(values) + 1), strict=True):
+            label = units.names[unit]
+            if controls is not None and label in controls:
+                continue
+            label = label if controls is None else labels.parse(label).drug
+            says = str(values[value - 1]) if value else ""
+            if not says.strip() or found.setdefault(label, says) != says:
+                other = f"{found[label]!r} and {says!r}" if says.strip() else "some have no value"
                 raise ConfigError(
-                    f"cells of {unit!r} disagree: {found[unit]!r} and {value!r}",
+                    f"cells of {label!r} disagree: {other}",
                     where=f"{path}: obs[{name!r}]",
                     fix="choose a column that is the same in all cells of a drug or line",
                 )

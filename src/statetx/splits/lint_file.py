@@ -11,8 +11,9 @@ import pandas as pd
 
 from statetx.config.splits import DrugTable, TomlSplit
 from statetx.data.design import Columns
+from statetx.data.store import open_store
 from statetx.errors import SplitError
-from statetx.splits.findings import CHECKS, Findings
+from statetx.splits.findings import Findings
 from statetx.splits.known import facts_of
 from statetx.splits.lint import Facts, Report
 from statetx.splits.sources import Source, from_data, from_h5ads
@@ -63,9 +64,6 @@ def lint_file(
     SplitError
         The file cannot be read, names no data set, or its path matches nothing.
     """
-    for code in allow:
-        if code not in CHECKS:
-            raise SplitError(f"no check {code!r}", where="allow", fix="docs/splits.md lists them")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -79,7 +77,7 @@ def lint_file(
             '"dataset.line", or a data set in [training]',
         )
     facts = facts_of(TomlSplit(dataset="", toml=str(path), drug_table=drug_table))
-    for name in [file.used[0]] if data is not None and len(file.used) == 1 else file.used:
+    for name in file.used if data is None else [_only(file.used, data, path)]:
         source = _source(path, data, columns, file.datasets.get(name, ""))
         settings = TomlSplit(
             dataset=name,
@@ -89,9 +87,25 @@ def lint_file(
             controls="partition" if partition else "shared",
         )
         known = Facts(source.controls, one_hot=one_hot, chosen_outside=source.chosen_outside)
-        known = replace(known, fewest_cells=max(known.fewest_cells, min_cells))
+        known = replace(known, fewest_cells=min_cells or known.fewest_cells)
         table, report = checked(source.conditions, settings, None, content, facts, known)
         yield name, table, report
+
+
+def _only(used: list[str], data: Path, path: Path) -> str:
+    """Return which data set of the file the given data are."""
+    if len(used) == 1:
+        return used[0]
+    manifest = data / "manifest.json"
+    name = str(open_store(data).manifest["dataset"]) if manifest.is_file() else None
+    if name not in used:
+        raise SplitError(
+            f"the file splits several data sets: {', '.join(used)}; which one {str(data)!r} is, is not "
+            "clear",
+            where=path,
+            fix="give the packed store of one of them, or leave --data away",
+        )
+    return name
 
 
 def _source(path: Path, data: Path | None, columns: Columns, place: str) -> Source:

@@ -65,7 +65,7 @@ def resolve(
             gone = ("left out: stands in val to be kept out of training", LEFT_OUT)
             for p in labels:
                 role, why = roles.get(p, ("train", "fewshot: not listed, so it trains"))
-                if p in left_out.get(line, ()):
+                if role == "val" and p in left_out.get(line, ()):
                     why, role = gone
                 rows.append((line, p, role, why))
         elif name in file.training:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from statetx import labels
-from statetx.data.design import Columns, tally
+from statetx.data.design import Columns, looks_like_control, tally
 from statetx.data.header import Column, Header, column, opened
 from statetx.data.store import open_store
 from statetx.errors import SplitError, did_you_mean
@@ -60,8 +60,10 @@ def from_data(path: Path, controls: list[str]) -> Source:
         known = (store.control, *store.manifest.get("control_aliases", []))
         return Source(store.conditions, known, store.manifest.get("expression_key"))
     try:
-        read = pd.read_parquet if path.suffix == ".parquet" else pd.read_csv
-        table = read(path)
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise SplitError(
             f"cannot read the conditions: {error}", where=path, fix="give a store or a table"
@@ -84,11 +86,20 @@ def conditions_from(table: pd.DataFrame, controls: list[str], where: object) -> 
     SplitError
         No condition has a control label.
     """
+    cells = pd.to_numeric(table["n_cells"], errors="coerce")
+    if (cells.isna() | (cells < 0)).any():
+        row = int((cells.isna() | (cells < 0)).to_numpy().argmax())
+        raise SplitError(
+            f"row {row + 1} has {table['n_cells'].iloc[row]!r} cells",
+            where=where,
+            fix="n_cells is the number of cells of the condition",
+        )
     names = table["perturbation"].astype(str)
     parsed = {name: labels.parse(name) for name in names.unique()}
     is_control = names.isin(controls)
     if not is_control.any():
-        hint = did_you_mean(controls[0], sorted(parsed)) if controls else "name it"
+        like = [name for name in sorted(parsed) if looks_like_control(name)] or sorted(parsed)
+        hint = did_you_mean(controls[0] if controls else "", like)
         raise SplitError(
             f"no cells have the control label {controls[0]!r}" if controls else "no control label",
             where=where,
@@ -103,7 +114,7 @@ def conditions_from(table: pd.DataFrame, controls: list[str], where: object) -> 
             "unit": names.map(lambda name: parsed[name].unit),
             "batch": table["batch"].astype(str) if "batch" in table.columns else "",
             "is_control": is_control,
-            "n_cells": table["n_cells"].astype("int64"),
+            "n_cells": cells.astype("int64"),
         }
     )
 
@@ -162,7 +173,7 @@ def matches(path: str, beside: Path) -> list[Path]:
     for base in (Path(), beside):
         found: set[Path] = set()
         for part in braces(os.path.expandvars(path)):
-            start = str(base / Path(part).expanduser())
+            start = str(base / os.path.expanduser(part))  # noqa: PTH111 (an unknown user is no error)
             entire = [start] if Path(start).exists() else glob.glob(start)  # noqa: PTH207
             for one in map(Path, entire):
                 inside = [*one.glob("*.h5"), *one.glob("*.h5ad")] if one.is_dir() else [one]

@@ -17,8 +17,9 @@ from statetx.config.splits import Held, TomlSplit
 from statetx.data.effects import effect_strata
 from statetx.data.plan import Plan, write_plan
 from statetx.data.store import open_store
+from statetx.errors import SplitError, did_you_mean
 from statetx.provenance import versions, write_json
-from statetx.splits.findings import Findings
+from statetx.splits.findings import CHECKS, Findings
 from statetx.splits.grid import LEFT_OUT
 from statetx.splits.lint import PURPOSE, Facts, Report, lint
 from statetx.splits.plan_table import Effect, plan_table
@@ -120,13 +121,16 @@ def checked(
     Raises
     ------
     SplitError
-        The settings do not fit the data.
+        The settings do not fit the data, or allow a check that does not exist.
     """
     purpose = PURPOSE.get(getattr(settings, "generator", ""), frozenset())
-    if not facts.one_hot:
-        purpose |= {"unseen-perturbations"}
     log = Findings(purpose=purpose)
     if isinstance(settings, TomlSplit):
+        for code in settings.allow:
+            if code not in CHECKS:
+                raise SplitError(
+                    f"no check {code!r}", where="allow", fix=did_you_mean(code, sorted(CHECKS))
+                )
         log = Findings(settings.compat, frozenset(settings.allow), purpose)
     names = list(facts.controls)
     table, found = plan_table(conditions, names, settings, fold, toml, known, log, effect)

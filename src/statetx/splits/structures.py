@@ -6,6 +6,7 @@ written, which finds fewer doubles; scaffolds need it.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from typing import Any
 
@@ -21,7 +22,7 @@ def structure_key(smiles: str, name: str) -> str:
     """Return a key that is equal for one compound in different salts and spellings.
 
     The first block of the InChIKey of the largest fragment: connectivity without stereochemistry,
-    charge or counter-ions. Without RDKit, the SMILES itself.
+    protons or counter-ions. Without RDKit, the SMILES itself.
 
     Parameters
     ----------
@@ -38,11 +39,9 @@ def structure_key(smiles: str, name: str) -> str:
     if not available():
         return smiles.strip()
     from rdkit import Chem
-    from rdkit.Chem.MolStandardize import rdMolStandardize
 
-    largest = rdMolStandardize.FragmentParent(_molecule(smiles, name))
-    neutral = rdMolStandardize.ChargeParent(largest, skipStandardize=True)
-    return str(Chem.MolToInchiKey(neutral)).partition("-")[0] or smiles.strip()
+    key = str(Chem.MolToInchiKey(_largest_fragment(smiles, name)))
+    return key.partition("-")[0] or smiles.strip()
 
 
 def scaffold(smiles: str, name: str) -> str:
@@ -61,25 +60,26 @@ def scaffold(smiles: str, name: str) -> str:
             where="splits.*.generator: scaffold_out",
             fix="pip install 'statetx[chemistry]', or moa_out with a column of scaffolds",
         )
-    from rdkit import Chem
-    from rdkit.Chem.MolStandardize import rdMolStandardize
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
-    largest = rdMolStandardize.FragmentParent(_molecule(smiles, name))
-    Chem.SanitizeMol(largest)  # finds its rings
-    found = str(MurckoScaffold.MurckoScaffoldSmiles(mol=largest))
+    found = str(MurckoScaffold.MurckoScaffoldSmiles(mol=_largest_fragment(smiles, name)))
     return found or f"no rings: {structure_key(smiles, name)}"
 
 
-def _molecule(smiles: str, name: str) -> Any:
+@functools.cache
+def _largest_fragment(smiles: str, name: str) -> Any:
     from rdkit import Chem, rdBase
+    from rdkit.Chem.MolStandardize import rdMolStandardize
 
     with rdBase.BlockLogs():  # our own message says it
         molecule = Chem.MolFromSmiles(smiles)
-    if molecule is None:
-        raise ConfigError(
-            f"RDKit cannot read the structure of {name!r}: {smiles!r}",
-            where="drug_table.smiles",
-            fix="correct the SMILES or leave it empty",
-        )
-    return molecule
+        if molecule is None:
+            raise ConfigError(
+                f"RDKit cannot read the structure of {name!r}: {smiles!r}",
+                where="drug_table.smiles",
+                fix="correct the SMILES or leave it empty",
+            )
+        fragments = Chem.GetMolFrags(molecule, asMols=True)
+        largest = max(fragments, key=lambda fragment: fragment.GetNumHeavyAtoms())
+        # A salt such as omeprazole sodium has another connectivity as long as it is charged.
+        return rdMolStandardize.Uncharger().uncharge(largest)

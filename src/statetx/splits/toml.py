@@ -114,14 +114,14 @@ def parse(content: Mapping[str, Any], log: Findings) -> SplitFile:
         name: value if isinstance(value := content.get(name, {}), dict) else {}
         for name in (*TABLES, OWN)
     }
-    own = tables[OWN]
+    left_out = _left_out(tables, log)
     read = SplitFile(
         _datasets(tables["datasets"], log),
         _training(tables["training"], log),
         _zeroshot(tables["zeroshot"], log),
         _fewshot(tables["fewshot"], log),
-        own.get("left_out", {}),
-        own.get("made_from", {}),
+        left_out,
+        _table(tables[OWN], "made_from", log),
     )
     _check_use(read, log)
     return read
@@ -163,7 +163,8 @@ def _training(table: dict[str, Any], log: Findings) -> tuple[str, ...]:
 
 def _flat(table: dict[str, Any], name: str, log: Findings) -> dict[str, Any]:
     """Return a table of lines with names that were read as nested tables put together again."""
-    out: dict[str, Any] = {}
+    quoted: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
     lists = name == "fewshot"
 
     def leaf(value: Any) -> bool:
@@ -171,21 +172,23 @@ def _flat(table: dict[str, Any], name: str, log: Findings) -> dict[str, Any]:
             lists and not (value and all(isinstance(inner, dict) for inner in value.values()))
         )
 
-    def walk(key: str, value: Any, nested: bool) -> None:
-        if not leaf(value):
+    def walk(key: str, value: Any, out: dict[str, Any]) -> None:
+        if leaf(value):
+            out[key] = value
+        elif not value:
+            log.found("no-line", f"{key!r} names no line", f"[{name}]", QUOTED)
+        else:
             for inner, below in value.items():
-                walk(f"{key}.{inner}", below, True)
-            return
-        if nested:
-            log.found("unquoted", f"{key!r} was read from nested tables", f"[{name}]", QUOTED)
-        if key in out:
-            what = f"{key!r} stands there twice, with quotes and without"
-            log.found("line-twice", what, f"[{name}]", "name it once")
-        out[key] = value
+                walk(f"{key}.{inner}", below, nested)
 
     for key, value in table.items():
-        walk(key, value, False)
-    return out
+        walk(key, value, quoted)
+    for key in nested:
+        log.found("unquoted", f"{key!r} was read from nested tables", f"[{name}]", QUOTED)
+    for key in nested.keys() & quoted.keys():
+        what = f"{key!r} stands there twice, with quotes and without"
+        log.found("line-twice", what, f"[{name}]", "name it once")
+    return nested | quoted
 
 
 def _zeroshot(table: dict[str, Any], log: Findings) -> dict[str, str]:
@@ -230,6 +233,38 @@ def _lists(table: dict[str, Any], here: str, log: Findings) -> dict[str, list[st
                 log.found("repeated-entry", f"{role} repeats {shown(again)}", here)
             lists[role] = labels
     return lists
+
+
+def _table(tables: dict[str, Any], name: str, log: Findings) -> dict[str, Any]:
+    value = tables.get(name, {})
+    if not isinstance(value, dict):
+        log.found("no-table", f"{name!r} is not a table", f"[{OWN}]", "remove it")
+        return {}
+    return value
+
+
+def _left_out(tables: dict[str, dict[str, Any]], log: Findings) -> dict[str, list[str]]:
+    """Return the labels that `write_toml` put into ``val`` to keep them out of training."""
+    for key in tables[OWN].keys() - {"left_out", "made_from"}:
+        log.found("unknown-key", f"unknown key {key!r}", f"[{OWN}]", "remove it")
+    out = {}
+    for key, labels in _table(tables[OWN], "left_out", log).items():
+        here = f'[{OWN}.left_out] "{key}"'
+        lists = tables["fewshot"].get(key, {})
+        held = lists.get("val", []) if isinstance(lists, dict) else []
+        if not isinstance(labels, list) or not all(isinstance(p, str) for p in labels):
+            log.found("no-list", f"{key!r} is not a list of labels in quotes", here)
+            continue
+        strange = [label for label in labels if label not in held]
+        if strange:
+            log.found(
+                "unknown-perturbation",
+                f"{shown(strange)} are left out but do not stand in val of that line",
+                here,
+                "left out is what stands in val and here",
+            )
+        out[key] = labels
+    return out
 
 
 def _check_use(read: SplitFile, log: Findings) -> None:

@@ -197,10 +197,14 @@ def test_what_does_not_fit_is_refused(
 
 def test_another_attention_mode_is_refused(directory: Path) -> None:
     meta = json.loads((directory / "model.json").read_text())
-    meta["architecture"]["backbone"]["attention"] = "causal_rope"
-    (directory / "model.json").write_text(json.dumps(meta))
-    with pytest.raises(ModelError, match="unknown attention mode 'causal_rope'"):
-        model_dir.load(directory)
+    for mode, message in (
+        ("windowed", "unknown attention mode 'windowed'"),
+        ("causal_rope", "does not reproduce its golden cells"),
+    ):
+        meta["architecture"]["backbone"]["attention"] = mode
+        (directory / "model.json").write_text(json.dumps(meta))
+        with pytest.raises(ModelError, match=message):
+            model_dir.load(directory)
 
 
 def test_a_model_of_nan_is_not_written(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ Layer (RMS in float32, no biases):
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,19 +23,36 @@ from statetx.errors import ModelError, did_you_mean
 
 EPSILON = 1e-6
 INITIAL_STD = 0.02
+THETA = 1e4
 
 
-def _bidirectional(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Every cell of a set sees every cell, without positions: permutation-equivariant."""
-    seen = None if mask is None else mask[:, None, None, :]  # [B, 1, 1, S]: keys
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+class Mode(NamedTuple):
+    """Who attends to whom.
+
+    Attributes
+    ----------
+    causal
+        A cell sees the cells before it and itself only: the order of a set then matters.
+    rotary
+        Queries and keys are rotated by their position (RoPE, theta 1e4, half-split).
+    alone
+        A cell sees itself only.
+    """
+
+    causal: bool = False
+    rotary: bool = False
+    alone: bool = False
 
 
-ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
-    "bidirectional": _bidirectional
+ATTENTION: dict[str, Mode] = {
+    "bidirectional": Mode(),
+    "causal": Mode(causal=True),
+    "causal_rope": Mode(causal=True, rotary=True),
+    "bidirectional_rope": Mode(rotary=True),
+    "alone": Mode(alone=True),
 }
-"""Modes by name: (q, k, v), each [B, heads, S, head_dim], and a mask of the cells that are seen, bool
-[B, S] or None, to the attended values."""
+"""Modes by name. ``bidirectional`` is the set model; the others are what some checkpoints were trained
+or served with."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,7 @@ class Attention(nn.Module):
         super().__init__()
         width = shape.num_attention_heads * shape.head_dim
         self.head_dim = shape.head_dim
-        self.attend = ATTENTION[shape.attention]
+        self.mode = ATTENTION[shape.attention]
         self.q_proj = nn.Linear(shape.hidden_size, width, bias=False)
         self.k_proj = nn.Linear(shape.hidden_size, width, bias=False)
         self.v_proj = nn.Linear(shape.hidden_size, width, bias=False)
@@ -93,11 +110,39 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, S, H] -> [B, S, H]; cells outside `mask` [B, S] are seen by none."""
-        query, key, value = (
-            self._heads(layer(x)) for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        attended = self.attend(query, key, value, mask)  # [B, heads, S, head_dim]
+        value = self.v_proj(x)
+        if self.mode.alone:  # softmax over one cell is 1
+            return self.o_proj(value)
+        query, key = self._heads(self.q_proj(x)), self._heads(self.k_proj(x))
+        if self.mode.rotary:
+            query, key = rotated(query), rotated(key)
+        seen, causal = None, self.mode.causal
+        if mask is not None:
+            seen = mask[:, None, None, :]  # [B, 1, 1, S]: keys
+            if causal:
+                cells = x.shape[1]
+                before = torch.ones(cells, cells, dtype=torch.bool, device=x.device).tril()
+                # A row that sees nothing would be NaN; what stands in masked rows means nothing.
+                itself = torch.eye(cells, dtype=torch.bool, device=x.device)
+                seen, causal = (seen & before) | itself, False
+        attended = functional.scaled_dot_product_attention(
+            query, key, self._heads(value), attn_mask=seen, is_causal=causal
+        )  # [B, heads, S, head_dim]
         return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+
+def rotated(x: Tensor) -> Tensor:
+    """Rotate [B, heads, S, head_dim] by position: pairs are (i, i + head_dim / 2), theta 1e4.
+
+    Su et al. 2021 (RoFormer), in the half-split form of Llama.
+    """
+    cells, width = x.shape[-2:]
+    places = torch.arange(cells, device=x.device, dtype=torch.float32)
+    powers = torch.arange(0, width, 2, device=x.device, dtype=torch.float32) / width
+    angles = places[:, None] * THETA**-powers  # [S, head_dim / 2]
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 class GatedMLP(nn.Module):
@@ -141,7 +186,7 @@ class Backbone(nn.Module):
     Raises
     ------
     ModelError
-        Unknown attention mode: a mode is never guessed.
+        Unknown attention mode: a mode is never guessed. An odd head_dim with positions.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -150,6 +195,11 @@ class Backbone(nn.Module):
             raise ModelError(
                 f"unknown attention mode {shape.attention!r}",
                 fix=did_you_mean(shape.attention, ATTENTION),
+            )
+        if ATTENTION[shape.attention].rotary and shape.head_dim % 2:
+            raise ModelError(
+                f"attention {shape.attention!r} rotates pairs of features, head_dim is {shape.head_dim}",
+                fix="use an even head_dim, or a mode without positions",
             )
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
         self.norm = RMSNorm(shape.hidden_size)

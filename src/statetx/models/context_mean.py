@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from statetx.models.deltas import ControlMeans, Statistics, move
-from statetx.models.predictor import Predicted, expect_tensors
+from statetx.models.deltas import MovedControls, Statistics
+from statetx.models.predictor import expect_tensors
 
 
 def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -28,7 +28,7 @@ def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     )
 
 
-class ContextMean:
+class ContextMean(MovedControls):
     """Moves control cells by the mean delta of their line.
 
     Parameters
@@ -44,25 +44,13 @@ class ContextMean:
     def __init__(
         self, architecture: Mapping[str, Any], arrays: Mapping[str, np.ndarray], control: str
     ) -> None:
-        self._controls = ControlMeans(architecture["control_lines"], arrays["control_means"])
+        super().__init__(architecture, arrays, control)
         self._deltas = dict(zip(architecture["delta_lines"], arrays["line_deltas"], strict=True))
         self._overall = arrays["mean_delta"]
-        self.control = control
 
-    def delta(self, line: str) -> tuple[np.ndarray, bool]:
-        """Return the mean delta [G] used for `line`, and whether it is the fallback."""
+    def delta(self, line: str, perturbation: str) -> tuple[np.ndarray, bool]:
+        """Return the mean delta [G] of `line`; a fallback when the line was never trained."""
         return self._deltas.get(line, self._overall), line not in self._deltas
-
-    def predict(self, control: np.ndarray, line: str, perturbation: str) -> Predicted:
-        """Return the moved basal cells, float32 [S, G]; flagged when the line was never trained."""
-        if perturbation == self.control:
-            return Predicted(np.array(control, dtype=np.float32), False)
-        delta, fallback = self.delta(line)
-        return Predicted(move(control, self._controls.of(line, control) + delta), fallback)
-
-    def to(self, device: str) -> ContextMean:
-        """Return itself: there is nothing to move."""
-        return self
 
 
 def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> ContextMean:

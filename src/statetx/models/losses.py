@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,83 @@ def energy(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             within_target = _mean(_self_distances(y - centre), mask)
         return cross - 0.5 * within_pred - 0.5 * within_target
+
+
+def sinkhorn(pred: Tensor, target: Tensor, blur: float = 0.05) -> Tensor:
+    r"""Debiased Sinkhorn divergence of two sets with uniform weights, one value per pair of sets.
+
+    S = OT(x, y) - 1/2 OT(x, x) - 1/2 OT(y, y), OT the entropic transport cost for |x - y|^2 / 2 at
+    temperature blur^2, by annealing from the diameter of all points of the batch (so that the value of
+    a set depends slightly on its batch). Feydy et al. 2019, AISTATS; computed by geomloss
+    ``SamplesLoss("sinkhorn", p=2, blur=0.05, scaling=0.5)``. Computed in float32 outside autocast.
+
+    Parameters
+    ----------
+    pred, target
+        [B, S, D]
+    blur
+        Length below which points are not told apart.
+
+    Returns
+    -------
+    torch.Tensor
+        [B]
+    """
+    from geomloss import SamplesLoss  # seconds to import; one loss of several needs it
+
+    with torch.autocast(pred.device.type, enabled=False):
+        loss: Tensor = SamplesLoss("sinkhorn", p=2, blur=blur)(_wide(pred), _wide(target))
+    return loss
+
+
+def combined(pred: Tensor, target: Tensor, sinkhorn_weight: float = 0.01) -> Tensor:
+    """Energy + sinkhorn_weight * Sinkhorn, one value [B] per pair of sets (State's loss ``se``)."""
+    return energy(pred, target) + sinkhorn_weight * sinkhorn(pred, target)
+
+
+def mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference of cell i and cell i, over cells and features, one value [B] per set.
+
+    Cells of a set have no order that means anything: this compares an arbitrary pairing.
+    """
+    per_cell = (_wide(pred) - _wide(target)).square().mean(-1)  # [B, S]
+    if mask is None:
+        return per_cell.mean(-1)
+    return (per_cell * mask).sum(-1) / mask.sum(-1)
+
+
+def to_control(pred: Tensor, control: Tensor) -> Tensor:
+    """Mean absolute difference of predicted and basal cells, one value [B] per set (a regulariser)."""
+    return (_wide(pred) - _wide(control)).abs().mean(dim=(1, 2))
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+LOSSES: dict[str, Loss] = {"energy": energy, "sinkhorn": sinkhorn, "se": combined, "mse": mse}
+"""Losses by name: (pred, target), each [B, S, D], to [B]."""
+
+
+def chunked(
+    loss: Loss, pred: Tensor, target: Tensor, n_chunks: int, order: Tensor | None = None
+) -> Tensor:
+    """Mean of a loss over `n_chunks` stretches of the features, one value [B] per set.
+
+    A distance in many dimensions sees all features at once; in chunks, each stretch has its say.
+
+    Parameters
+    ----------
+    loss
+        One of `LOSSES`.
+    pred, target
+        [B, S, D]
+    n_chunks
+        Number of stretches; widths differ by at most one.
+    order
+        Permutation of the features, int64 [D]; None: as they stand.
+    """
+    if order is not None:
+        pred, target = pred[..., order], target[..., order]
+    parts = zip(pred.tensor_split(n_chunks, -1), target.tensor_split(n_chunks, -1), strict=True)
+    return torch.stack([loss(one, other) for one, other in parts]).mean(0)
 
 
 def _mean(distances: Tensor, mask: Tensor | None) -> Tensor:

@@ -5,14 +5,15 @@
     h = transformer_backbone(p + c)           [B, S, H]
     cells = relu(project_out(h + c))          [B, S, D]  (without residual: project_out(h))
 
-The residual is added in hidden space and ReLU keeps predicted log1p expression non-negative.
+The residual is added in hidden space and ReLU keeps predicted log1p expression non-negative. Options
+of released checkpoints: a batch embedding added to every cell, tokens that attend with the cells (of the
+batch, of confidence), a residual in the space of the input, a gene decoder behind the cells.
 Parameter names and indices are those of the released State checkpoints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statetx.errors import ModelError, did_you_mean
+from statetx.models.architecture import Architecture, ConfidenceToken, mlp
 from statetx.models.backbone import Backbone, Shape
+from statetx.models.decoder import DECODERS
+from statetx.models.gpt2 import Gpt2Backbone
 from statetx.models.predictor import Predicted, expect_tensors
 
 
@@ -35,67 +39,15 @@ class Prediction(NamedTuple):
     genes
         [B, S, G] from a gene decoder, or None.
     confidence
-        [B] from a confidence head, or None.
+        [B] from a confidence token (what the loss of the set will be, times 10), or None.
+    batch_logits
+        [B, batches] from a batch token, or None.
     """
 
     cells: Tensor
     genes: Tensor | None = None
     confidence: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Everything that decides what the weights compute.
-
-    Attributes
-    ----------
-    input_dim, output_dim
-        Columns of basal and of predicted cells.
-    pert_dim
-        Size of the vocabulary, or width of the perturbation vectors.
-    n_encoder_layers, n_decoder_layers
-        Linear layers of the encoders and of ``project_out``.
-    dropout
-        After each hidden layer of those.
-    use_basal_projection
-        Basal encoder: an MLP (True) or one linear layer.
-    predict_residual
-        Add the encoded control before ``project_out``.
-    relu
-        The output is expression, hence non-negative.
-    backbone
-        Shape of the transformer; its ``hidden_size`` is H everywhere.
-    """
-
-    input_dim: int
-    output_dim: int
-    pert_dim: int
-    backbone: Shape
-    n_encoder_layers: int = 4
-    n_decoder_layers: int = 4
-    dropout: float = 0.1
-    use_basal_projection: bool = True
-    predict_residual: bool = True
-    relu: bool = True
-
-    def to_json(self) -> dict[str, Any]:
-        """As a dictionary of JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Architecture:
-        """Rebuild from `to_json`; unknown or missing keys raise TypeError or KeyError."""
-        rest = {key: value for key, value in values.items() if key != "backbone"}
-        return cls(backbone=Shape(**values["backbone"]), **rest)
-
-
-def mlp(layers: int, inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
-    """Linear, then (exact GELU, dropout, linear) for each further layer: linears at 0, 3, 6, 9 …"""
-    widths = [inputs, *[hidden] * (layers - 1), outputs]
-    modules: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
-    for i in range(1, layers):
-        modules += [nn.GELU(), nn.Dropout(dropout), nn.Linear(widths[i], widths[i + 1])]
-    return nn.Sequential(*modules)
+    batch_logits: Tensor | None = None
 
 
 class PertSets(nn.Module):
@@ -111,14 +63,36 @@ class PertSets(nn.Module):
         super().__init__()
         self.architecture = a = architecture
         hidden, depth = a.backbone.hidden_size, a.n_encoder_layers
-        self.pert_encoder = mlp(depth, a.pert_dim, hidden, hidden, a.dropout)
+
+        def made(layers: int, inputs: int, outputs: int) -> nn.Sequential:
+            return mlp(layers, inputs, hidden, outputs, a.dropout, a.activation)
+
+        self.pert_encoder = made(depth, a.pert_dim, hidden)
         self.basal_encoder: nn.Module = (
-            mlp(depth, a.input_dim, hidden, hidden, a.dropout)
+            made(depth, a.input_dim, hidden)
             if a.use_basal_projection
             else nn.Linear(a.input_dim, hidden)
         )
-        self.transformer_backbone = Backbone(a.backbone)
-        self.project_out = mlp(a.n_decoder_layers, hidden, hidden, a.output_dim, a.dropout)
+        self.transformer_backbone: nn.Module = (
+            Backbone(a.backbone) if isinstance(a.backbone, Shape) else Gpt2Backbone(a.backbone)
+        )
+        self.project_out = made(a.n_decoder_layers, hidden, a.output_dim)
+        if (a.batch_encoder or a.batch_token) and a.batch_dim is None:
+            raise ModelError("a batch encoder or token needs batch_dim")
+        if a.batch_encoder:
+            self.batch_encoder = nn.Embedding(a.batch_dim or 0, hidden)
+        if a.batch_token:
+            self.batch_token = nn.Parameter(torch.randn(1, 1, hidden))
+            self.batch_classifier = made(1, hidden, a.batch_dim or 0)
+        if a.confidence_token:
+            self.confidence_token = ConfidenceToken(hidden, a.dropout)
+        if a.down_then_up:
+            narrow = a.output_dim // 8
+            self.final_down_then_up = nn.Sequential(
+                nn.Linear(a.output_dim, narrow), nn.GELU(), nn.Linear(narrow, a.output_dim)
+            )
+        if a.decoder is not None:
+            self.gene_decoder = DECODERS[a.decoder.kind](a.decoder)
 
     def encode_perturbation(self, perturbation: Tensor) -> Tensor:
         """Encode ids [B], vectors [B, P] or per-cell vectors [B, S, P] to [B, H] or [B, S, H].
@@ -172,7 +146,8 @@ class PertSets(nn.Module):
         perturbation
             Ids [B] (integers), vectors [B, P], or per-cell vectors [B, S, P].
         batch
-            This architecture has no batch encoder: must be None.
+            Batch of every cell, for models with a batch encoder: ids [B] or [B, S], or one-hot
+            [B, S, batches].
         mask
             Which rows are cells, bool [B, S]; the others are seen by none, and what is predicted for
             them means nothing. None: all.
@@ -180,26 +155,102 @@ class PertSets(nn.Module):
         Raises
         ------
         ModelError
-            Wrong shapes, unknown id, or a batch given.
+            Wrong shapes, unknown id, a batch for a model without batch encoder, or none for one with.
         """
-        if batch is not None:
-            raise ModelError("this model has no batch encoder", fix="call it without `batch`")
-        if control.ndim != 3 or control.shape[-1] != self.architecture.input_dim:
+        a = self.architecture
+        if control.ndim != 3 or control.shape[-1] != a.input_dim:
             raise ModelError(
                 f"basal cells have shape {tuple(control.shape)}, "
-                f"the model takes [sets, cells, {self.architecture.input_dim}]"
+                f"the model takes [sets, cells, {a.input_dim}]"
             )
+        n_sets, n_cells, _ = control.shape
+        if a.dropout_per_cell and self.training and perturbation.ndim < 3:
+            perturbation = (
+                functional.one_hot(perturbation, a.pert_dim).to(control.dtype)
+                if (perturbation.ndim == 1)
+                else perturbation
+            )
+            perturbation = perturbation[:, None].expand(-1, n_cells, -1)
         encoded = self.encode_perturbation(perturbation)
-        if encoded.shape[0] != control.shape[0]:
-            raise ModelError(f"{encoded.shape[0]} perturbations for {control.shape[0]} sets")
+        if encoded.shape[0] != n_sets:
+            raise ModelError(f"{encoded.shape[0]} perturbations for {n_sets} sets")
         if encoded.ndim == 2:
             encoded = encoded[:, None, :]  # [B, 1, H]
         basal = self.basal_encoder(control)  # [B, S, H]
-        hidden = self.transformer_backbone(encoded + basal, mask)  # [B, S, H]
-        if self.architecture.predict_residual:
+        combined = encoded + basal
+        ids = self._batches(batch, n_sets, n_cells)
+        if ids is not None:
+            combined = combined + self.batch_encoder(ids)
+        hidden, confidence, batch_logits = self._attend(combined, mask)
+        if a.predict_residual and not a.down_then_up:
             hidden = hidden + basal
         cells = self.project_out(hidden)  # [B, S, D_out]
-        return Prediction(functional.relu(cells) if self.architecture.relu else cells)
+        if a.down_then_up:
+            cells = self.final_down_then_up(cells + control)
+        cells = functional.relu(cells) if a.relu else cells
+        return Prediction(cells, self.decode(cells, ids), confidence, batch_logits)
+
+    def _attend(
+        self, combined: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return attended cells [B, S, H], confidence [B] and logits of the batch [B, batches]."""
+        a, n_sets = self.architecture, combined.shape[0]
+        before, after = int(a.batch_token), int(a.confidence_token)
+        parts = [combined]
+        if before:
+            parts.insert(0, self.batch_token.expand(n_sets, 1, -1))
+        if after:
+            parts.append(self.confidence_token.confidence_token.expand(n_sets, 1, -1))
+        if mask is not None and before + after:
+            mask = functional.pad(mask, (before, after), value=True)
+        attended = self.transformer_backbone(
+            torch.cat(parts, 1) if len(parts) > 1 else combined, mask
+        )
+        confidence = batch_logits = None
+        if after:
+            confidence = self.confidence_token.confidence_projection(attended[:, -1])[:, 0]
+        if before:
+            batch_logits = self.batch_classifier(attended[:, 0])
+        return attended[:, before : attended.shape[1] - after], confidence, batch_logits
+
+    def _batches(self, batch: Tensor | None, n_sets: int, n_cells: int) -> Tensor | None:
+        """Return ids of the cells' batches, int64 [B, S], or None without a batch encoder."""
+        a = self.architecture
+        if not a.batch_encoder:
+            if batch is not None and not a.batch_token:
+                raise ModelError("this model has no batch encoder", fix="call it without `batch`")
+            return None
+        if batch is None:
+            raise ModelError("this model has a batch encoder", fix="give the `batch` of every cell")
+        ids = batch.argmax(-1) if batch.ndim == 3 else batch.long()
+        ids = ids[:, None].expand(n_sets, n_cells) if ids.ndim == 1 else ids
+        if ids.shape != (n_sets, n_cells):
+            raise ModelError(
+                f"batches have shape {tuple(batch.shape)}, there are {n_sets} sets of {n_cells} cells"
+            )
+        if ids.device.type == "cpu" and bool(((ids < 0) | (ids >= (a.batch_dim or 0))).any()):
+            raise ModelError(f"a batch id is outside 0 … {(a.batch_dim or 0) - 1}")
+        return ids
+
+    def decode(self, cells: Tensor, batch: Tensor | None = None) -> Tensor | None:
+        """Return the expression [B, S, G] that the gene decoder sees in cells, or None without one.
+
+        Parameters
+        ----------
+        cells
+            [B, S, D_out]
+        batch
+            Ids [B, S], for a decoder that takes the batch too.
+        """
+        shape = self.architecture.decoder
+        if shape is None:
+            return None
+        if shape.kind == "nb" and shape.latent > self.architecture.output_dim:
+            if batch is None:
+                raise ModelError("this decoder takes the batch too", fix="give `batch`")
+            width = shape.latent - self.architecture.output_dim
+            cells = torch.cat([cells, functional.one_hot(batch, width).to(cells.dtype)], dim=-1)
+        return self.gene_decoder(cells)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The weights as float32 numpy arrays, copied to the host."""

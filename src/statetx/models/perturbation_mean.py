@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from statetx.models import context_mean
-from statetx.models.deltas import ControlMeans, Statistics, move
-from statetx.models.predictor import Predicted, expect_tensors
+from statetx.models.deltas import Statistics
+from statetx.models.predictor import expect_tensors
 
 
 def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -25,7 +25,7 @@ def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return architecture, arrays
 
 
-class PerturbationMean:
+class PerturbationMean(context_mean.ContextMean):
     """Moves control cells by the mean delta of the label.
 
     Parameters
@@ -41,23 +41,14 @@ class PerturbationMean:
     def __init__(
         self, architecture: Mapping[str, Any], arrays: Mapping[str, np.ndarray], control: str
     ) -> None:
-        self._context = context_mean.ContextMean(architecture, arrays, control)
-        self._controls = ControlMeans(architecture["control_lines"], arrays["control_means"])
-        self._deltas = dict(
-            zip(architecture["delta_perturbations"], arrays["perturbation_deltas"], strict=True)
-        )
+        super().__init__(architecture, arrays, control)
+        labels = architecture["delta_perturbations"]
+        self._labels = dict(zip(labels, arrays["perturbation_deltas"], strict=True))
 
-    def predict(self, control: np.ndarray, line: str, perturbation: str) -> Predicted:
-        """Return the moved basal cells, float32 [S, G]; flagged when the label was never trained."""
-        delta = self._deltas.get(perturbation)
-        if delta is None:
-            predicted = self._context.predict(control, line, perturbation)
-            return Predicted(predicted.cells, perturbation != self._context.control)
-        return Predicted(move(control, self._controls.of(line, control) + delta), False)
-
-    def to(self, device: str) -> PerturbationMean:
-        """Return itself: there is nothing to move."""
-        return self
+    def delta(self, line: str, perturbation: str) -> tuple[np.ndarray, bool]:
+        """Return the mean delta [G] of the label; a fallback when it was never trained."""
+        known = self._labels.get(perturbation)
+        return (super().delta(line, perturbation)[0], True) if known is None else (known, False)
 
 
 def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> PerturbationMean:

@@ -22,8 +22,9 @@ from statetx.config import Tracking
 from statetx.data.loader import SetBatch, SetLoader
 from statetx.data.plan import Plan
 from statetx.errors import ModelError, did_you_mean
+from statetx.models.architecture import Architecture
 from statetx.models.backbone import Shape
-from statetx.models.pertsets import Architecture, PertSets
+from statetx.models.pertsets import PertSets
 from statetx.provenance import digest
 from statetx.training.callbacks import ROWS, Curves, Progress, Validation
 from statetx.training.checkpoints import Checkpoints

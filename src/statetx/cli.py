@@ -231,6 +231,31 @@ def infer(
     typer.echo(f"{n_cells} predicted cells: {out}")
 
 
+@app.command(name="import")
+def import_model(
+    source: Annotated[Path, typer.Argument(help="State run directory, or a .ckpt")],
+    out: Annotated[Path, typer.Option(help="model directory to write")],
+    attention: Annotated[
+        str | None, typer.Option(help="attention mode, or auto; for checkpoints that do not say it")
+    ] = None,
+    genes: Annotated[
+        Path | None, typer.Option(help="names of the predicted genes, one a line")
+    ] = None,
+    adata: Annotated[Path | None, typer.Option(help="h5ad with controls, for auto")] = None,
+) -> None:
+    """Make a model directory from a released State run.
+
+    Example: statetx import ST-HVG-Replogle/run --out models/replogle --genes hvg_genes.txt
+    """
+    from statetx.inference.import_run import import_run
+
+    found = import_run(source, out, attention, genes, adata)
+    typer.echo(
+        f"{found['parameters']:,} parameters, {found['labels']} perturbations, {found['genes']} genes, "
+        f"attention {found['attention']}\nmodel: {out}"
+    )
+
+
 @app.command()
 def prune(
     run_dir: Annotated[Path, typer.Argument(help="results/DATASET/SPLIT/MODEL/seedN")],

@@ -15,7 +15,7 @@ from anndata.io import write_elem
 from tqdm import tqdm
 
 from statetx.errors import ModelError, StatetxError
-from statetx.models.model_dir import LoadedModel
+from statetx.models.model_dir import LoadedModel, Predicted
 from statetx.provenance import file_digest, versions, whole
 
 LARGEST_SET = 1500
@@ -72,10 +72,11 @@ def refused(
         perturbation. Asking costs one cell per condition and finds out before hours of prediction.
     """
     cell = np.zeros((1, int(model.meta["n_inputs"])), dtype=np.float32)
+    batch = np.array(model.meta["batches"][:1], dtype=object) if model.needs_batches else None
     cannot: dict[str, list[tuple[str, str]]] = {}
     for line, perturbation in conditions:
         try:
-            model.predict(cell, line, perturbation)
+            model.predict(cell, line, perturbation, batch)
         except StatetxError as error:
             cannot.setdefault(error.what, []).append((line, perturbation))
     return cannot
@@ -121,6 +122,7 @@ def write_predictions(
     """Predict all requests and write them as one h5ad.
 
     X is dense float32 [cells, G] (contiguous, log1p expression), ``var_names`` the model's genes;
+    ``obsm[embed_key]`` the predicted embedding, float32 [cells, D], of a model that works in one;
     obs holds perturbation, cell_line, batch, set_id (number of the set inside its condition),
     control_barcode and fallback; ``uns["statetx"]`` is `provenance` and what is known of the model,
     as JSON. A condition is cut into as few sets of at most ``cell_set_len`` cells as possible, of
@@ -159,13 +161,25 @@ def write_predictions(
         matrix = file.create_dataset("X", (n_cells, len(model.genes)), np.float32)
         matrix.attrs["encoding-type"] = "array"
         matrix.attrs["encoding-version"] = "0.2.0"
+        embedded = None
+        if model.takes_embedding:
+            group = file.create_group("obsm")
+            group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+            shape = (n_cells, int(model.meta["n_inputs"]))
+            embedded = group.create_dataset(str(model.embed_key), shape, np.float32)
+            embedded.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         for request in tqdm(requests, "predict", unit="condition", disable=None, leave=False):
             source = basal(request.line)
             n_sets = -(-len(request.controls) // size)
-            for number, rows in enumerate(np.array_split(request.controls, max(n_sets, 1))):
-                predicted = _set(model, source.expression(rows), request)
+            for number, at in enumerate(
+                np.array_split(np.arange(len(request.controls)), max(n_sets, 1))
+            ):
+                rows = request.controls[at]
+                predicted = _set(model, source.expression(rows), request, request.batches[at])
                 span = slice(done, done + len(rows))
                 matrix[span] = predicted.cells
+                if embedded is not None:
+                    embedded[span] = predicted.embedding
                 set_ids[span], fallback[span] = number, predicted.fallback
                 barcodes[span] = source.names(rows)
                 done = span.stop
@@ -193,8 +207,10 @@ def write_predictions(
         write_elem(file, "uns", {"statetx": said})
 
 
-def _set(model: LoadedModel, control: np.ndarray, request: Request) -> Any:
-    predicted = model.predict(control, request.line, request.perturbation)
+def _set(
+    model: LoadedModel, control: np.ndarray, request: Request, batches: np.ndarray
+) -> Predicted:
+    predicted = model.predict(control, request.line, request.perturbation, batches)
     expected = (len(control), len(model.genes))
     if predicted.cells.shape != expected or not np.isfinite(predicted.cells).all():
         raise ModelError(

@@ -148,6 +148,9 @@ class Expression:
         self._rows = rows
         self._barcodes = barcodes(own.file, own.path)
         key = embed_key or model.embed_key
+        if model.takes_embedding:
+            self._values = _embedding(own, str(key), rows, int(model.meta["n_inputs"]))
+            return
         name, names, scale = _source(own, key, str(declared(model, "scale", "input")))
         matrix = Matrix(own.file, name, own.path)
         place = _places(names, model.genes, f"{own.path}, {name}")
@@ -179,11 +182,42 @@ class Expression:
 
     def expression(self, rows: np.ndarray) -> np.ndarray:
         """Return float32 [n, D] of the given rows of the file."""
-        return self._values[np.searchsorted(self._rows, rows)].toarray()
+        chosen = self._values[np.searchsorted(self._rows, rows)]
+        return chosen if isinstance(chosen, np.ndarray) else chosen.toarray()
 
     def names(self, rows: np.ndarray) -> np.ndarray:
         """Return the barcodes of the given rows of the file (objects)."""
         return self._barcodes[rows]
+
+
+def _embedding(own: OwnCells, key: str, rows: np.ndarray, width: int) -> np.ndarray:
+    """Return rows of an embedding, float32 [n, D]."""
+    keys = list(own.file["obsm"]) if "obsm" in own.file else []
+    if key not in keys:
+        raise DataError(
+            f"obsm has no matrix {key!r}, in which this model works",
+            where=own.path,
+            fix=f"{did_you_mean(key, keys)} Name yours with --embed-key; it must come from the same "
+            "embedding model",
+        )
+    matrix = Matrix(own.file, f"obsm/{key}", own.path)
+    if matrix.shape[1] != width:
+        raise DataError(
+            f"obsm[{key!r}] has {matrix.shape[1]} columns, the model takes {width}",
+            where=own.path,
+            fix="use the embedding that the model was trained on",
+        )
+    parts = []
+    for start in range(0, matrix.shape[0], matrix.chunk_rows):
+        stop = min(matrix.shape[0], start + matrix.chunk_rows)
+        wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
+        if wanted.size:
+            chosen = matrix.rows(start, stop)[wanted - start]
+            parts.append(np.asarray(chosen.todense(), dtype=np.float32))
+    values = np.concatenate(parts)
+    if not np.isfinite(values).all():
+        raise DataError(f"obsm[{key!r}] holds NaN or infinite values", where=own.path)
+    return values
 
 
 def _source(own: OwnCells, key: str | None, scale: str) -> tuple[str, list[str], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -90,16 +91,19 @@ def predict(
         requests.append(Request(line, label, controls, batches))
     said = {"stage": "predict", "line": line, "seed": seed, "max_cells": max_cells}
     said |= {"plan": plan.digest, "dataset": store.manifest["dataset"]}
-    write_predictions(Path(out), model, requests, lambda _: _StoredCells(cells), said)
+    write_predictions(Path(out), model, requests, lambda _: _StoredCells(cells, model), said)
 
 
 class _StoredCells:
     """Control cells of a packed line."""
 
-    def __init__(self, line: LineStore) -> None:
+    def __init__(self, line: LineStore, model: LoadedModel) -> None:
         self._line = line
+        self._key = model.embed_key if model.takes_embedding else None
 
     def expression(self, rows: np.ndarray) -> np.ndarray:
+        if self._key is not None:
+            return self._line.embedding(self._key, rows)
         return self._line.expression(rows)
 
     def names(self, rows: np.ndarray) -> np.ndarray:
@@ -136,10 +140,18 @@ def _fits(model: LoadedModel, store: Store) -> None:
     """Refuse a store that is not like the one the model was trained on."""
     same_genes(model, store.genes, model.path)
     manifest = store.manifest
-    pairs = [
-        ("matrix (embed_key)", model.embed_key, manifest["expression_key"]),
-        ("control label", model.control, store.control),
-    ]
+    pairs: list[tuple[str, Any, Any]] = [("control label", model.control, store.control)]
+    if model.takes_embedding:
+        widths = manifest["embeddings"]
+        if model.embed_key not in widths:
+            raise ModelError(
+                f"the model works in the embedding {model.embed_key!r}, which the store does not hold",
+                where=model.path,
+                fix=f"{did_you_mean(str(model.embed_key), widths)} Add it to embed_keys of the data set",
+            )
+        pairs.append(("width of the embedding", model.meta["n_inputs"], widths[model.embed_key]))
+    else:
+        pairs.append(("matrix (embed_key)", model.embed_key, manifest["expression_key"]))
     # The scale of X says nothing when both work in a matrix that is stored as log1p.
     if model.embed_key is None:
         pairs += [

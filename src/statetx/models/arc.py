@@ -262,16 +262,16 @@ def _backbone(
     gpt2 = {int(m[1]) for n in tensors if (m := re.match(rf"{BACKBONE}h\.(\d+)\.", n))}
     if gpt2:
         width = int(tensors[f"{BACKBONE}ln_f.weight"].shape[0])
-        heads = int(given.get("n_head", 8))
+        n_head = int(given.get("n_head", 8))
         if attention not in (None, "causal"):
             raise ModelError(
                 f"attention {attention!r} is not that of a GPT-2 backbone",
                 where=where,
                 fix="leave it away: these models are causal",
             )
-        if width % heads:
-            raise ModelError(f"{heads} heads do not divide the width {width}", where=where)
-        return Gpt2Shape(width, max(gpt2) + 1, heads)
+        if width % n_head:
+            raise ModelError(f"{n_head} heads do not divide the width {width}", where=where)
+        return Gpt2Shape(width, max(gpt2) + 1, n_head)
     layers = {int(m[1]) for n in tensors if (m := re.match(rf"{BACKBONE}layers\.(\d+)\.", n))}
     query = tensors.get(f"{BACKBONE}layers.0.self_attn.q_proj.weight")
     gate = tensors.get(f"{BACKBONE}layers.0.mlp.gate_proj.weight")

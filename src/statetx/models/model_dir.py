@@ -109,7 +109,23 @@ class LoadedModel:
         """Cells per set in training; None: cells do not see each other."""
         return self.meta["cell_set_len"]
 
-    def predict(self, control: np.ndarray, line: str, perturbation: str) -> Predicted:
+    @property
+    def takes_embedding(self) -> bool:
+        """Whether the basal cells are rows of an embedding (`embed_key`), not expression of `genes`."""
+        return self.meta.get("basal") == "embedding"
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether the batch of every basal cell must be given."""
+        return bool(getattr(self.predictor, "needs_batches", False))
+
+    def predict(
+        self,
+        control: np.ndarray,
+        line: str,
+        perturbation: str,
+        batches: np.ndarray | None = None,
+    ) -> Predicted:
         """Predict one set of cells.
 
         Parameters
@@ -120,6 +136,8 @@ class LoadedModel:
             Their cell line.
         perturbation
             Label; an alias of the control label counts as the control.
+        batches
+            Name of the batch of every cell [S], for a model with a batch encoder.
 
         Raises
         ------
@@ -139,6 +157,8 @@ class LoadedModel:
                 f"basal cells of {line!r} hold NaN or infinite values", where=self.path
             )
         label = self.control if perturbation in self.control_aliases else perturbation
+        if self.needs_batches:
+            return self.predictor.predict(cells, line, label, batches)  # type: ignore[call-arg]
         return self.predictor.predict(cells, line, label)
 
 
@@ -187,6 +207,7 @@ def save(
     }
     cells = np.ascontiguousarray(basal[:GOLDEN_CELLS], dtype=np.float32)
     golden: dict[str, Any] = {"control": cells, "line": line, "perturbation": perturbation}
+    batches = [str(name) for name in meta.get("batches") or []]
     with whole(out) as part:
         part.mkdir()
         (part / "genes.txt").write_text("".join(f"{gene}\n" for gene in genes), encoding="utf-8")
@@ -194,7 +215,11 @@ def save(
             kept = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
             save_file(kept, part / f"{name}.safetensors")
             predictor = _kind(meta["kind"], out).restore(described, kept)
-            golden[f"cells_{name}"] = predictor.predict(cells, line, perturbation).cells
+            asked = [cells, line, perturbation]
+            if getattr(predictor, "needs_batches", False):
+                golden["batches"] = np.array([batches[i % len(batches)] for i in range(len(cells))])
+                asked.append(golden["batches"])
+            golden[f"cells_{name}"] = predictor.predict(*asked).cells
             if not np.isfinite(golden[f"cells_{name}"]).all():
                 raise ModelError(f"checkpoint {name!r} predicts NaN or infinite values", where=out)
         np.savez(part / "golden.npz", **golden)
@@ -330,9 +355,10 @@ def _replay(model: LoadedModel) -> None:
             golden = {key: file[key] for key in file.files}
         expected = golden[f"cells_{model.checkpoint}"]
         asked = (golden["control"], str(golden["line"]), str(golden["perturbation"]))
+        batches = golden.get("batches")
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot read the golden cells: {error}", where=path) from error
-    got = model.predict(*asked).cells
+    got = model.predict(*asked, batches).cells
     if got.shape != (len(golden["control"]), model.meta["n_genes"]):
         raise ModelError(
             f"the model predicts cells of shape {got.shape}, genes.txt has "

@@ -260,6 +260,10 @@ class PertSets(nn.Module):
         }
 
 
+FEATURES = "perturbation_features"
+"""Tensor beside the weights, [labels, P]: what each label of the vocabulary is given as."""
+
+
 class PertSetsPredictor:
     """A PertSets with its vocabulary, in evaluation mode.
 
@@ -269,20 +273,43 @@ class PertSetsPredictor:
         The network.
     vocabulary
         Labels in the order of their ids, the control first.
+    features
+        Vector of each label, float32 [labels, P], for a model that knows more of them than an id.
+    batches
+        Names of the batches in the order of their ids, for a model with a batch encoder.
     """
 
-    def __init__(self, model: PertSets, vocabulary: list[str]) -> None:
+    def __init__(
+        self,
+        model: PertSets,
+        vocabulary: list[str],
+        features: Tensor | None = None,
+        batches: list[str] | None = None,
+    ) -> None:
         self.model = model.eval()
         self._ids = {label: i for i, label in enumerate(vocabulary)}
+        self._features = features
+        self._batches = {name: i for i, name in enumerate(batches or [])}
         self._device = torch.device("cpu")
 
-    def predict(self, control: np.ndarray, line: str, perturbation: str) -> Predicted:
+    @property
+    def needs_batches(self) -> bool:
+        """Whether the batch of every cell must be given."""
+        return self.model.architecture.batch_encoder
+
+    def predict(
+        self,
+        control: np.ndarray,
+        line: str,
+        perturbation: str,
+        batches: np.ndarray | None = None,
+    ) -> Predicted:
         """Predict one set; the line speaks through its control cells only.
 
         Raises
         ------
         ModelError
-            The label is not in the vocabulary; nothing else is ever put in its place.
+            The label or a batch is not in the vocabulary; nothing else is ever put in its place.
         """
         if perturbation not in self._ids:
             raise ModelError(
@@ -290,11 +317,30 @@ class PertSetsPredictor:
                 fix=f"{did_you_mean(perturbation, self._ids)} A model of perturbation ids "
                 "cannot predict a label it never saw",
             )
+        number = self._ids[perturbation]
+        given = torch.tensor([number]) if self._features is None else self._features[None, number]
+        batch = self._batch_ids(batches) if self.needs_batches else None
         with torch.inference_mode():
             cells = torch.from_numpy(np.array(control, dtype=np.float32))[None].to(self._device)
-            ids = torch.tensor([self._ids[perturbation]], device=self._device)
-            predicted = self.model(cells, ids).cells[0]  # [S, G]
-        return Predicted(predicted.cpu().numpy(), False)
+            predicted = self.model(cells, given.to(self._device), batch)
+            expression = predicted.cells if predicted.genes is None else predicted.genes
+            embedding = None if predicted.genes is None else predicted.cells[0].cpu().numpy()
+        return Predicted(expression[0].cpu().numpy(), False, embedding)
+
+    def _batch_ids(self, batches: np.ndarray | None) -> Tensor:
+        if batches is None:
+            raise ModelError(
+                "this model was trained with batches",
+                fix="name the batch of every cell (batch_col)",
+            )
+        unknown = sorted({str(name) for name in batches} - self._batches.keys())
+        if unknown:
+            raise ModelError(
+                f"this model was not trained on batch {unknown[0]!r}",
+                fix=did_you_mean(unknown[0], self._batches),
+            )
+        ids = [self._batches[str(name)] for name in batches]
+        return torch.tensor([ids], device=self._device)
 
     def to(self, device: str) -> PertSetsPredictor:
         """Move to ``cpu``, ``cuda`` or ``auto`` (a GPU if there is one).
@@ -325,11 +371,20 @@ def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> PertSetsP
     """
     architecture = Architecture.from_json(meta["architecture"])
     vocabulary = [str(label) for label in meta["perturbations"]]
-    if len(set(vocabulary)) != len(vocabulary) or len(vocabulary) != architecture.pert_dim:
+    arrays = dict(arrays)
+    features = arrays.pop(FEATURES, None)
+    expected = architecture.pert_dim if features is None else len(features)
+    if len(set(vocabulary)) != len(vocabulary) or len(vocabulary) != expected:
         raise ModelError(
             f"the vocabulary has {len(set(vocabulary))} different labels, "
-            f"the architecture has {architecture.pert_dim}",
+            f"the architecture has {expected}",
             fix="model.json was edited: train or copy the model again",
+        )
+    batches = [str(name) for name in meta.get("batches") or []]
+    if architecture.batch_encoder and len(batches) != architecture.batch_dim:
+        raise ModelError(
+            f"model.json names {len(batches)} batches, the architecture has {architecture.batch_dim}",
+            fix="model.json was edited: train, copy or import the model again",
         )
     # Weights are read anyway: building on the meta device skips a random initialisation that is
     # thrown away (seconds for the 200 M parameters of the Tahoe recipe).
@@ -339,4 +394,5 @@ def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> PertSetsP
     expect_tensors(arrays, shapes, "pertsets")
     weights = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
     model.load_state_dict(weights, strict=True, assign=True)
-    return PertSetsPredictor(model, vocabulary)
+    vectors = None if features is None else torch.from_numpy(np.array(features))
+    return PertSetsPredictor(model, vocabulary, vectors, batches)

@@ -51,6 +51,16 @@ class PerturbationMean(context_mean.ContextMean):
         return (super().delta(line, perturbation)[0], True) if known is None else (known, False)
 
 
+def shapes(architecture: Mapping[str, Any], genes: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor."""
+    return {
+        "control_means": (len(architecture["control_lines"]), genes),
+        "line_deltas": (len(architecture["delta_lines"]), genes),
+        "mean_delta": (genes,),
+        "perturbation_deltas": (len(architecture["delta_perturbations"]), genes),
+    }
+
+
 def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> PerturbationMean:
     """Build the baseline from its directory's content.
 
@@ -59,12 +69,6 @@ def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Perturbat
     ModelError
         The tensors are not those of this kind.
     """
-    architecture, genes = meta["architecture"], meta["n_genes"]
-    shapes = {
-        "control_means": (len(architecture["control_lines"]), genes),
-        "line_deltas": (len(architecture["delta_lines"]), genes),
-        "mean_delta": (genes,),
-        "perturbation_deltas": (len(architecture["delta_perturbations"]), genes),
-    }
-    expect_tensors(arrays, shapes, "perturbation_mean")
+    architecture = meta["architecture"]
+    expect_tensors(arrays, shapes(architecture, meta["n_genes"]), "perturbation_mean")
     return PerturbationMean(architecture, arrays, meta["control"])

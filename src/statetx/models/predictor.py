@@ -19,10 +19,13 @@ class Predicted(NamedTuple):
         Float32 [S, G], log1p expression, one row per basal cell.
     fallback
         The model had nothing learned for this condition and used a coarser mean.
+    embedding
+        Float32 [S, D], where the model works in an embedding; None otherwise.
     """
 
     cells: np.ndarray
     fallback: bool
+    embedding: np.ndarray | None = None
 
 
 class Predictor(Protocol):

@@ -1,0 +1,323 @@
+"""`statetx import`: a released State run, or its checkpoint, becomes a model directory like our own."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from statetx import labels as spelling
+from statetx.errors import ModelError
+from statetx.inference.attention import choose_attention
+from statetx.models import arc, model_dir
+from statetx.models.architecture import Architecture
+from statetx.models.pertsets import FEATURES
+from statetx.provenance import file_digest, versions
+
+log = logging.getLogger("statetx.inference")
+
+CHECKPOINTS = ("best", "final", "last")
+"""Taken from a run directory, the first that is there."""
+BUILTINS = {"dict", "list", "tuple", "set", "str", "int", "float", "bool", "NoneType"}
+AUTO = "auto"
+
+
+def import_run(
+    source: Path,
+    out: Path,
+    attention: str | None = None,
+    genes: Path | None = None,
+    adata: Path | None = None,
+) -> dict[str, Any]:
+    """Write a model directory from a State run.
+
+    Parameters
+    ----------
+    source
+        Run directory, or a Lightning checkpoint (the run's other files are looked for around it).
+    out
+        Model directory to write.
+    attention
+        Attention mode, for checkpoints that do not state it; ``auto``: the one of least energy loss on
+        control cells.
+    genes
+        File with the names of the predicted genes, one a line, in order.
+    adata
+        h5ad with control cells, for ``auto``.
+
+    Returns
+    -------
+    dict
+        What was found: checkpoint, attention, numbers of parameters, labels and genes.
+
+    Raises
+    ------
+    ModelError
+        Unreadable or unsafe files, an undecided attention mode, unknown genes, no control label.
+    """
+    path, run = _checkpoint(source)
+    content = arc.read_checkpoint(path)
+    settings = dict(content.get("hyper_parameters") or {})
+    data = _data_settings(run)
+    mode = attention
+    if attention == AUTO:
+        if adata is None:
+            raise ModelError(
+                "the attention mode is to be found by control cells, and there are none",
+                where="--attention auto",
+                fix="give an h5ad with controls: --adata CELLS.h5ad",
+            )
+        key = settings.get("embed_key")
+        control = str(settings.get("control_pert") or data.get("control_pert"))
+        mode = choose_attention(path, adata, key, data.get("pert_col"), control)
+    model = arc.load(path, attention=mode)
+    a = model.architecture
+    vocabulary, features = _vocabulary(run, a, path)
+    control, vocabulary, order = _control_first(vocabulary, settings, data, run)
+    names = _genes(a, settings, run, genes, path)
+    arrays = model.arrays()
+    if features is not None:
+        arrays[FEATURES] = features[order].float().numpy()
+    else:  # ids in the new order of the labels
+        first = arrays["pert_encoder.0.weight"]
+        arrays["pert_encoder.0.weight"] = np.ascontiguousarray(first[:, order])
+    embedding = a.decoder is not None
+    meta = {
+        "kind": "pertsets",
+        "architecture": a.to_json(),
+        "attention": asdict(a.backbone).get("attention", "causal"),
+        "hyper_parameters": {k: v for k, v in settings.items() if _plain(v)},
+        "seed": None,
+        "dataset": None,
+        "scale": {"model": "log1p", "input": "log1p", "target_sum": None, "total_counts_col": None},
+        "columns": {key: data.get(key) for key in ("pert_col", "cell_type_key", "batch_col")},
+        "control": control,
+        "control_aliases": spelling.control_spellings(vocabulary, [control]),
+        "perturbations": vocabulary,
+        "lines": [],
+        "batches": _batches(run, a, path),
+        "embed_key": settings.get("embed_key"),
+        "basal": "embedding" if embedding else "expression",
+        "n_inputs": a.input_dim,
+        "cell_set_len": settings.get("cell_set_len"),
+        "checkpoints": {"best": {"why": f"imported from {path.name}"}},
+        "imported": {"file": path.name, "digest": file_digest(path)},
+        "versions": versions(("statetx", "torch", "safetensors")),
+    }
+    generator = np.random.default_rng(0)
+    basal = generator.standard_normal((model_dir.GOLDEN_CELLS, a.input_dim))
+    basal = basal if embedding else np.log1p(generator.poisson(1.0, basal.shape))
+    model_dir.save(
+        out,
+        meta=meta,
+        genes=names,
+        checkpoints={"best": arrays},
+        basal=basal.astype(np.float32),
+        line="",
+        perturbation=vocabulary[0],
+        config={"imported_from": str(path)},
+    )
+    return {
+        "checkpoint": str(path),
+        "attention": meta["attention"],
+        "parameters": sum(value.size for value in arrays.values()),
+        "labels": len(vocabulary),
+        "genes": len(names),
+    }
+
+
+def _checkpoint(source: Path) -> tuple[Path, Path | None]:
+    """Return the checkpoint and the directory of its run, if there is one."""
+    if source.is_dir():
+        for folder in (source / "checkpoints", source):
+            for name in CHECKPOINTS:
+                if (folder / f"{name}.ckpt").is_file():
+                    return folder / f"{name}.ckpt", source
+        raise ModelError(
+            f"no checkpoint {' or '.join(f'{name}.ckpt' for name in CHECKPOINTS)} in this run",
+            where=source,
+            fix="give the checkpoint itself",
+        )
+    if not source.is_file():
+        raise ModelError("no such file or directory", where=source, fix="correct the path")
+    for folder in (source.parent, source.parent.parent):
+        if (folder / "pert_onehot_map.pt").is_file() or (folder / "config.yaml").is_file():
+            return source, folder
+    return source, None
+
+
+def _data_settings(run: Path | None) -> dict[str, Any]:
+    path = None if run is None else run / "config.yaml"
+    if path is None or not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ModelError(f"cannot read the configuration: {error}", where=path) from error
+    return dict((content.get("data") or {}).get("kwargs") or {})
+
+
+def _vocabulary(run: Path | None, a: Architecture, path: Path) -> tuple[list[str], Tensor | None]:
+    """Return the labels in the order of their ids, and their vectors if those are no ids."""
+    where = None if run is None else run / "pert_onehot_map.pt"
+    if where is None or not where.is_file():
+        log.warning(
+            "%s: no pert_onehot_map.pt beside it: perturbations are named by their numbers, #0 … #%d",
+            path,
+            a.pert_dim - 1,
+        )
+        return [f"#{i}" for i in range(a.pert_dim)], None
+    try:
+        table = torch.load(where, map_location="cpu", weights_only=True)
+        vectors = torch.stack([torch.as_tensor(value).float() for value in table.values()])
+    except Exception as error:  # torch.load raises whatever the bytes lead to
+        raise ModelError(f"cannot read the perturbation map: {error}", where=where) from error
+    names = [str(name) for name in table]
+    if vectors.shape[1] != a.pert_dim:
+        raise ModelError(
+            f"its vectors have {vectors.shape[1]} columns, the model takes {a.pert_dim}",
+            where=where,
+            fix="the map belongs to another checkpoint",
+        )
+    one_hot = bool(((vectors == 0) | (vectors == 1)).all() and (vectors.sum(1) == 1).all())
+    ids = vectors.argmax(1).tolist()
+    if one_hot and sorted(ids) == list(range(a.pert_dim)):
+        return [name for _, name in sorted(zip(ids, names, strict=True))], None
+    return names, vectors
+
+
+def _control_first(
+    vocabulary: list[str], settings: dict[str, Any], data: dict[str, Any], run: Path | None
+) -> tuple[str, list[str], list[int]]:
+    """Return the control label, the vocabulary with it in front, and the old places of its labels."""
+    said = [str(v) for v in (data.get("control_pert"), settings.get("control_pert")) if v]
+    found = next((name for name in said if name in vocabulary), None)
+    if found is None:
+        found = next(iter(spelling.control_spellings(vocabulary, said)), None) if said else None
+    if found is None:
+        if run is not None and (run / "pert_onehot_map.pt").is_file():
+            raise ModelError(
+                f"none of the {len(vocabulary)} labels is the control {' or '.join(said) or '?'}",
+                where=run / "pert_onehot_map.pt",
+                fix="the map belongs to another run",
+            )
+        return (said or ["control"])[0], vocabulary, list(range(len(vocabulary)))
+    order = [vocabulary.index(found), *(i for i, n in enumerate(vocabulary) if n != found)]
+    return found, [vocabulary[i] for i in order], order
+
+
+def _genes(
+    a: Architecture, settings: dict[str, Any], run: Path | None, given: Path | None, path: Path
+) -> list[str]:
+    """Return the names of the predicted columns."""
+    if a.decoder is None and settings.get("embed_key") not in ("X_hvg", None):
+        raise ModelError(
+            f"the model predicts the embedding {settings['embed_key']!r} and has no trained gene decoder",
+            where=path,
+            fix="expression cannot be scored without one",
+        )
+    wanted = a.output_dim if a.decoder is None else a.decoder.genes
+    sources: list[tuple[str, list[str]]] = []
+    if given is not None:
+        try:
+            lines = given.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ModelError(f"cannot read the genes: {error}", where=given) from error
+        sources.append((str(given), [line.strip() for line in lines if line.strip()]))
+    else:
+        dims = {} if run is None else read_pickle(run / "var_dims.pkl")
+        sources += [
+            (name, [str(gene) for gene in found])
+            for name, found in (
+                ("var_dims.pkl", dims.get("gene_names")),
+                ("hyper_parameters", settings.get("gene_names")),
+            )
+            if found is not None
+        ]
+    for _, names in sources:
+        if len(names) == wanted and len(set(names)) == wanted:
+            return names
+    told = (
+        "; ".join(f"{where} lists {len(set(names))}" for where, names in sources)
+        or "none are listed"
+    )
+    raise ModelError(
+        f"the model predicts {wanted} genes, whose names are not known: {told}",
+        where=path,
+        fix="give them in order, one a line: --genes FILE. For X_hvg they are the highly variable genes "
+        "in the order of the training data",
+    )
+
+
+def _batches(run: Path | None, a: Architecture, path: Path) -> list[str]:
+    """Return the batches in the order of their ids, for a model with a batch encoder."""
+    if not a.batch_encoder:
+        return []
+    for name in ("batch_onehot_map.torch", "batch_onehot_map.pt", "batch_onehot_map.pkl"):
+        where = None if run is None else run / name
+        if where is not None and where.is_file():
+            table = (
+                read_pickle(where)
+                if where.suffix == ".pkl"
+                else torch.load(where, map_location="cpu", weights_only=True)
+            )
+            order = sorted(table, key=lambda key: int(np.argmax(np.asarray(table[key]))))
+            if len(order) == a.batch_dim:
+                return [str(key) for key in order]
+    log.warning("%s: no map of batches beside it: they are named by their numbers", path)
+    return [f"#{i}" for i in range(a.batch_dim or 0)]
+
+
+class _Plain(pickle.Unpickler):
+    """Reads containers of plain values and arrays; anything else is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "builtins" and name in BUILTINS:
+            return super().find_class(module, name)
+        if (module, name) == ("collections", "OrderedDict"):
+            return super().find_class(module, name)
+        if module.split(".")[0] == "numpy" and name in (
+            "_reconstruct",
+            "ndarray",
+            "dtype",
+            "scalar",
+        ):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which could run code")
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """Read a pickled dictionary of plain values; {} where there is no file.
+
+    Raises
+    ------
+    ModelError
+        It is damaged, or holds anything that could run code.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = _Plain(io.BytesIO(path.read_bytes())).load()
+    except Exception as error:  # a pickle raises whatever its bytes lead to
+        raise ModelError(
+            f"cannot read this file safely: {error}",
+            where=path,
+            fix="remove it and give what it says by options",
+        ) from error
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return len(value) < 100 and all(map(_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)

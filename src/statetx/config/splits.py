@@ -90,6 +90,8 @@ class Generated(Held):
         for what in ("drugs", "lines"):
             if getattr(self.stratify, what) is not None and what not in self.draws:
                 raise ValueError(f"stratify.{what} has no effect: {name} draws no {what}")
+            if getattr(self.stratify, what) is not None and getattr(self, what, None) is not None:
+                raise ValueError(f"stratify.{what} has no effect: {what} are named, not drawn")
         if self.stratify.drugs == "effect" and not self.training_lines:
             raise ValueError(
                 f"stratify.drugs: effect cannot be used with {name}: no line trains with all drugs, so "
@@ -187,6 +189,12 @@ class DoseSplit(Generated):
         json_schema_extra=unit("share of lines"),
     )
 
+    @model_validator(mode="after")
+    def _lines_are_drawn(self) -> DoseSplit:
+        if self.line_fraction == 1 and self.stratify.lines is not None:
+            raise ValueError("stratify.lines has no effect: with line_fraction 1, no line is drawn")
+        return self
+
 
 class PlateOut(Generated):
     """Test = all conditions with cells on some plates (batches)."""
@@ -213,6 +221,8 @@ class GroupOut(Generated):
             raise ValueError(f"{self.generator} needs a drug_table: {{path: FILE, name: COLUMN}}")
         if self.generator == "moa_out" and self.group is None:
             raise ValueError("moa_out needs group: the column of the drug table that names them")
+        if self.generator == "scaffold_out" and self.group is not None:
+            raise ValueError("group has no effect: scaffold_out makes the groups itself")
         if self.generator == "scaffold_out" and self.drug_table.smiles is None:
             raise ValueError("scaffold_out needs drug_table.smiles: the column with structures")
         return self

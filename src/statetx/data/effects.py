@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,24 +37,34 @@ def effect_strata(store: Store, lines: Collection[str]) -> dict[str, str]:
     for name in sorted(lines):
         line = store.line(name)
         control = _moments(line, store.control)
+        noise = control.spread
         table = line.conditions.loc[~line.conditions["is_control"].astype(bool)]
         for label, drug in table.drop_duplicates("perturbation")[
             ["perturbation", "drug"]
         ].itertuples(index=False):
-            mean, variance = _moments(line, label)
-            strength = float(((mean - control[0]) ** 2 - variance - control[1]).sum())
+            found = _moments(line, label)
+            # The spread of one cell is not known: that of control cells stands in for it.
+            own = found.spread if found.n > 1 else noise
+            error = own / found.n + control.spread / control.n
+            strength = float(((found.mean - control.mean) ** 2 - error).sum())
             sums.setdefault(drug, []).append(strength)
     ranked = sorted(sums, key=lambda drug: (float(np.mean(sums[drug])), drug))
     thirds = np.array_split(np.array(ranked, dtype=object), 3)
-    found = {drug: name for name, part in zip(NAMES, thirds, strict=True) for drug in part}
+    strata = {drug: name for name, part in zip(NAMES, thirds, strict=True) for drug in part}
     every = store.conditions.loc[~store.conditions["is_control"].astype(bool), "drug"].unique()
-    return {drug: found.get(drug, "unknown") for drug in every}
+    return {drug: strata.get(drug, "unknown") for drug in every}
 
 
-def _moments(line: LineStore, label: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of each gene and the variance of that mean, float64 [G]."""
+class _Moments(NamedTuple):
+    mean: np.ndarray
+    spread: np.ndarray
+    n: int
+
+
+def _moments(line: LineStore, label: str) -> _Moments:
+    """Return mean and variance of each gene over cells, float64 [G], and how many cells were read."""
     rows = line.rows(label)
     rows = rows[:: -(-len(rows) // CELLS)]  # evenly over batches; random inside each
     cells = line.expression(rows).astype(np.float64)
     spread = cells.var(axis=0, ddof=1) if len(rows) > 1 else np.zeros(cells.shape[1])
-    return cells.mean(axis=0), spread / len(rows)
+    return _Moments(cells.mean(axis=0), spread, len(rows))

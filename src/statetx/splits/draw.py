@@ -9,6 +9,8 @@ import numpy as np
 
 from statetx.errors import SplitError
 
+GOLDEN = (5**0.5 - 1) / 2
+
 
 def ordered(
     names: Collection[str], seed: int, stream: str, strata: Mapping[str, str] | None = None
@@ -17,7 +19,9 @@ def ordered(
 
     Systematic sampling: the members of a stratum of n, in random order, are spread evenly over
     [0, 1), with a random start below 1/n, and all are sorted by that place. A stretch that holds the
-    share f of all names then holds f n members of the stratum, to within one or two.
+    share f of all names then holds f n members of the stratum, to within one or two. The starts of
+    different strata are spread evenly too (multiples of the golden ratio from a random number): drawn
+    one by one, those of thirty strata of one name crowd, and push the others aside.
 
     Parameters
     ----------
@@ -39,13 +43,11 @@ def ordered(
     members: dict[str, list[str]] = {}
     for name in shuffled:
         members.setdefault(strata[name], []).append(name)
+    first = generator.random()
+    blocks = sorted(members.values(), key=len)  # strata of one size are in random order
     places = {
-        name: (i + start) / len(block)
-        for block, start in zip(
-            (members[stratum] for stratum in sorted(members)),
-            generator.random(len(members)),
-            strict=True,
-        )
+        name: (i + (first + number * GOLDEN) % 1.0) / len(block)
+        for number, block in enumerate(blocks)
         for i, name in enumerate(block)
     }
     return sorted(shuffled, key=lambda name: places[name])

@@ -20,6 +20,8 @@ from statetx.splits.draw import count, count_val, ordered, parts
 from statetx.splits.grid import LEFT_OUT, Grid, Known
 
 TRAINS = "outside of what is held out"
+BETWEEN = "\x1f"
+"""Between the names of a pair; not NUL, at which pandas takes a text to end."""
 
 
 def generate(
@@ -85,14 +87,13 @@ def dc_block(grid: Grid, settings: config.BlockSplit, known: Known) -> pd.DataFr
 
 def pair_random(grid: Grid, settings: config.PairRandom, known: Known) -> pd.DataFrame:
     """Hold out random (line, drug) pairs, each with all its doses."""
-    pair = grid.table["line"] + "\0" + grid.table["drug"]
+    pair = grid.table["line"] + BETWEEN + grid.table["drug"]
     by_drug, by_line = known.strata.get("drugs"), known.strata.get("lines")
     strata = None
     if by_drug or by_line:
-        apart = [name.split("\0") for name in pair.unique()]
         strata = {
-            f"{line}\0{drug}": f"{(by_line or {}).get(line)}\0{(by_drug or {}).get(drug)}"
-            for line, drug in apart
+            f"{line}{BETWEEN}{drug}": f"{(by_line or {}).get(line)}{BETWEEN}{(by_drug or {}).get(drug)}"
+            for line, drug in (name.split(BETWEEN) for name in pair.unique())
         }
     order = ordered(pair.unique().tolist(), settings.seed, "pair", strata)
     n_test = count(settings.fraction, len(order), "pairs of line and drug", "fraction")
@@ -241,16 +242,18 @@ def group_out(grid: Grid, settings: config.GroupOut, known: Known) -> pd.DataFra
     """
     drug, names = grid.table["drug"], grid.names("drug")
     members: dict[str, list[str]] = {}
+    groups = _groups(grid, known)
     for name in names:
-        if name in known.groups:
-            members.setdefault(known.groups[name], []).append(name)
+        if name in groups:
+            members.setdefault(groups[name], []).append(name)
     n_test = count(settings.drug_fraction, len(names), "drugs", "drug_fraction")
     n_val = count_val(settings.val_drug_fraction, len(names))
     order = ordered(members, settings.seed, "group")
     test = _closest(order, members, n_test)
     val = _closest([name for name in order if name not in test], members, n_val)
-    group = drug.map(known.groups)
-    if not test or (n_val and not val) or group.isin(test | val).all():
+    group = drug.map(groups)
+    few = sum(map(len, members.values())) < n_test + n_val
+    if few or not test or (n_val and not val) or group.isin(test | val).all():
         raise SplitError(
             f"the {len(order)} groups of {len(names)} drugs do not give {n_test} test drugs, {n_val} "
             "that validate, and something to train on",
@@ -341,6 +344,26 @@ def _drug_strata(
             fix="pack the data first, or name a column",
         )
     return known.effect(training_lines)
+
+
+def _groups(grid: Grid, known: Known) -> dict[str, str]:
+    """Return the group of each drug; groups that share a compound, under two names, are one."""
+    same: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while group in same:
+            group = same[group]
+        return group
+
+    found = dict(known.groups)
+    for other, drug in grid.compounds.items():
+        if other in found and drug in found:
+            one, two = root(found[other]), root(found[drug])
+            if one != two:
+                same[max(one, two)] = min(one, two)
+        elif other in found:
+            found[drug] = found[other]
+    return {drug: root(group) for drug, group in found.items()}
 
 
 def _closest(order: list[str], members: dict[str, list[str]], wanted: int) -> set[str]:

@@ -100,8 +100,8 @@ class Grid:
         SplitError
             A name is not in the data, or stands there twice.
         """
-        given = [self.compounds.get(name, name) for name in given] if column == "drug" else given
         known = self.names(column) if column != "batch" else sorted(self.batches["batch"].unique())
+        known += list(self.compounds) if column == "drug" else []
         for name in given:
             if name not in known:
                 raise SplitError(
@@ -109,4 +109,4 @@ class Grid:
                 )
         if len(set(given)) < len(given) or not given:
             raise SplitError(f"{given} are no distinct names", where=key, fix="name each one once")
-        return given
+        return list(dict.fromkeys(self.compounds.get(name, name) for name in given))

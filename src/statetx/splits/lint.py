@@ -18,9 +18,9 @@ FEWEST_CELLS = 30
 """Test conditions of fewer cells are named: below, the mean of a gene errs by a fifth of its SD."""
 
 PURPOSE: dict[str, frozenset[str]] = {
-    "dose_interpolate": frozenset({"split-doses"}),
-    "dose_extrapolate": frozenset({"split-doses"}),
-    "plate_out": frozenset({"split-doses"}),
+    "dose_interpolate": frozenset({"split-doses", "same-structure"}),
+    "dose_extrapolate": frozenset({"split-doses", "same-structure"}),
+    "plate_out": frozenset({"split-doses", "same-structure"}),
     "both_out": frozenset({"conditions-left-out"}),
 }
 """By generator: what it does on purpose, so that it is a note."""

@@ -69,6 +69,12 @@ def changed(path, value):
         ),
         (["splits", "dc20", "generator"], "dc_blok", "did you mean 'dc_block'?"),
         (["models", "no_change", "kind"], "nochange", "did you mean 'no_change'?"),
+        (
+            ["models", "no_change"],
+            {"kind": "ridge", "n_component": 3},
+            "unknown key 'models.no_change.n_component'; did you mean 'n_components'?",
+        ),
+        (["models", "no_change"], {"kind": "nearest_drug", "k": 0}, "models.no_change.k"),
         (["splits", "dc20", "dataset"], "dmo", "no 'dmo'; did you mean 'demo'?"),
         (["experiments", "main", "models"], ["pertset"], "did you mean 'pertsets'?"),
         (["experiments", "main", "splits"], ["dc2"], "did you mean 'dc20'?"),

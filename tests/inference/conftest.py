@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from statetx.config import ContextMean, NoChange, PertSets, PerturbationMean
+from statetx.config import (
+    Additive,
+    ContextMean,
+    NearestDrug,
+    NoChange,
+    PertSets,
+    PerturbationMean,
+    Ridge,
+)
 from statetx.config.models import Backbone, Training
 from statetx.training.fit import fit
 
@@ -14,6 +22,9 @@ SECTIONS = {
     "no_change": NoChange(kind="no_change"),
     "context_mean": ContextMean(kind="context_mean"),
     "perturbation_mean": PerturbationMean(kind="perturbation_mean"),
+    "additive": Additive(kind="additive"),
+    "ridge": Ridge(kind="ridge"),
+    "nearest_drug": NearestDrug(kind="nearest_drug"),
     "pertsets": PertSets(
         kind="pertsets",
         embed_key="X_hvg",

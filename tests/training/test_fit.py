@@ -21,7 +21,7 @@ from statetx.data.store import open_store
 from statetx.errors import ModelError
 from statetx.models import model_dir
 from statetx.splits.generate import generate
-from statetx.training import callbacks, gradient
+from statetx.training import callbacks, gradient, stream
 from statetx.training.checkpoints import Checkpoints
 from statetx.training.module import PertSetsModule
 
@@ -214,7 +214,7 @@ def test_validation_sets_are_those_of_the_plan_and_the_same_for_all_seeds(
     tasks = [
         _task(open_store(tiny_store), tiny_plan, small(), seed, (True, False)) for seed in (0, 1)
     ]
-    one, two = (gradient._validation_batches(task)[0] for task in tasks)
+    one, two = (stream.validation_batches(task)[0] for task in tasks)
     for first, second in zip(one, two, strict=True):
         assert torch.equal(first.target, second.target)
     used = {tasks[0].vocabulary[i] for batch in one for i in batch.perturbation.tolist()}

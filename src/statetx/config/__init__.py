@@ -4,10 +4,13 @@ from statetx.config.datasets import Dataset, Simulate
 from statetx.config.load import explain, load
 from statetx.config.models import (
     BASELINES,
+    Additive,
     ContextMean,
+    NearestDrug,
     NoChange,
     PertSets,
     PerturbationMean,
+    Ridge,
     Sets,
     Training,
 )
@@ -26,6 +29,7 @@ from statetx.config.splits import (
 __all__ = [
     "BASELINES",
     "GENERATORS",
+    "Additive",
     "BlockSplit",
     "Config",
     "ContextMean",
@@ -34,11 +38,13 @@ __all__ = [
     "Generated",
     "Held",
     "LineFolds",
+    "NearestDrug",
     "NoChange",
     "PertSets",
     "PerturbationFolds",
     "PerturbationMean",
     "Prune",
+    "Ridge",
     "Run",
     "Sets",
     "Simulate",

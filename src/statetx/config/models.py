@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from statetx.config.sections import Section, unit
 
-BASELINES = frozenset({"no_change", "context_mean", "perturbation_mean"})
+BASELINES = frozenset(
+    {"no_change", "context_mean", "perturbation_mean", "additive", "ridge", "nearest_drug"}
+)
 """Kinds of model that a trained model has to beat."""
 
 
@@ -32,6 +34,41 @@ class PerturbationMean(Section):
     )
 
 
+class Additive(Section):
+    """Baseline: control cells + effect of the line + effect of the perturbation, by least squares."""
+
+    kind: Literal["additive"] = Field(
+        description="control cells + effect of the line + effect of the perturbation"
+    )
+
+
+class Ridge(Section):
+    """Baseline: control cells + ridge regression of training deltas on line, drug and log dose."""
+
+    kind: Literal["ridge"] = Field(
+        description="control cells + regression on line, drug and dose; its penalty is chosen by "
+        "leaving out training conditions"
+    )
+    n_components: int | None = Field(
+        None,
+        ge=1,
+        description="regress that many principal components of the training deltas; null: all genes",
+        json_schema_extra=unit("components"),
+    )
+
+
+class NearestDrug(Section):
+    """Baseline: control cells + what the most similar perturbations did to the line."""
+
+    kind: Literal["nearest_drug"] = Field(
+        description="control cells + mean delta, in the line, of the perturbations that act most alike "
+        "in other lines"
+    )
+    k: int = Field(
+        5, ge=1, description="neighbours that are averaged", json_schema_extra=unit("perturbations")
+    )
+
+
 class Backbone(Section):
     """The set transformer (Llama layout)."""
 
@@ -48,9 +85,12 @@ class Backbone(Section):
     intermediate_size: int = Field(
         1024, ge=1, description="width of the gated MLP", json_schema_extra=unit("features")
     )
-    attention: Literal["bidirectional"] = Field(
-        "bidirectional",
-        description="who sees whom: bidirectional = every cell of a set, no positions",
+    attention: Literal["bidirectional", "causal", "causal_rope", "bidirectional_rope", "alone"] = (
+        Field(
+            "bidirectional",
+            description="who sees whom: bidirectional = every cell of a set, no positions; the others "
+            "repeat what some released checkpoints compute",
+        )
     )
 
 
@@ -62,7 +102,45 @@ class Training(Section):
     )
     batch_size: int = Field(16, ge=1, description="sets per step", json_schema_extra=unit("sets"))
     lr: float = Field(1e-4, gt=0, description="learning rate of AdamW")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW, of matrices only")
+    warmup_steps: int = Field(
+        0, ge=0, description="steps in which lr grows to its value", json_schema_extra=unit("steps")
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="lr after the warm-up: as it is, or half a cosine down to 0"
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="keep and measure an average of the weights with this decay per step; 0: none",
+        json_schema_extra=unit("per step"),
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="batches whose gradients make one step",
+        json_schema_extra=unit("batches"),
+    )
+    monitor: Literal[
+        "val_loss", "val_pearson_delta", "val_discrimination", "val_collapse_ratio"
+    ] = Field("val_loss", description="measurement that chooses the best checkpoint")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop after so many validations without a better one; null: never",
+        json_schema_extra=unit("validations"),
+    )
+    collapse_below: float | None = Field(
+        None,
+        ge=0,
+        description="give up when the variance between predicted deltas stays below this share of the "
+        "real one for 3 validations; null: never",
+        json_schema_extra=unit("share"),
+    )
+    compile: bool = Field(
+        False, description="compile the network (torch.compile); minutes at the start"
+    )
     gradient_clip_val: float = Field(
         10.0,
         ge=0,
@@ -117,12 +195,32 @@ class Genes(Section):
     )
 
 
+class GeneDecoder(Section):
+    """From a predicted embedding to expression."""
+
+    kind: Literal["plain", "residual"] = Field(
+        "plain", description="hidden layers, or blocks that add the one before"
+    )
+    hidden_dims: list[int] = Field(
+        [1024, 1024, 512],
+        min_length=1,
+        description="widths of the hidden layers",
+        json_schema_extra=unit("features"),
+    )
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="after each of them", json_schema_extra=unit("probability")
+    )
+    weight: float = Field(1.0, gt=0, description="of its loss beside that of the embedding")
+
+
 class PertSets(Section):
     """The State-Transition transformer: sets of cells attend to each other."""
 
     kind: Literal["pertsets"] = Field(description="the set transformer")
     embed_key: str | None = Field(
-        None, description="matrix the model works in; must be the data set's expression_key"
+        None,
+        description="matrix the model works in: the data set's expression_key, or with a gene_decoder "
+        "one of its embed_keys",
     )
     genes: Genes | None = Field(
         None, description="work in genes of X chosen on the split's training cells; null: all"
@@ -158,11 +256,47 @@ class PertSets(Section):
     predict_residual: bool = Field(
         True, description="add the encoded control before the output MLP"
     )
-    loss: Literal["energy"] = Field(
-        "energy", description="distance between predicted and real sets"
+    gene_decoder: GeneDecoder | None = Field(
+        None, description="decode expression from a predicted embedding; null: no decoder"
+    )
+    confidence_token: bool = Field(
+        False, description="a token that learns the loss of its set (reported by the model)"
+    )
+    dropout_per_cell: bool = Field(
+        False,
+        description="encode the perturbation for every cell of a set in training, as the original does",
+    )
+    loss: Literal["energy", "sinkhorn", "se", "mse"] = Field(
+        "energy",
+        description="distance between predicted and real sets; se = energy + 0.01 sinkhorn",
+    )
+    loss_chunks: int = Field(
+        1,
+        ge=1,
+        description="stretches of features whose losses are averaged",
+        json_schema_extra=unit("stretches"),
+    )
+    regularization: float = Field(
+        0.0, ge=0, description="weight of the mean absolute difference to the control"
     )
     backbone: Backbone = Field(Backbone(), description="the transformer")
     training: Training = Field(Training(), description="the optimisation")
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> PertSets:
+        if self.backbone.attention.endswith("rope") and self.backbone.head_dim % 2:
+            raise ValueError(
+                f"backbone.head_dim is {self.backbone.head_dim}: attention with positions needs an even one"
+            )
+        masks = self.sets.short == "mask"
+        if masks and (self.loss not in ("energy", "mse") or self.loss_chunks > 1):
+            raise ValueError("sets.short: mask works with loss energy or mse, in one stretch")
+        if self.gene_decoder is not None and self.embed_key is None:
+            raise ValueError("gene_decoder decodes an embedding: name it in embed_key")
+        return self
 
-Model = Annotated[NoChange | ContextMean | PerturbationMean | PertSets, Field(discriminator="kind")]
+
+Model = Annotated[
+    NoChange | ContextMean | PerturbationMean | Additive | Ridge | NearestDrug | PertSets,
+    Field(discriminator="kind"),
+]

@@ -91,7 +91,14 @@ class Config(Section):
                     f"models.{name}.genes: data set {run.dataset!r} is modelled in obsm {key!r}, whose "
                     "genes were chosen outside; set its expression_key to null to choose them here"
                 )
-            if run.model == name and model.embed_key != key:
+            if run.model == name and model.gene_decoder is not None:
+                known = self.datasets[run.dataset].embed_keys
+                if model.embed_key not in known:
+                    raise ValueError(
+                        f"models.{name}.embed_key: {model.embed_key!r} is none of the embed_keys of data "
+                        f"set {run.dataset!r}; {did_you_mean(str(model.embed_key), known)}"
+                    )
+            elif run.model == name and model.embed_key != key:
                 raise ValueError(
                     f"models.{name}.embed_key: {model.embed_key!r} is not the expression_key of "
                     f"data set {run.dataset!r} ({key!r}); set both to the same matrix"

@@ -179,7 +179,7 @@ def _predictable(
             fix=f"{unknown[0]!r}: {did_you_mean(unknown[0], vocabulary)} "
             "--on-unknown skip leaves such perturbations out"
             + (
-                "; a baseline could only answer them with a mean over other perturbations, and "
+                "; a baseline could only answer them from other perturbations or doses, and "
                 "an unknown label is most often a misspelling"
                 if model.kind in BASELINES
                 else ""

@@ -2,10 +2,10 @@
 
 ``delta = intercept + u[line] + v[drug] + w[drug] * (x - mean x of the drug)`` with x = log10 dose in
 uM, by least squares with the penalty ``p (|u|^2 + |v|^2 + |w|^2)`` (Hoerl & Kennard 1970,
-Technometrics 12), one p for all genes; prediction = control cells moved by it. In decades, a slope
-is as large as the effect that it changes, so that one p suits both; less its mean, the unit of a
-dose does not matter. Conditions count equally. p is the one of `PENALTIES` that best predicts each
-training condition from all others (closed form, see `least_squares`).
+Technometrics 12), one p for all genes; prediction = control cells moved by it. Per decade of dose,
+slopes are about as large as effects, so that one p suits both; taken from the drug's mean, they do
+not depend on the unit of dose. Conditions count equally. p is the one of `PENALTIES` that best
+predicts each training condition from all others (closed form, see `least_squares`).
 
 Doses never trained lie on the drug's line; that is no fallback. A line or drug never trained adds
 nothing to the intercept; that is one.

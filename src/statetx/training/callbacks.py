@@ -12,22 +12,25 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as lightning
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from statetx.errors import ModelError
 from statetx.training.module import Batch, PertSetsModule
+from statetx.training.monitors import MONITORS, measure
 
 log = logging.getLogger("statetx.training")
 
 COLUMNS = (
-    *("step", "train_loss", "val_loss", "val_pearson_delta"),
-    *("gradient_norm", "lr", "cells_per_second", "seconds"),
+    *("step", "train_loss", "train_decoder_loss", *MONITORS, "val_decoder_loss"),
+    *("gradient_norm", "lr", "cells_per_second", "waiting", "seconds"),
 )
+COLLAPSED = 3
+"""Measurements in a row that are too low before a training is given up."""
 ROWS = 200
 """About so many rows stand in a training curve, whatever its length."""
 
@@ -43,16 +46,36 @@ class Validation(lightning.Callback):
         Steps between measurements.
     last_step
         Number of the last step.
+    monitor
+        Which of `MONITORS` chooses the best; ``val_loss`` is better when smaller, the others when
+        larger.
+    patience
+        Stop after so many measurements without a better one; None: never.
+    collapse_below
+        Stop with an error when the collapse ratio stays below this for `COLLAPSED` measurements after
+        the first tenth of the steps; None: never.
     """
 
-    def __init__(self, batches: list[Batch], every: int, last_step: int) -> None:
+    def __init__(
+        self,
+        batches: list[Batch],
+        every: int,
+        last_step: int,
+        monitor: str = "val_loss",
+        patience: int | None = None,
+        collapse_below: float | None = None,
+    ) -> None:
         self.batches = batches
         self.every = every
         self.last_step = last_step
+        self.monitor = monitor
+        self.patience, self.collapse_below = patience, collapse_below
         self.latest: dict[str, float] = {}
         self.best_step: int | None = None
-        self.best_loss = math.inf
+        self.best_value = math.nan
         self.best_weights: dict[str, np.ndarray] | None = None
+        self.stopped_at: int | None = None
+        self._without = self._collapsed = 0
 
     def on_train_batch_end(
         self,
@@ -65,64 +88,75 @@ class Validation(lightning.Callback):
         """Measure when it is time."""
         step = trainer.global_step
         self.latest = {}
-        if not self.batches or (step % self.every and step != self.last_step):
+        if not stepped(trainer, batch_idx) or not self.batches:
+            return
+        if step % self.every and step != self.last_step:
             return
         assert isinstance(pl_module, PertSetsModule)
-        loss, pearson = measure(trainer, pl_module, self.batches)
-        if not math.isfinite(loss):
+        pl_module.settle()
+        found = measure(trainer, pl_module, self.batches)
+        if not math.isfinite(found["val_loss"]):
             raise ModelError(
-                f"the validation loss is {loss} after step {step}",
+                f"the validation loss is {found['val_loss']} after step {step}",
                 where="training",
                 fix="lower lr, and check that the validation cells are finite log1p values",
             )
-        self.latest = {"val_loss": loss, "val_pearson_delta": pearson}
-        log.info("step %d: validation loss %.5g, pearson of deltas %.3f", step, loss, pearson)
-        if loss < self.best_loss:
-            self.best_loss, self.best_step = loss, step
-            self.best_weights = pl_module.model.arrays()
+        self.latest = found
+        log.info(
+            "step %d: validation loss %.5g, pearson of deltas %.3f, discrimination %.3f, spread %.2f",
+            step,
+            *(found[name] for name in MONITORS),
+        )
+        self._keep_best(found[self.monitor], step, pl_module)
+        self._watch(found["val_collapse_ratio"], step, trainer)
+
+    def _keep_best(self, value: float, step: int, module: PertSetsModule) -> None:
+        sign = 1.0 if self.monitor == "val_loss" else -1.0
+        if math.isnan(value):
+            return
+        if math.isnan(self.best_value) or sign * value < sign * self.best_value:
+            self.best_value, self.best_step = value, step
+            self.best_weights = module.evaluated.arrays()
+            self._without = 0
+        else:
+            self._without += 1
+
+    def _watch(self, ratio: float, step: int, trainer: lightning.Trainer) -> None:
+        low = self.collapse_below is not None and ratio < self.collapse_below
+        self._collapsed = self._collapsed + 1 if low and 10 * step > self.last_step else 0
+        if self._collapsed >= COLLAPSED:
+            raise ModelError(
+                f"the model collapsed: at step {step} the variance between predicted deltas is "
+                f"{ratio:.3g} of the real one, for {COLLAPSED} measurements",
+                where="training.collapse_below",
+                fix="predictions hardly depend on the perturbation: lower lr, warm up, or check that "
+                "perturbations have an effect in these cells; null goes on regardless",
+            )
+        if self.patience is not None and self._without >= self.patience:
+            log.info(
+                "stopped at step %d: no better %s since %s", step, self.monitor, self.best_step
+            )
+            self.stopped_at = step
+            trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
         """Which step was best; the weights themselves lie in a file of their own."""
-        return {"best_step": self.best_step, "best_loss": self.best_loss}
+        return {
+            "best_step": self.best_step,
+            "best_value": self.best_value,
+            "without": self._without,
+            "collapsed": self._collapsed,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up an interrupted training."""
-        self.best_step, self.best_loss = state_dict["best_step"], state_dict["best_loss"]
+        self.best_step, self.best_value = state_dict["best_step"], state_dict["best_value"]
+        self._without, self._collapsed = state_dict["without"], state_dict["collapsed"]
 
 
-def measure(
-    trainer: lightning.Trainer, module: PertSetsModule, batches: list[Batch]
-) -> tuple[float, float]:
-    """Return the mean energy loss over sets, and the mean over conditions of pearson(deltas).
-
-    A condition's delta is the mean of its cells minus the mean of its basal cells, over all of its
-    validation sets. Conditions whose real or predicted delta is constant do not count.
-    """
-    losses: list[torch.Tensor] = []
-    sums: dict[tuple[int, int], np.ndarray] = {}
-    module.eval()
-    with torch.no_grad(), trainer.precision_plugin.val_step_context():
-        for batch in batches:
-            here = Batch(*(None if t is None else t.to(module.device) for t in batch))  # type: ignore[arg-type]
-            loss, predicted = module.measure(here)
-            losses.append(loss.float().cpu())
-            parts = (predicted, here.target, here.control)
-            means = [part.float().mean(dim=1).cpu().double().numpy() for part in parts]  # [B, G]
-            for i, key in enumerate(
-                zip(batch.line.tolist(), batch.perturbation.tolist(), strict=True)
-            ):
-                found = np.stack([mean[i] for mean in means])
-                sums[key] = sums.get(key, 0.0) + found
-    module.train()
-    pearson = [_pearson(cells - basal, real - basal) for cells, real, basal in sums.values()]
-    defined = [value for value in pearson if not math.isnan(value)]
-    return float(torch.cat(losses).mean()), float(np.mean(defined)) if defined else math.nan
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    norm = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / norm if norm > 0 else math.nan
+def stepped(trainer: lightning.Trainer, batch_idx: int) -> bool:
+    """Whether the optimiser moved after this batch, or gradients are still being accumulated."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class Curves(lightning.Callback):
@@ -136,14 +170,23 @@ class Curves(lightning.Callback):
         Steps between rows; a validation and the last step always have a row.
     last_step
         Number of the last step.
+    waited
+        Gives the seconds that the training has waited for cells so far.
     """
 
-    def __init__(self, validation: Validation, every: int, last_step: int) -> None:
+    def __init__(
+        self,
+        validation: Validation,
+        every: int,
+        last_step: int,
+        waited: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.validation = validation
+        self._waited, self._waited_before = waited, 0.0
         self.every = every
         self.last_step = last_step
         self.rows: list[dict[str, float]] = []
-        self._losses: list[float] = []
+        self._losses: list[tuple[float, float]] = []
         self._cells = 0
         self._seconds = 0.0
         self._elapsed = 0.0
@@ -166,21 +209,30 @@ class Curves(lightning.Callback):
         """Count; write a row when it is time."""
         assert isinstance(pl_module, PertSetsModule)
         step, latest = trainer.global_step, self.validation.latest
-        self._losses.append(pl_module.train_loss)
         self._cells += batch.target.shape[0] * batch.target.shape[1]
-        if step % self.every and step != self.last_step and not latest:
+        if not stepped(trainer, batch_idx):
             return
+        self._losses.append((pl_module.train_loss, pl_module.decoder_loss))
+        stopped = self.validation.stopped_at == step
+        if step % self.every and step != self.last_step and not latest and not stopped:
+            return
+        pl_module.settle()
         elapsed = time.perf_counter() - self._since
         self._seconds += elapsed
+        waited = self._waited()
+        losses = np.array(self._losses)
         row = {
             "step": step,
-            "train_loss": float(np.mean(self._losses)),
+            "train_loss": float(losses[:, 0].mean()),
+            "train_decoder_loss": float(losses[:, 1].mean()),
             **latest,
             "gradient_norm": pl_module.gradient_norm,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "cells_per_second": self._cells / max(elapsed, 1e-9),
+            "waiting": (waited - self._waited_before) / max(elapsed, 1e-9),
             "seconds": self._seconds,
         }
+        self._waited_before = waited
         self.rows.append(row)
         if trainer.logger is not None:
             named = {key: value for key, value in row.items() if key != "step"}
@@ -200,7 +252,7 @@ class Curves(lightning.Callback):
         """Rows so far, and losses, cells and time of the row that is being collected."""
         return {
             "rows": self.rows,
-            "losses": self._losses,
+            "losses": [list(pair) for pair in self._losses],
             "cells": self._cells,
             "seconds": self._seconds,
             "elapsed": time.perf_counter() - self._since,
@@ -209,7 +261,7 @@ class Curves(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up an interrupted training."""
         self.rows = list(state_dict["rows"])
-        self._losses = list(state_dict["losses"])
+        self._losses = [(float(main), float(decoder)) for main, decoder in state_dict["losses"]]
         self._cells = state_dict["cells"]
         self._seconds = state_dict["seconds"]
         self._elapsed = state_dict["elapsed"]
@@ -251,6 +303,8 @@ class Progress(lightning.Callback):
     ) -> None:
         """Move the bar."""
         assert isinstance(pl_module, PertSetsModule)
+        if not stepped(trainer, batch_idx):
+            return
         bar = self._bar
         if not bar.disable:
             bar.set_postfix(loss=f"{pl_module.train_loss:.4g}", refresh=False)

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from statetx.errors import ModelError
 from statetx.provenance import whole
-from statetx.training.callbacks import Validation
+from statetx.training.callbacks import Validation, stepped
 from statetx.training.module import PertSetsModule
 
 log = logging.getLogger("statetx.training")
@@ -175,10 +175,11 @@ class Checkpoints(lightning.Callback):
     ) -> None:
         """Write both when it is time."""
         step = trainer.global_step
-        if step % self.every:
+        if step % self.every or not stepped(trainer, batch_idx):
             return
         assert isinstance(pl_module, PertSetsModule)
-        self._write(pl_module.model.arrays(), self._step(f"step={step}"))
+        pl_module.settle()
+        self._write(pl_module.evaluated.arrays(), self._step(f"step={step}"))
         self._save_state(trainer)
 
     def on_save_checkpoint(

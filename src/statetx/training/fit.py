@@ -21,7 +21,7 @@ from statetx.config import BASELINES, Tracking
 from statetx.config.sections import Section
 from statetx.data.plan import Plan, read_plan
 from statetx.data.store import Store, open_store
-from statetx.errors import ModelError
+from statetx.errors import ModelError, did_you_mean
 from statetx.models import model_dir
 from statetx.provenance import versions
 
@@ -165,6 +165,8 @@ def fit(
         f"statetx.training.{'statistics' if kind in BASELINES else 'gradient'}"
     )
     trained: Trained = way.train(task, keep or ["best"], places, tracking or Tracking())
+    decodes = getattr(model, "gene_decoder", None) is not None
+    embedding: str | None = model.embed_key if decodes else None  # type: ignore[attr-defined]
     line = task.plan.lines("train")[0]
     cells = task.store.line(line)
     rows = cells.rows(task.store.control)[: model_dir.GOLDEN_CELLS]
@@ -173,7 +175,7 @@ def fit(
         meta=_meta(task, trained, dict(provenance or {})),
         genes=task.store.genes,
         checkpoints=trained.checkpoints,
-        basal=cells.expression(rows),
+        basal=cells.expression(rows) if embedding is None else cells.embedding(embedding, rows),
         line=line,
         perturbation=task.plan.perturbations("train", line)[0],
         metrics=trained.metrics,
@@ -208,7 +210,15 @@ def _task(
             "the genes of obsm %r were chosen outside this split, possibly on its test cells",
             expression_key,
         )
-    if hasattr(model, "embed_key") and model.embed_key != expression_key:
+    if getattr(model, "gene_decoder", None) is not None:
+        held_keys = store.manifest["embeddings"]
+        if model.embed_key not in held_keys:
+            raise ModelError(
+                f"the model works in the embedding {model.embed_key!r}, which the store does not hold",
+                where=store.directory,
+                fix=f"{did_you_mean(str(model.embed_key), held_keys)} Add it to embed_keys of the data set",
+            )
+    elif hasattr(model, "embed_key") and model.embed_key != expression_key:
         raise ModelError(
             f"the model works in embed_key {model.embed_key!r}, "
             f"the data set is scored in expression_key {expression_key!r}",
@@ -231,6 +241,9 @@ def _meta(task: Task, trained: Trained, provenance: dict[str, Any]) -> dict[str,
     lines = plan.lines("train")
     batches = conditions.loc[conditions["line"].isin(lines), "batch"].unique()
     genes = task.store.genes
+    decodes = getattr(task.model, "gene_decoder", None) is not None
+    embedding = task.model.embed_key if decodes else None
+    n_inputs = len(genes) if embedding is None else int(manifest["embeddings"][embedding])
     return {
         "kind": task.model.kind,
         "architecture": trained.architecture,
@@ -250,9 +263,10 @@ def _meta(task: Task, trained: Trained, provenance: dict[str, Any]) -> dict[str,
         "perturbations": task.vocabulary,
         "lines": lines,
         "batches": sorted(str(batch) for batch in batches),
-        "embed_key": manifest["expression_key"],
-        "embedding": {"expression_key": manifest["expression_key"], "width": len(genes)},
-        "n_inputs": len(genes),
+        "embed_key": embedding or manifest["expression_key"],
+        "basal": "expression" if embedding is None else "embedding",
+        "embedding": {"expression_key": manifest["expression_key"], "width": n_inputs},
+        "n_inputs": n_inputs,
         "cell_set_len": trained.cell_set_len,
         "split": {
             "digest": plan.digest,

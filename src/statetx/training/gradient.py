@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
 import re
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,27 +21,21 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from statetx.config import Tracking
-from statetx.data.loader import SetBatch, SetLoader
-from statetx.data.plan import Plan
+from statetx.config import Tracking, Training
+from statetx.data.loader import SetLoader
 from statetx.errors import ModelError, did_you_mean
 from statetx.models.architecture import Architecture
 from statetx.models.backbone import Shape
+from statetx.models.decoder import DecoderShape
 from statetx.models.pertsets import PertSets
 from statetx.provenance import digest
 from statetx.training.callbacks import ROWS, Curves, Progress, Validation
 from statetx.training.checkpoints import Checkpoints
 from statetx.training.fit import Places, Task, Trained
-from statetx.training.module import Batch, PertSetsModule
+from statetx.training.module import Objective, PertSetsModule
+from statetx.training.stream import Stream, make_loader, say_sets, validation_batches
 
 log = logging.getLogger("statetx.training")
-
-VALIDATION_CELLS = 65_536
-"""Largest number of validation cells, from sets drawn over all conditions: they stay in memory, 1 GB
-with 2,000 genes, and 256 sets of 256 cells rank checkpoints as well as thousands would."""
-
-VALIDATION_SEED = 0
-"""Of the validation sets: the same for all seeds, so that their losses can be compared."""
 
 
 def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Trained:
@@ -65,13 +62,21 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
     _check_labels(task)
     _check_keep(keep, settings.max_steps, settings.ckpt_every_n_steps)
     logger = _wandb(tracking, places.run) if tracking.wandb else None
-    loader = _loader(task, task.plan, "train", task.seed)
-    _say_sets(loader)
-    validation_sets, without = _validation_batches(task)
+    loader = make_loader(task, task.plan, "train", task.seed)
+    say_sets(loader)
+    validation_sets, without = validation_batches(task)
     architecture = _architecture(task)
     last_step = settings.max_steps
-    validation = Validation(validation_sets, settings.val_freq, last_step)
-    curves = Curves(validation, max(1, min(settings.val_freq, last_step // ROWS)), last_step)
+    validation = Validation(
+        validation_sets,
+        settings.val_freq,
+        last_step,
+        settings.monitor,
+        settings.patience,
+        settings.collapse_below,
+    )
+    every = max(1, min(settings.val_freq, last_step // ROWS))
+    curves = Curves(validation, every, last_step, lambda: loader.waited_s)
     checkpoints = Checkpoints(
         validation,
         places.state,
@@ -82,12 +87,13 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
     resume = checkpoints.prepare(keep)
     with _quiet(), torch.random.fork_rng():
         torch.manual_seed(task.seed)
-        module = PertSetsModule(PertSets(architecture), settings, task.seed)
-        trainer = _trainer(
-            last_step, places.state, logger, [validation, curves, checkpoints, Progress(last_step)]
-        )
+        module = PertSetsModule(PertSets(architecture), settings, task.seed, _objective(task.model))
+        if settings.compile:
+            module.model.compile()
+        callbacks = [validation, curves, checkpoints, Progress(last_step)]
+        trainer = _trainer(settings, places.state, logger, callbacks)
         begin = time.perf_counter()
-        _run(trainer, module, loader, places.state, resume)
+        _run(trainer, module, loader, places.state, resume, validation)
         log.info(
             "training took %.0f s, of which %.1f s waiting for cells",
             time.perf_counter() - begin,
@@ -97,14 +103,18 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
     if logger is not None:
         logger.experiment.finish()
 
-    arrays: dict[str, dict[str, np.ndarray]] = {"last": module.model.arrays()}
-    chosen: dict[str, dict[str, Any]] = {"last": {"step": last_step, "why": "the last step"}}
+    arrays: dict[str, dict[str, np.ndarray]] = {"last": module.evaluated.arrays()}
+    done = trainer.global_step
+    why = (
+        "the last step" if done == last_step else f"stopped: no better {settings.monitor} for long"
+    )
+    chosen: dict[str, dict[str, Any]] = {"last": {"step": done, "why": why}}
     if validation.best_weights is not None:
         arrays["best"] = validation.best_weights
         chosen["best"] = {
             "step": validation.best_step,
-            "why": f"lowest validation loss of those measured every {settings.val_freq} steps",
-            "val_loss": validation.best_loss,
+            "why": f"best {settings.monitor} of those measured every {settings.val_freq} steps",
+            settings.monitor: validation.best_value,
             "validation_conditions_without_training_label": without,
         }
     else:
@@ -135,11 +145,20 @@ def _run(
     loader: SetLoader,
     state: Path,
     resume: Path | None,
+    validation: Validation,
 ) -> None:
     if resume is not None:
         log.info("resuming from %s", resume)
     try:
-        trainer.fit(module, Stream(loader, module), ckpt_path=resume, weights_only=True)
+        with _usr1_is_term():
+            trainer.fit(module, Stream(loader, module), ckpt_path=resume, weights_only=True)
+        module.settle()
+    except ModelError:
+        if module.bad_batch is not None:
+            state.mkdir(parents=True, exist_ok=True)
+            bad = {k: v for k, v in module.bad_batch._asdict().items() if v is not None}
+            torch.save({name: value.cpu() for name, value in bad.items()}, state / "bad_batch.pt")
+        raise
     except SIGTERMException:
         # It is a SystemExit without a code: uncaught, the process would end with 0, "success".
         raise ModelError(
@@ -147,99 +166,12 @@ def _run(
             where=state,
             fix="run the same command again: it goes on from the last saved step",
         ) from None
-    if trainer.global_step != module.settings.max_steps:
+    if trainer.global_step != module.settings.max_steps and validation.stopped_at is None:
         raise ModelError(
             f"training ended after step {trainer.global_step} of {module.settings.max_steps}",
             where=state,
             fix="run the same command again: it goes on from the last saved step",
         )
-
-
-class Stream:
-    """Training batches from the module's current step on, without end.
-
-    The batch of a step is a pure function of (seed, step): step = epoch * batches per epoch + batch.
-    That is why a resumed training needs no state of the loader.
-    """
-
-    def __init__(self, loader: SetLoader, module: PertSetsModule) -> None:
-        self.loader = loader
-        self.module = module
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield batches; the starting step is read when the first is asked for."""
-        epoch, first = divmod(self.module.global_step, len(self.loader))
-        while True:
-            for batch in self.loader.epoch(epoch, first):
-                yield as_batch(batch)
-            epoch, first = epoch + 1, 0
-
-
-def as_batch(batch: SetBatch) -> Batch:
-    """Take what a step needs."""
-    return Batch(batch.control, batch.target, batch.perturbation, batch.line, batch.mask)
-
-
-def _loader(task: Task, plan: Plan, role: str, seed: int) -> SetLoader:
-    model, training = task.model, role == "train"
-    gpu = training and torch.cuda.is_available()
-    # Validation sets are few, kept, and compared as means over their cells: full, on the CPU.
-    plain = model.sets.model_copy(update={"short": "replace", "weights": "size"})
-    return SetLoader(
-        task.store,
-        plan,
-        role,
-        task.vocabulary,
-        cell_set_len=model.cell_set_len,
-        batch_size=model.training.batch_size,
-        seed=seed,
-        sets=model.sets if training else plain,
-        match_by_batch=task.match_by_batch,
-        embed_key=model.embed_key,
-        device="cuda" if gpu else "cpu",
-        resident=model.resident if training else "disk",
-    )
-
-
-def _say_sets(loader: SetLoader) -> None:
-    table = loader.table
-    for level in table.coverage():
-        share = 100 * level["share"]
-        log.info(
-            "controls of the same %s: %d cells (%.1f %%)", level["level"], level["cells"], share
-        )
-    if table.left_out:
-        log.warning(
-            "%d conditions have fewer than %d cells and give no set (sets.short: drop)",
-            table.left_out,
-            loader.cell_set_len,
-        )
-
-
-def _validation_batches(task: Task) -> tuple[list[Batch], int]:
-    """Return the fixed validation batches, and how many conditions have a label without an id."""
-    table = task.plan.table
-    unknown = (table["role"] == "val") & ~table["perturbation"].isin(task.vocabulary)
-    without = int(unknown.sum())
-    if without:
-        log.warning(
-            "%d of %d validation conditions have a perturbation without training condition; "
-            "they cannot help to choose the checkpoint",
-            without,
-            int((table["role"] == "val").sum()),
-        )
-    plan = Plan(table[~unknown], task.plan.controls)
-    if not plan.conditions("val"):
-        return [], without
-    loader = _loader(task, plan, "val", VALIDATION_SEED)
-    most = -(-VALIDATION_CELLS // (loader.batch_size * loader.cell_set_len))
-    batches: list[Batch] = []
-    epoch = loader.epoch(0)
-    for batch in epoch:
-        batches.append(as_batch(batch))
-        if len(batches) == most:
-            break
-    return batches, without
 
 
 def _check_labels(task: Task) -> None:
@@ -271,7 +203,12 @@ def _check_keep(keep: list[str], max_steps: int, every: int) -> None:
 
 
 def _architecture(task: Task) -> Architecture:
-    model, width = task.model, len(task.store.genes)
+    model, genes = task.model, len(task.store.genes)
+    width, decoder = genes, None
+    if model.gene_decoder is not None:
+        width = int(task.store.manifest["embeddings"][model.embed_key])
+        wanted = model.gene_decoder
+        decoder = DecoderShape(wanted.kind, width, genes, tuple(wanted.hidden_dims), wanted.dropout)
     return Architecture(
         input_dim=width,
         output_dim=width,
@@ -282,8 +219,29 @@ def _architecture(task: Task) -> Architecture:
         dropout=model.dropout,
         use_basal_projection=model.use_basal_projection,
         predict_residual=model.predict_residual,
-        relu=True,  # both sides are log1p expression: _task refused every other matrix
+        relu=decoder is None,  # expression is not negative; an embedding may be
+        confidence_token=model.confidence_token,
+        decoder=decoder,
+        dropout_per_cell=model.dropout_per_cell,
     )
+
+
+def _objective(model: Any) -> Objective:
+    weight = 1.0 if model.gene_decoder is None else model.gene_decoder.weight
+    return Objective(model.loss, model.loss_chunks, weight, model.regularization)
+
+
+@contextlib.contextmanager
+def _usr1_is_term() -> Iterator[None]:
+    """Treat SIGUSR1, which schedulers send before the time is up, as SIGTERM: save, then end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def _identity(task: Task, places: Places) -> str:
@@ -298,15 +256,18 @@ def _identity(task: Task, places: Places) -> str:
 
 
 def _trainer(
-    max_steps: int, state: Path, logger: Any, callbacks: list[lightning.Callback]
+    settings: Training, state: Path, logger: Any, callbacks: list[lightning.Callback]
 ) -> lightning.Trainer:
     state.mkdir(parents=True, exist_ok=True)
     gpu = torch.cuda.is_available()
+    if gpu:
+        torch.set_float32_matmul_precision("high")  # what autocast leaves in float32: TF32
     return lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=1,
         precision="bf16-mixed" if gpu else "32-true",
-        max_steps=max_steps,
+        max_steps=settings.max_steps,
+        accumulate_grad_batches=settings.accumulate,
         max_epochs=-1,
         # Under a Slurm job Lightning would requeue the job itself on a signal, behind the workflow.
         plugins=[LightningEnvironment()],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import lightning.pytorch as lightning
@@ -12,8 +14,11 @@ from torch import Tensor
 
 from statetx.config import Training
 from statetx.errors import ModelError
-from statetx.models.losses import energy
-from statetx.models.pertsets import PertSets
+from statetx.models.losses import LOSSES, chunked, energy, to_control
+from statetx.models.pertsets import PertSets, Prediction
+
+CONFIDENCE_SCALE, CONFIDENCE_WEIGHT = 10.0, 0.01
+"""A confidence token learns 10 times the loss of its set; the weight of that error in the total."""
 
 
 class Batch(NamedTuple):
@@ -27,6 +32,8 @@ class Batch(NamedTuple):
         Ids, int64 [B].
     mask
         Which rows are cells, bool [B, S]; None: all.
+    expression
+        Expression of the real cells, [B, S, G], for a gene decoder.
     """
 
     control: Tensor
@@ -34,10 +41,69 @@ class Batch(NamedTuple):
     perturbation: Tensor
     line: Tensor
     mask: Tensor | None = None
+    expression: Tensor | None = None
+
+
+class Objective(NamedTuple):
+    """What is minimised: loss(cells) + decoder_weight loss(genes) + regularization |cells - control|.
+
+    Attributes
+    ----------
+    loss
+        Name in `statetx.models.losses.LOSSES`.
+    chunks
+        The features are cut into so many stretches, and the loss is their mean.
+    decoder_weight
+        Of the same loss between decoded and real expression.
+    regularization
+        Of the mean absolute difference to the control.
+    """
+
+    loss: str = "energy"
+    chunks: int = 1
+    decoder_weight: float = 1.0
+    regularization: float = 0.0
+
+    def distance(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the loss of each set, [B]."""
+        if mask is not None:
+            masked: Callable[..., Tensor] = LOSSES[self.loss]
+            return masked(pred, target, mask)
+        if self.chunks > 1:
+            return chunked(LOSSES[self.loss], pred, target, self.chunks)
+        return LOSSES[self.loss](pred, target)
+
+    def total(self, predicted: Prediction, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what is minimised, the main loss and the loss of the decoder, each a mean over sets."""
+        main = self.distance(predicted.cells, batch.target, batch.mask)
+        total, decoder = main.mean(), None
+        if predicted.genes is not None and batch.expression is not None:
+            decoder = self.distance(predicted.genes, batch.expression, batch.mask).mean()
+            total = total + self.decoder_weight * decoder
+        if self.regularization:
+            total = total + self.regularization * to_control(predicted.cells, batch.control).mean()
+        if predicted.confidence is not None:
+            error = predicted.confidence - CONFIDENCE_SCALE * main.detach()
+            total = total + CONFIDENCE_WEIGHT * error.square().mean()
+        return total, main.mean(), decoder
+
+
+class _Running(NamedTuple):
+    """Numbers of a step that a GPU may still be computing."""
+
+    step: int
+    total: Tensor
+    main: Tensor
+    decoder: Tensor | None
+    norm: Tensor | None
+    batch: Batch
 
 
 class PertSetsModule(lightning.LightningModule):
-    """Energy loss, AdamW, clipping by norm, and a guard against non-finite numbers.
+    """Loss, AdamW, schedule, average of weights, clipping, and a guard against non-finite numbers.
+
+    On a GPU the numbers of a step are read one step later, or the device would stand still at every
+    step until they have come; nothing is measured or saved before they were looked at (`settle`).
 
     Parameters
     ----------
@@ -47,44 +113,91 @@ class PertSetsModule(lightning.LightningModule):
         Section ``training`` of the model.
     seed
         Dropout is a pure function of (seed, step): a resumed training drops the same units.
+    objective
+        What is minimised.
     """
 
-    def __init__(self, model: PertSets, settings: Training, seed: int) -> None:
+    def __init__(
+        self,
+        model: PertSets,
+        settings: Training,
+        seed: int,
+        objective: Objective = Objective(),  # noqa: B008 (immutable)
+    ) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
         self.seed = seed
+        self.objective = objective
         self.train_loss = math.nan
+        self.decoder_loss = math.nan
         self.gradient_norm = math.nan
+        self.bad_batch: Batch | None = None
+        self.ema: PertSets | None = None
+        if settings.ema_decay:
+            self.ema = copy.deepcopy(model).requires_grad_(False)
+        self._running: list[_Running] = []
+        self._micro = 0
+
+    @property
+    def evaluated(self) -> PertSets:
+        """The network that is measured and kept: the average of the weights, if there is one."""
+        return self.model if self.ema is None else self.ema
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean energy loss over the sets of a batch.
+        """Mean loss over the sets of a batch.
 
         Raises
         ------
         ModelError
-            The loss is NaN or infinite.
+            The loss, or the gradient of a step before, is NaN or infinite.
         """
-        torch.manual_seed(_mix(self.seed, self.global_step))
-        predicted = self.model(batch.control, batch.perturbation, mask=batch.mask).cells
-        loss = energy(predicted, batch.target, batch.mask).mean()
-        self.train_loss = loss.item()
-        if not math.isfinite(self.train_loss):
-            raise ModelError(
-                f"the training loss is {self.train_loss} at step {self.global_step + 1}",
-                where="training",
-                fix="lower lr or gradient_clip_val, and check that the cells are finite log1p "
-                "values; no model was written",
-            )
-        return loss
+        micro = self.global_step * self.settings.accumulate + self._micro
+        torch.manual_seed(_mix(self.seed, micro))
+        self._micro = (self._micro + 1) % self.settings.accumulate
+        predicted = self.model(batch.control, batch.perturbation, mask=batch.mask)
+        total, main, decoder = self.objective.total(predicted, batch)
+        kept = None if decoder is None else decoder.detach()
+        step = self.global_step + 1
+        self._running.append(_Running(step, total.detach(), main.detach(), kept, None, batch))
+        self.settle(keep=0 if self.device.type == "cpu" else 1)
+        return total
 
-    def measure(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Energy loss per set [B] and predicted cells [B, S, G]."""
-        predicted = self.model(batch.control, batch.perturbation).cells
-        return energy(predicted, batch.target), predicted
+    def settle(self, keep: int = 0) -> None:
+        """Look at the numbers of the steps that were taken, but for the last `keep`.
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; weight decay acts on matrices, not on biases and norm weights."""
+        Raises
+        ------
+        ModelError
+            One of them is NaN or infinite.
+        """
+        while len(self._running) > keep:
+            done = self._running.pop(0)
+            self.train_loss = done.main.item()
+            self.decoder_loss = math.nan if done.decoder is None else done.decoder.item()
+            self._check(done.total.item(), "training loss", done)
+            if done.norm is not None:
+                self.gradient_norm = done.norm.item()
+                self._check(self.gradient_norm, "gradient norm", done)
+
+    def _check(self, value: float, what: str, done: _Running) -> None:
+        if math.isfinite(value):
+            return
+        self.bad_batch = done.batch
+        raise ModelError(
+            f"the {what} is {value} at step {done.step}",
+            where="training",
+            fix="lower lr or gradient_clip_val, and check that the cells are finite log1p values; no "
+            "model was written, the sets of that step lie in bad_batch.pt beside the resume state",
+        )
+
+    def measure(self, batch: Batch) -> tuple[Tensor, Prediction]:
+        """Energy loss per set [B] (whatever is minimised), and what was predicted."""
+        predicted = self.evaluated(batch.control, batch.perturbation)
+        return energy(predicted.cells, batch.target), predicted
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a schedule; weight decay acts on matrices, not on biases and norm weights."""
         parameters = list(self.model.parameters())
         groups = [
             {
@@ -93,7 +206,23 @@ class PertSetsModule(lightning.LightningModule):
             },
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.settings.lr, fused=True)
+        optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, fused=True)
+        if not self.settings.warmup_steps and self.settings.schedule == "constant":
+            return optimizer
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def rate(self, step: int) -> float:
+        """Return the share of lr at a step: linear warm-up, then constant or half a cosine to 0."""
+        warm, last = self.settings.warmup_steps, self.settings.max_steps
+        if step < warm:
+            return (step + 1) / warm
+        if self.settings.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, last - warm)))
 
     def configure_gradient_clipping(
         self,
@@ -106,17 +235,36 @@ class PertSetsModule(lightning.LightningModule):
         Raises
         ------
         ModelError
-            The norm is NaN or infinite: the step is not taken.
+            The norm is NaN or infinite (on a GPU, that of the step before).
         """
         limit = self.settings.gradient_clip_val or math.inf
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit).item()
-        if not math.isfinite(self.gradient_norm):
-            raise ModelError(
-                f"the gradient norm is {self.gradient_norm} at step {self.global_step + 1}",
-                where="training",
-                fix="lower lr, and check that the cells are finite log1p values; "
-                "no model was written",
-            )
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        if self.device.type == "cpu":
+            self.gradient_norm = norm.item()
+            done = _Running(self.global_step + 1, norm, norm, None, None, self._seen)
+            self._check(self.gradient_norm, "gradient norm", done)
+        elif self._running:
+            self._running[-1] = self._running[-1]._replace(norm=norm.detach())
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Remember the sets of the step, in case its gradient is not finite."""
+        self._seen = batch
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step, then move the average of the weights towards them.
+
+        The decay grows to its value over the first steps, or the average would remember the random
+        start for thousands of them.
+        """
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is None:
+            return
+        step = self.global_step + 1
+        decay = min(self.settings.ema_decay, step / (9 + step))
+        with torch.no_grad():
+            averages: list[Tensor] = list(self.ema.parameters())
+            weights: list[Tensor] = list(self.model.parameters())
+            torch._foreach_lerp_(averages, weights, 1 - decay)
 
 
 def _mix(seed: int, step: int) -> int:

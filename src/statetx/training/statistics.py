@@ -28,7 +28,8 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
         Of no use here: there are no steps, no state and no curves.
     """
     kind = importlib.import_module(f"statetx.models.{task.model.kind}")
-    architecture, arrays = kind.fit(statistics(task))
+    settings = task.model.model_dump(exclude={"kind"})
+    architecture, arrays = kind.fit(statistics(task), **settings)
     return Trained(
         architecture, {"best": arrays}, {"best": {"step": None, "why": "fitted without steps"}}
     )
@@ -50,14 +51,14 @@ def statistics(task: Task) -> Statistics:
                 fix="use `controls: shared` in the split, or leave the line out",
             )
         controls[name] = pseudobulk(store.line(name), rows)
-    conditions = task.plan.conditions("train")
-    deltas = []
-    for name, label in conditions:
-        line = store.line(name)
-        deltas.append(pseudobulk(line, line.rows(label)) - controls[name])
     lines = list(controls)
     means = np.stack([controls[name] for name in lines])
-    return Statistics(lines, means, conditions, np.stack(deltas))
+    conditions = task.plan.conditions("train")
+    deltas = np.empty((len(conditions), means.shape[1]), dtype=np.float32)
+    for row, (name, label) in zip(deltas, conditions, strict=True):
+        line = store.line(name)
+        row[:] = pseudobulk(line, line.rows(label)) - controls[name]
+    return Statistics(lines, means, conditions, deltas)
 
 
 def pseudobulk(cells: LineStore, rows: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ _DOSE = re.compile(r"(?P<drug>.+)_(?P<dose>\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*(?P
 
 _PLUS_IN_NAME = re.compile(r"(^|[(\[-])\s*\+|\+\s*($|[)\],-])")
 """Such as (+)-Catechin: a plus that joins nothing."""
-_UM = {"": 1.0, "uM": 1.0, "µM": 1.0, "μM": 1.0, "nM": 1e-3, "pM": 1e-6, "mM": 1e3, "M": 1e6}
+UM = {"": 1.0, "uM": 1.0, "µM": 1.0, "μM": 1.0, "nM": 1e-3, "pM": 1e-6, "mM": 1e3, "M": 1e6}
 """Concentrations in uM."""
 
 
@@ -83,7 +83,7 @@ def spell(drug: str, dose: float | str | None = None) -> str:
 
 
 def _in_um(dose: float, unit: str) -> str:
-    factor = _UM.get(unit)
+    factor = UM.get(unit)
     return f"{dose:.12g}{unit}" if factor is None else f"{dose * factor:.12g}"
 
 

@@ -187,6 +187,7 @@ def pack_params(cfg: Config, dataset: str) -> dict[str, Any]:
 
 def split_params(cfg: Config, split: str) -> dict[str, Any]:
     """Settings of `split`. TOML files and tables count by what they say, not by how or where."""
+    from statetx.splits.toml import in_order
 
     section, fold = cfg.split(split)
     toml = read_toml(rooted(cfg, section.toml)) if hasattr(section, "toml") else None
@@ -200,7 +201,7 @@ def split_params(cfg: Config, split: str) -> dict[str, Any]:
     return {
         "settings": settings,
         "fold": fold,
-        "toml": None if toml is None else _in_order(toml),
+        "toml": None if toml is None else in_order(toml),
         "known": split_facts(cfg, split),
         "code": own,
     }
@@ -223,15 +224,6 @@ def split_facts(cfg: Config, split: str) -> dict[str, Any]:
     files = source_files(cfg, section.dataset) if reads else []
     controls = labels.controls(data.control_pert)
     return facts_of(section, files, data.pert_col, data.cell_type_key, controls)
-
-
-def _in_order(value: Any) -> Any:
-    """Sort keys and lists, drop repeats: what a split TOML says does not depend on its order."""
-    if isinstance(value, dict):
-        return {key: _in_order(value[key]) for key in sorted(value)}
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return sorted(set(value))
-    return value
 
 
 def read_toml(path: str) -> dict[str, Any]:

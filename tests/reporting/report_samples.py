@@ -160,9 +160,9 @@ def manifest(path: Path, n_lines: int = 10, cells: bool = True) -> Path:
     if cells:
         rows = [(n, f"drug{j + 1:03d}_{dose:g}uM", 40)
                 for n in names for j in range(20) for dose in (0.05, 0.5, 5.0)]  # fmt: skip
-        pd.DataFrame(rows, columns=["line", "perturbation", "n_cells"]).assign(is_control=False).to_parquet(
-            path.parent / "conditions.parquet"
-        )
+        pd.DataFrame(rows, columns=["line", "perturbation", "n_cells"]).assign(
+            is_control=False
+        ).to_parquet(path.parent / "conditions.parquet")
     return path
 
 

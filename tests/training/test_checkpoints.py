@@ -163,12 +163,13 @@ def test_the_first_rate_after_a_resume_counts_the_cells_before_it(
 
     class Trainer:
         global_step = 0
+        accumulate_grad_batches = 1
         logger = None
         optimizers = (SimpleNamespace(param_groups=[{"lr": 0.1}]),)
 
     trainer: Any = Trainer()
     module = PertSetsModule.__new__(PertSetsModule)
-    module.__dict__.update(train_loss=1.0, gradient_norm=1.0)
+    module.__dict__.update(train_loss=1.0, decoder_loss=1.0, gradient_norm=1.0, _running=[])
 
     def steps(of: Curves, n: int) -> None:
         for _ in range(n):

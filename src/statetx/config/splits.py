@@ -90,7 +90,9 @@ class Generated(Held):
         for what in ("drugs", "lines"):
             if getattr(self.stratify, what) is not None and what not in self.draws:
                 raise ValueError(f"stratify.{what} has no effect: {name} draws no {what}")
-            if getattr(self.stratify, what) is not None and getattr(self, what, None) is not None:
+            val = getattr(self, f"val_{what[:-1]}_fraction", 0)
+            named = getattr(self, what, None) is not None and not val
+            if getattr(self.stratify, what) is not None and named:
                 raise ValueError(f"stratify.{what} has no effect: {what} are named, not drawn")
         if self.stratify.drugs == "effect" and not self.training_lines:
             raise ValueError(

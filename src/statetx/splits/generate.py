@@ -18,6 +18,7 @@ from statetx.data.plan import COLUMNS
 from statetx.errors import SplitError
 from statetx.splits.draw import count, count_val, ordered, parts
 from statetx.splits.grid import LEFT_OUT, Grid, Known
+from statetx.splits.groups import closest, merged
 
 TRAINS = "outside of what is held out"
 BETWEEN = "\x1f"
@@ -109,17 +110,21 @@ def pair_random(grid: Grid, settings: config.PairRandom, known: Known) -> pd.Dat
 def context_fewshot(grid: Grid, settings: config.ContextFewshot, known: Known) -> pd.DataFrame:
     """Let some lines train with a few of their drugs; every line draws its own."""
     lines = _lines(grid, settings, known)
-    masks = []
+    strata, drug, masks = _drug_strata(settings, known, lines[2]), grid.table["drug"], []
     for name in sorted(lines[0]):
         here = grid.table["line"] == name
         drugs = sorted(grid.table.loc[here, "drug"].unique())
-        strata = _drug_strata(settings, known, lines[2])
         order = ordered(drugs, settings.seed, f"drug in {name}", strata)
         n_keep = count(settings.keep_fraction, len(order), f"drugs of {name}", "keep_fraction")
         n_val = count_val(settings.val_fraction, len(order))
-        keys = "keep_fraction, val_fraction"
-        keep, val, test = parts(order, n_keep, n_val, f"drugs of {name}", keys)
-        drug = grid.table["drug"]
+        if n_keep + n_val >= len(order):
+            raise SplitError(
+                f"{len(order)} drugs are too few for {n_keep} that train, {n_val} that validate and any "
+                "that test",
+                where=f"keep_fraction, val_fraction: line {name!r}",
+                fix="lower the fractions",
+            )
+        keep, val, test = parts(order, n_keep, n_val, f"drugs of {name}", "keep_fraction")
         masks += [
             (here & drug.isin(test), "test", "the line keeps other drugs for training"),
             (here & drug.isin(val), "val", "the drug validates in this line"),
@@ -242,15 +247,15 @@ def group_out(grid: Grid, settings: config.GroupOut, known: Known) -> pd.DataFra
     """
     drug, names = grid.table["drug"], grid.names("drug")
     members: dict[str, list[str]] = {}
-    groups = _groups(grid, known)
+    groups = merged(grid, known)
     for name in names:
         if name in groups:
             members.setdefault(groups[name], []).append(name)
     n_test = count(settings.drug_fraction, len(names), "drugs", "drug_fraction")
     n_val = count_val(settings.val_drug_fraction, len(names))
     order = ordered(members, settings.seed, "group")
-    test = _closest(order, members, n_test)
-    val = _closest([name for name in order if name not in test], members, n_val)
+    test = closest(order, members, n_test)
+    val = closest([name for name in order if name not in test], members, n_val)
     group = drug.map(groups)
     few = sum(map(len, members.values())) < n_test + n_val
     if few or not test or (n_val and not val) or group.isin(test | val).all():
@@ -343,38 +348,13 @@ def _drug_strata(
             where="stratify.drugs",
             fix="pack the data first, or name a column",
         )
+    if not training_lines:
+        raise SplitError(
+            "no line trains with all its drugs, so that effects cannot be measured without the test",
+            where="stratify.drugs: effect",
+            fix="hold out fewer lines, or name a column",
+        )
     return known.effect(training_lines)
-
-
-def _groups(grid: Grid, known: Known) -> dict[str, str]:
-    """Return the group of each drug; groups that share a compound, under two names, are one."""
-    same: dict[str, str] = {}
-
-    def root(group: str) -> str:
-        while group in same:
-            group = same[group]
-        return group
-
-    found = dict(known.groups)
-    for other, drug in grid.compounds.items():
-        if other in found and drug in found:
-            one, two = root(found[other]), root(found[drug])
-            if one != two:
-                same[max(one, two)] = min(one, two)
-        elif other in found:
-            found[drug] = found[other]
-    return {drug: root(group) for drug, group in found.items()}
-
-
-def _closest(order: list[str], members: dict[str, list[str]], wanted: int) -> set[str]:
-    """Return groups whose number of members is close to `wanted`, first come, first taken."""
-    taken: set[str] = set()
-    n = 0
-    for name in order:
-        if abs(n + len(members[name]) - wanted) < abs(n - wanted):
-            taken.add(name)
-            n += len(members[name])
-    return taken
 
 
 def _roles(grid: Grid, *masks: tuple[Any, str, str]) -> pd.DataFrame:

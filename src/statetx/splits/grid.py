@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from statetx import labels
 from statetx.errors import SplitError, did_you_mean
 
 LEFT_OUT = "none"
@@ -42,7 +43,8 @@ class Grid:
     Attributes
     ----------
     table
-        One row per condition, sorted: ``line, perturbation, drug, dose, n_cells``.
+        One row per condition, sorted: ``line, perturbation, drug, dose, n_cells``; the dose in uM, if
+        its unit is a concentration.
     batches
         ``line, perturbation, batch``, without repeats.
     compounds
@@ -68,6 +70,8 @@ class Grid:
                 "there are no perturbed cells, only controls", fix="check control_pert"
             )
         keys = ["line", "perturbation"]
+        factor = perturbed["unit"].map(labels.UM).fillna(1.0).astype(float)
+        perturbed = perturbed.assign(dose=perturbed["dose"].astype(float) * factor)
         table = perturbed.groupby(keys, sort=True, as_index=False).agg(
             {"drug": "first", "dose": "first", "n_cells": "sum"}
         )
@@ -105,7 +109,9 @@ class Grid:
         for name in given:
             if name not in known:
                 raise SplitError(
-                    f"no {column} {name!r} in the data", where=key, fix=did_you_mean(name, known)
+                    f"no {column} {name!r} in the data",
+                    where=key,
+                    fix=did_you_mean(labels.parse(name).drug if column == "drug" else name, known),
                 )
         if len(set(given)) < len(given) or not given:
             raise SplitError(f"{given} are no distinct names", where=key, fix="name each one once")

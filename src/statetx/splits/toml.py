@@ -364,3 +364,12 @@ def plan_file(
         left_out,
         {key: value for key, value in made_from.items() if value is not None},
     )
+
+
+def in_order(value: Any) -> Any:
+    """Sort keys and lists, drop repeats: what a split TOML says does not depend on its order."""
+    if isinstance(value, dict):
+        return {key: in_order(value[key]) for key in sorted(value)}
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return sorted(set(value))
+    return value

@@ -169,11 +169,12 @@ def test_the_first_rate_after_a_resume_counts_the_cells_before_it(
 
     trainer: Any = Trainer()
     module = PertSetsModule.__new__(PertSetsModule)
-    module.__dict__.update(train_loss=1.0, decoder_loss=1.0, gradient_norm=1.0, _running=[])
+    module.__dict__.update(gradient_norm=1.0, _running=[])
 
     def steps(of: Curves, n: int) -> None:
         for _ in range(n):
             trainer.global_step += 1
+            module.finished = [*module.__dict__.get("finished", []), (1.0, 1.0)]
             clock[0] += 2.0  # seconds per step, of 3 sets of 4 cells
             batch: Any = SimpleNamespace(target=np.zeros((3, 4, 1)))
             of.on_train_batch_end(trainer, module, None, batch, 0)

@@ -88,7 +88,8 @@ class RMSNorm(nn.Module):
         """Normalise the last axis."""
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPSILON)
-        return self.weight * (wide * scale).to(x.dtype)
+        # The weight is float32 also under autocast: without the cast, everything behind would be too.
+        return (self.weight * (wide * scale)).to(x.dtype)
 
 
 class Attention(nn.Module):

@@ -210,13 +210,14 @@ class Curves(lightning.Callback):
         assert isinstance(pl_module, PertSetsModule)
         step, latest = trainer.global_step, self.validation.latest
         self._cells += batch.target.shape[0] * batch.target.shape[1]
+        self._collect(pl_module)
         if not stepped(trainer, batch_idx):
             return
-        self._losses.append((pl_module.train_loss, pl_module.decoder_loss))
         stopped = self.validation.stopped_at == step
         if step % self.every and step != self.last_step and not latest and not stopped:
             return
         pl_module.settle()
+        self._collect(pl_module)
         elapsed = time.perf_counter() - self._since
         self._seconds += elapsed
         waited = self._waited()
@@ -238,6 +239,10 @@ class Curves(lightning.Callback):
             named = {key: value for key, value in row.items() if key != "step"}
             trainer.logger.log_metrics(named, step=step)
         self._losses, self._cells, self._since = [], 0, time.perf_counter()
+
+    def _collect(self, module: PertSetsModule) -> None:
+        self._losses += module.finished
+        module.finished = []
 
     def text(self) -> str:
         """``metrics.csv``: one row per step written down, empty where nothing was measured."""

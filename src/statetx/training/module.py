@@ -132,6 +132,8 @@ class PertSetsModule(lightning.LightningModule):
         self.train_loss = math.nan
         self.decoder_loss = math.nan
         self.gradient_norm = math.nan
+        self.finished: list[tuple[float, float]] = []
+        """Main and decoder loss of every batch that was looked at; whoever writes them down empties it."""
         self.bad_batch: Batch | None = None
         self.ema: PertSets | None = None
         if settings.ema_decay:
@@ -176,6 +178,7 @@ class PertSetsModule(lightning.LightningModule):
             self.train_loss = done.main.item()
             self.decoder_loss = math.nan if done.decoder is None else done.decoder.item()
             self._check(done.total.item(), "training loss", done)
+            self.finished.append((self.train_loss, self.decoder_loss))
             if done.norm is not None:
                 self.gradient_norm = done.norm.item()
                 self._check(self.gradient_norm, "gradient norm", done)

@@ -172,6 +172,7 @@ def save(
     line: str,
     perturbation: str,
     metrics: str | None = None,
+    curves: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model directory, whole or not at all, and load it once to prove that it opens.
@@ -188,8 +189,8 @@ def save(
         ``{name: {tensor name: array}}``; must hold ``best``.
     basal, line, perturbation
         The golden input: basal cells [n, D], their line, and a label the model predicts.
-    metrics
-        Text of ``metrics.csv``.
+    metrics, curves
+        Text of ``metrics.csv``, and of ``curves.svg``, its picture.
     config
         Content of ``config.yaml``.
 
@@ -225,6 +226,8 @@ def save(
         np.savez(part / "golden.npz", **golden)
         if metrics is not None:
             (part / "metrics.csv").write_text(metrics, encoding="utf-8")
+        if curves is not None:
+            (part / "curves.svg").write_text(curves, encoding="utf-8")
         (part / "config.yaml").write_text(
             yaml.safe_dump(dict(config or {}), sort_keys=False, allow_unicode=True),
             encoding="utf-8",

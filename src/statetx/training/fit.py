@@ -88,8 +88,8 @@ class Trained:
         ``{name: {tensor: array}}``, ``best`` among them.
     chosen
         ``{name: {step, why, …}}`` for ``model.json``.
-    metrics
-        Text of ``metrics.csv``, or None.
+    metrics, curves
+        Text of ``metrics.csv`` and of its picture, or None.
     cell_set_len
         Cells per set, or None when cells do not see each other.
     packages
@@ -100,6 +100,7 @@ class Trained:
     checkpoints: dict[str, dict[str, np.ndarray]]
     chosen: dict[str, dict[str, Any]]
     metrics: str | None = None
+    curves: str | None = None
     cell_set_len: int | None = None
     packages: tuple[str, ...] = field(default=("statetx", "numpy", "safetensors"))
 
@@ -179,6 +180,7 @@ def fit(
         line=line,
         perturbation=task.plan.perturbations("train", line)[0],
         metrics=trained.metrics,
+        curves=trained.curves,
         config={"model": model.model_dump(mode="json"), "seed": seed},
     )
     shutil.rmtree(state_dir, ignore_errors=True)

@@ -33,6 +33,7 @@ from statetx.training.callbacks import ROWS, Curves, Progress, Validation
 from statetx.training.checkpoints import Checkpoints
 from statetx.training.fit import Places, Task, Trained
 from statetx.training.module import Objective, PertSetsModule
+from statetx.training.plot import draw
 from statetx.training.stream import Stream, make_loader, say_sets, validation_batches
 
 log = logging.getLogger("statetx.training")
@@ -133,7 +134,8 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
         architecture.to_json(),
         {name: arrays[name] for name in names},
         {name: chosen[name] for name in names},
-        metrics=curves.text(),
+        metrics=(text := curves.text()),
+        curves=draw(text, chosen["best"]["step"]),
         cell_set_len=task.model.cell_set_len,
         packages=("statetx", "numpy", "torch", "lightning", "safetensors"),
     )

@@ -37,10 +37,13 @@ def cells(sets: int, generator: torch.Generator) -> Tensor:
     return (level + torch.rand(shape, generator=generator)) * kept
 
 
-def passed(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean loss and its gradient."""
+def passed(
+    loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, low: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the mean loss and its gradient; `low`: the loss under bfloat16 autocast."""
     x = x.detach().requires_grad_()
-    value = loss(x, y).mean()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+        value = loss(x, y).mean()
     value.backward()
     assert x.grad is not None
     return value.detach(), x.grad
@@ -80,8 +83,7 @@ def errors(sets: int) -> list[dict[str, Any]]:
                 x, y = x.bfloat16().float(), y.bfloat16().float()
             value, gradient = exact(x, y)
             for name, loss in LOSSES.items():
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "bfloat16"):
-                    got, slope = passed(loss, x, y)
+                got, slope = passed(loss, x, y, kind == "bfloat16")
                 rows.append(
                     {
                         "loss": name,

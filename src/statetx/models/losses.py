@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def energy(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -15,11 +17,11 @@ def energy(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     diagonal included: half the classic (V-statistic) squared energy distance, without square or
     root, as in geomloss ``SamplesLoss("energy")``. Szekely & Rizzo 2013, J. Stat. Plan. Inference.
 
-    Distances come from Gram matrices. Both sets are moved by means first (distances do not
-    change), because |x|^2 + |y|^2 - 2xy loses digits when the sets lie far from the origin; the
-    norms of a pair come from the same precision as its products. At distance zero the gradient is
-    zero, and the diagonal is exactly zero instead of geomloss's 1e-4. Computed in float32 (float64
-    for float64 input) outside autocast: with bfloat16 products the value errs by 1e-2.
+    Distances come from Gram matrices. Sets are first moved by means (distances do not change), because
+    |x|^2 + |y|^2 - 2xy loses digits far from the origin; among the cells of one set, the norms are the
+    diagonal of the products, so that both have the same precision (TF32 then errs by 1e-4, not 1e-2). At
+    distance zero the gradient is zero, and the diagonal is exactly zero instead of geomloss's 1e-4. Computed in float32 (float64 for float64
+    input) outside autocast. Differentiable once.
 
     Parameters
     ----------
@@ -36,13 +38,85 @@ def energy(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         [B]
     """
     with torch.autocast(pred.device.type, enabled=False):
-        x, y = _wide(pred), _wide(target)
-        centre = y.mean(dim=1, keepdim=True).detach()
-        cross = _mean(_distances(x - centre, y - centre), mask)
-        within_pred = _mean(_self_distances(x - x.mean(dim=1, keepdim=True).detach()), mask)
-        with torch.no_grad():
-            within_target = _mean(_self_distances(y - centre), mask)
-        return cross - 0.5 * within_pred - 0.5 * within_target
+        value: Tensor = _Energy.apply(_wide(pred), _wide(target), mask)  # type: ignore[no-untyped-call]
+        return value
+
+
+class _Energy(torch.autograd.Function):
+    """Value and gradient in three products of sets; autograd would take six and copy the sets ten times."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+        sets, cells, _ = x.shape
+        centre = y.mean(dim=1, keepdim=True)
+        both = x.new_empty(
+            sets, cells + y.shape[1], x.shape[2]
+        )  # x above y: one product serves two
+        torch.sub(x, centre, out=both[:, :cells])
+        torch.sub(y, centre, out=both[:, cells:])
+        products = both @ both[:, cells:].mT
+        norms = torch.linalg.vecdot(both, both)
+        norms_x, norms_y = norms[:, :cells], norms[:, cells:]
+        cross, pull = _distances(products[:, :cells], norms_x, norms_y)
+        within, push = _self_distances(x - x.mean(dim=1, keepdim=True))
+        own = products[:, cells:]
+        diagonal = own.diagonal(dim1=1, dim2=2)
+        rest, _ = _distances(own, diagonal, diagonal, True)
+        if mask is None:
+            weight, other = (torch.full_like(n, 1 / n.shape[1]) for n in (norms_x, norms_y))
+        else:
+            weight = other = mask.to(x.dtype) / mask.sum(dim=1, keepdim=True)
+        pull = pull * weight[:, :, None] * other[:, None, :]
+        push = push * weight[:, :, None] * weight[:, None, :]
+        ctx.save_for_backward(both, pull, push)
+        return (
+            _mean(cross, weight, other)
+            - 0.5 * _mean(within, weight, weight)
+            - 0.5 * _mean(rest, other, other)
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        both, pull, push = ctx.saved_tensors
+        cells = pull.shape[1]
+        to_x = to_y = None
+        if ctx.needs_input_grad[0]:
+            # sum_j pull_ij (x_i - y_j) - sum_j push_ij (x_i - x_j), the x_i on the diagonal.
+            weights = torch.cat([push, -pull], dim=2)
+            weights.diagonal(dim1=1, dim2=2).add_(pull.sum(2) - push.sum(2))
+            to_x = (weights * slope[:, None, None]) @ both
+        if ctx.needs_input_grad[1]:
+            to_y = both[:, cells:] * pull.sum(1)[:, :, None] - pull.mT @ both[:, :cells]
+            to_y = to_y * slope[:, None, None]
+        return to_x, to_y, None
+
+
+def _self_distances(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same among the rows of [B, S, D], with the norms that their products give."""
+    products = x @ x.mT
+    norms = products.diagonal(dim1=1, dim2=2)
+    return _distances(products, norms, norms, True)
+
+
+def _distances(
+    products: Tensor, norms_x: Tensor, norms_y: Tensor, same: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return distances [B, S, S'] and one over them, both zero where there is no distance."""
+    norms = norms_x[:, :, None] + norms_y[:, None, :]
+    squared = norms - 2 * products
+    # Below the rounding of the sum of norms there is no distance, only noise: its root would get
+    # gradients of arbitrary direction.
+    near = squared <= torch.finfo(squared.dtype).eps * norms
+    if same:
+        near |= torch.eye(squared.shape[1], dtype=torch.bool, device=squared.device)
+    inverse = squared.masked_fill_(near, torch.inf).rsqrt()
+    return (squared * inverse).masked_fill_(near, 0.0), inverse
+
+
+def _mean(distances: Tensor, weight_x: Tensor, weight_y: Tensor) -> Tensor:
+    """Weighted mean [B] over pairs."""
+    return torch.einsum("bij,bi,bj->b", distances, weight_x, weight_y)
 
 
 def sinkhorn(pred: Tensor, target: Tensor, blur: float = 0.05) -> Tensor:
@@ -67,7 +141,9 @@ def sinkhorn(pred: Tensor, target: Tensor, blur: float = 0.05) -> Tensor:
     """
     from geomloss import SamplesLoss  # seconds to import; one loss of several needs it
 
-    with torch.autocast(pred.device.type, enabled=False):
+    # geomloss leaves gradients switched on.
+    grad = torch.set_grad_enabled(torch.is_grad_enabled())
+    with torch.autocast(pred.device.type, enabled=False), grad:
         loss: Tensor = SamplesLoss("sinkhorn", p=2, blur=blur)(_wide(pred), _wide(target))
     return loss
 
@@ -118,43 +194,10 @@ def chunked(
     """
     if order is not None:
         pred, target = pred[..., order], target[..., order]
+    n_chunks = min(n_chunks, pred.shape[-1])
     parts = zip(pred.tensor_split(n_chunks, -1), target.tensor_split(n_chunks, -1), strict=True)
     return torch.stack([loss(one, other) for one, other in parts]).mean(0)
 
 
-def _mean(distances: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean [B] over the pairs [B, S, S'] whose rows are cells."""
-    if mask is None:
-        return distances.mean(dim=(1, 2))
-    weight = mask.to(distances.dtype) / mask.sum(dim=1, keepdim=True)
-    return torch.einsum("bij,bi,bj->b", distances, weight, weight)
-
-
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
-
-
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distances [B, S, S'] between [B, S, D] and [B, S', D]."""
-    norms_x = x.square().sum(-1)
-    norms_y = y.square().sum(-1)
-    products = x @ y.mT
-    return _root(norms_x[:, :, None] + norms_y[:, None, :], products)
-
-
-def _self_distances(x: Tensor) -> Tensor:
-    """Euclidean distances [B, S, S] among the rows of [B, S, D]; the diagonal is exactly zero."""
-    products = x @ x.mT
-    norms = products.diagonal(dim1=-2, dim2=-1)
-    same = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-    return _root(norms[:, :, None] + norms[:, None, :], products, same)
-
-
-def _root(norms: Tensor, products: Tensor, same: Tensor | None = None) -> Tensor:
-    squared = norms - 2 * products
-    # Below the rounding of the sum of norms there is no distance, only noise: its root would get
-    # gradients of arbitrary direction, and sqrt'(0) is infinite.
-    near = squared <= torch.finfo(squared.dtype).eps * norms
-    if same is not None:
-        near = near | same
-    return squared.masked_fill(near, 1.0).sqrt().masked_fill(near, 0.0)

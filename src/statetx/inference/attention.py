@@ -14,7 +14,7 @@ from statetx import labels
 from statetx.data.header import opened
 from statetx.errors import ModelError, did_you_mean
 from statetx.models import arc
-from statetx.models.backbone import ATTENTION
+from statetx.models.backbone import ATTENTION, Shape
 from statetx.models.losses import energy
 
 log = logging.getLogger("statetx.inference")
@@ -57,10 +57,13 @@ def choose_attention(
     draw = [generator.choice(part, (SETS, size)) for part in (order[:half], order[half:])]
     basal, real = (torch.from_numpy(cells[rows]) for rows in draw)
     found: dict[str, float] = {}
+    odd = False
     for mode in ATTENTION:
-        if mode == "alone":
+        if mode == "alone" or (odd and ATTENTION[mode].rotary):
             continue
         model = arc.load(checkpoint, attention=mode)
+        backbone = model.architecture.backbone
+        odd = isinstance(backbone, Shape) and backbone.head_dim % 2 == 1
         if basal.shape[-1] != model.architecture.input_dim:
             raise ModelError(
                 f"the cells have {basal.shape[-1]} columns, the model takes "

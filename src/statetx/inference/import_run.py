@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,16 @@ def import_run(
         control = str(settings.get("control_pert") or data.get("control_pert"))
         mode = choose_attention(path, adata, key, data.get("pert_col"), control)
     model = arc.load(path, attention=mode)
-    a = model.architecture
+    a, arrays = model.architecture, model.arrays()
+    in_genes = settings.get("embed_key") in ("X_hvg", None)
+    if a.decoder is not None and in_genes and settings.get("output_space") != "all":
+        # Every State model carries one; where the model itself gives genes, nothing ever trained it.
+        log.warning("%s: the gene decoder of a model in gene space is not used: left out", path)
+        a = replace(a, decoder=None)
+        arrays = {k: v for k, v in arrays.items() if not k.startswith("gene_decoder.")}
     vocabulary, features = _vocabulary(run, a, path)
     control, vocabulary, order = _control_first(vocabulary, settings, data, run)
     names = _genes(a, settings, run, genes, path)
-    arrays = model.arrays()
     if features is not None:
         arrays[FEATURES] = features[order].float().numpy()
     else:  # ids in the new order of the labels
@@ -100,7 +105,7 @@ def import_run(
         "scale": {"model": "log1p", "input": "log1p", "target_sum": None, "total_counts_col": None},
         "columns": {key: data.get(key) for key in ("pert_col", "cell_type_key", "batch_col")},
         "control": control,
-        "control_aliases": spelling.control_spellings(vocabulary, [control]),
+        "control_aliases": _spellings(control, vocabulary),
         "perturbations": vocabulary,
         "lines": [],
         "batches": _batches(run, a, path),
@@ -175,11 +180,8 @@ def _vocabulary(run: Path | None, a: Architecture, path: Path) -> tuple[list[str
             a.pert_dim - 1,
         )
         return [f"#{i}" for i in range(a.pert_dim)], None
-    try:
-        table = torch.load(where, map_location="cpu", weights_only=True)
-        vectors = torch.stack([torch.as_tensor(value).float() for value in table.values()])
-    except Exception as error:  # torch.load raises whatever the bytes lead to
-        raise ModelError(f"cannot read the perturbation map: {error}", where=where) from error
+    table = _read_torch(where)
+    vectors = torch.stack([torch.as_tensor(value).float() for value in table.values()])
     names = [str(name) for name in table]
     if vectors.shape[1] != a.pert_dim:
         raise ModelError(
@@ -192,6 +194,27 @@ def _vocabulary(run: Path | None, a: Architecture, path: Path) -> tuple[list[str
     if one_hot and sorted(ids) == list(range(a.pert_dim)):
         return [name for _, name in sorted(zip(ids, names, strict=True))], None
     return names, vectors
+
+
+def _spellings(control: str, vocabulary: list[str]) -> list[str]:
+    """Return other labels for the control, in users' data as in the three data sets of Tahoe."""
+    drug = spelling.parse(control).drug
+    usual = [drug, f"{drug}_00", f"{drug}_0.0", f"{drug}_0", str([(drug, 0.0, "uM")])]
+    known = spelling.control_spellings(vocabulary, [control])
+    return sorted({*known, *usual} - {control})
+
+
+def _read_torch(path: Path) -> dict[Any, Any]:
+    """Read a map of labels to vectors that torch saved, and nothing that could run code."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(found)
+    except Exception as error:  # torch.load raises whatever the bytes lead to
+        raise ModelError(
+            f"cannot read this map safely: {str(error).splitlines()[0]}",
+            where=path,
+            fix="it must hold labels and tensors alone: save it again in a trusted environment",
+        ) from error
 
 
 def _control_first(
@@ -264,14 +287,15 @@ def _batches(run: Path | None, a: Architecture, path: Path) -> list[str]:
     for name in ("batch_onehot_map.torch", "batch_onehot_map.pt", "batch_onehot_map.pkl"):
         where = None if run is None else run / name
         if where is not None and where.is_file():
-            table = (
-                read_pickle(where)
-                if where.suffix == ".pkl"
-                else torch.load(where, map_location="cpu", weights_only=True)
-            )
+            table = read_pickle(where) if where.suffix == ".pkl" else _read_torch(where)
             order = sorted(table, key=lambda key: int(np.argmax(np.asarray(table[key]))))
-            if len(order) == a.batch_dim:
-                return [str(key) for key in order]
+            if len(order) != a.batch_dim:
+                raise ModelError(
+                    f"it names {len(order)} batches, the model has {a.batch_dim}",
+                    where=where,
+                    fix="the map belongs to another checkpoint",
+                )
+            return [str(key) for key in order]
     log.warning("%s: no map of batches beside it: they are named by their numbers", path)
     return [f"#{i}" for i in range(a.batch_dim or 0)]
 

@@ -66,7 +66,8 @@ def load(
         where = str(source)
         content = read_checkpoint(Path(source))
         tensors = dict(content["state_dict"])
-        settings = dict(hyper_parameters or content.get("hyper_parameters") or {})
+        said = hyper_parameters or content.get("hyper_parameters") or {}
+        settings = dict(said) if isinstance(said, Mapping) else {}
         moments = _moments(content)
     if not settings:
         raise ModelError(
@@ -75,10 +76,11 @@ def load(
             fix="give them: they say what tensors cannot, such as the residual",
         )
     tensors = _checked(tensors, where)
+    had_decoder = any(name.startswith("gene_decoder.") for name in tensors)
     if moments is not None:
         tensors = _without_untrained_decoder(tensors, list(content["state_dict"]), moments, where)
     tensors = _merged(tensors, settings, where)
-    architecture = architecture_of(tensors, settings, attention, where)
+    architecture = architecture_of(tensors, settings, attention, where, had_decoder)
     with torch.device("meta"):
         model = PertSets(architecture)
     if settings.get("output_space") == "all" and not architecture.down_then_up:
@@ -115,7 +117,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             fix="it is truncated, damaged, or no checkpoint: copy it again",
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
-        raise ModelError("this is no Lightning checkpoint: no state_dict", where=path)
+        raise ModelError(
+            "this is no Lightning checkpoint: no state_dict",
+            where=path,
+            fix="give a .ckpt that State's training wrote, or its run directory",
+        )
     return content
 
 
@@ -131,6 +137,12 @@ def _checked(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
                     fix="not supported",
                 )
             continue
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"{name!r} is {type(value).__name__}, not a tensor",
+                where=where,
+                fix="it is no state_dict of a State model",
+            )
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ModelError(
                 f"tensor {name!r} holds NaN or infinite values",
@@ -188,8 +200,12 @@ def architecture_of(
     settings: Mapping[str, Any],
     attention: str | None,
     where: str = "state_dict",
+    had_decoder: bool | None = None,
 ) -> Architecture:
     """Read the architecture off tensors; settings say only what tensors cannot.
+
+    `had_decoder`: whether the checkpoint held a gene decoder, be it an ignored one: the output of a model
+    in an embedding is cut off at zero where there was none.
 
     Raises
     ------
@@ -209,12 +225,14 @@ def architecture_of(
         )
     if basal and len(basal) != len(pert):
         raise ModelError(
-            f"basal_encoder has {len(basal)} layers, pert_encoder {len(pert)}", where=where
+            f"basal_encoder has {len(basal)} layers, pert_encoder {len(pert)}",
+            where=where,
+            fix="tensors are missing: copy the checkpoint again",
         )
     encoder = tensors["basal_encoder.weight"] if linear else basal[0]
     embed_key, space = settings.get("embed_key"), settings.get("output_space", "gene")
     decoder = _decoder(tensors, float((settings.get("decoder_cfg") or {}).get("dropout", 0.1)))
-    had_decoder = decoder is not None or bool(settings.get("decoder_cfg"))
+    had_decoder = decoder is not None if had_decoder is None else had_decoder
     residual = bool(settings.get("predict_residual", True))
     batches = tensors.get("batch_encoder.weight")
     classifier = tensors.get("batch_classifier.0.weight")

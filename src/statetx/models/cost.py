@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from statetx.models.architecture import Architecture
-from statetx.models.backbone import Shape
+from statetx.models.backbone import ATTENTION, Shape
 from statetx.models.pertsets import PertSets
 
 BYTES_PER_WEIGHT = 16
@@ -72,8 +72,9 @@ def flop_per_step(a: Architecture, sets: int, cells: int) -> int:
         widths = [inputs, *[hidden] * (layers - 1), outputs]
         return sum(x * y for x, y in pairwise(widths))
 
-    layer = 4 * hidden * width + 3 * hidden * b.intermediate_size
-    attention = 2 * cells * width
+    alone = ATTENTION[b.attention].alone  # then queries and keys play no part
+    layer = (2 if alone else 4) * hidden * width + 3 * hidden * b.intermediate_size
+    attention = 0 if alone else 2 * cells * width
     basal = (
         mlp(a.n_encoder_layers, a.input_dim, hidden)
         if a.use_basal_projection

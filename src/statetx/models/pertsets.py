@@ -123,7 +123,7 @@ class PertSets(nn.Module):
             ((perturbation < 0) | (perturbation >= size)).any()
         ):
             raise ModelError(
-                f"perturbation id {int(perturbation.abs().max())} is outside the vocabulary "
+                f"perturbation id {_outside(perturbation, size)} is outside the vocabulary "
                 f"of {size} labels"
             )
         first: nn.Linear = self.pert_encoder[0]  # type: ignore[assignment]
@@ -258,6 +258,10 @@ class PertSets(nn.Module):
             name: np.array(value.detach().float().cpu().numpy())
             for name, value in self.state_dict().items()
         }
+
+
+def _outside(ids: Tensor, size: int) -> int:
+    return int(ids[(ids < 0) | (ids >= size)][0])
 
 
 FEATURES = "perturbation_features"

@@ -169,7 +169,7 @@ def test_the_first_rate_after_a_resume_counts_the_cells_before_it(
 
     trainer: Any = Trainer()
     module = PertSetsModule.__new__(PertSetsModule)
-    module.__dict__.update(gradient_norm=1.0, _running=[])
+    module.__dict__.update(gradient_norm=1.0, lr=0.1, _running=[])
 
     def steps(of: Curves, n: int) -> None:
         for _ in range(n):

@@ -260,6 +260,8 @@ def architecture_of(
     )
 
 
+USUAL = {"rms_norm_eps": 1e-6, "hidden_act": "silu", "rope_theta": 1e4}
+"""Settings of the backbone that no tensor shows, and that no known checkpoint changes."""
 ENCODERS = ("pert_encoder", "basal_encoder", "project_out")
 
 
@@ -288,8 +290,19 @@ def _backbone(
                 fix="leave it away: these models are causal",
             )
         if width % n_head:
-            raise ModelError(f"{n_head} heads do not divide the width {width}", where=where)
+            raise ModelError(
+                f"{n_head} heads do not divide the width {width}",
+                where=where,
+                fix="give transformer_backbone_kwargs.n_head",
+            )
         return Gpt2Shape(width, max(gpt2) + 1, n_head)
+    for name, usual in USUAL.items():
+        if given.get(name, usual) != usual:
+            raise ModelError(
+                f"{name} is {given[name]!r}; only {usual!r} is computed here",
+                where=where,
+                fix="not supported",
+            )
     layers = {int(m[1]) for n in tensors if (m := re.match(rf"{BACKBONE}layers\.(\d+)\.", n))}
     query = tensors.get(f"{BACKBONE}layers.0.self_attn.q_proj.weight")
     gate = tensors.get(f"{BACKBONE}layers.0.mlp.gate_proj.weight")

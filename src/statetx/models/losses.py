@@ -164,9 +164,10 @@ def mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     return (per_cell * mask).sum(-1) / mask.sum(-1)
 
 
-def to_control(pred: Tensor, control: Tensor) -> Tensor:
+def to_control(pred: Tensor, control: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean absolute difference of predicted and basal cells, one value [B] per set (a regulariser)."""
-    return (_wide(pred) - _wide(control)).abs().mean(dim=(1, 2))
+    per_cell = (_wide(pred) - _wide(control)).abs().mean(-1)  # [B, S]
+    return per_cell.mean(-1) if mask is None else (per_cell * mask).sum(-1) / mask.sum(-1)
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]

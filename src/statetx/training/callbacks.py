@@ -146,12 +146,21 @@ class Validation(lightning.Callback):
             "best_value": self.best_value,
             "without": self._without,
             "collapsed": self._collapsed,
+            "stopped_at": self.stopped_at,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up an interrupted training."""
         self.best_step, self.best_value = state_dict["best_step"], state_dict["best_value"]
         self._without, self._collapsed = state_dict["without"], state_dict["collapsed"]
+        self.stopped_at = state_dict["stopped_at"]
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Do not go on with a training that patience has ended."""
+        if self.stopped_at is not None:
+            trainer.should_stop = True
 
 
 def stepped(trainer: lightning.Trainer, batch_idx: int) -> bool:
@@ -187,6 +196,7 @@ class Curves(lightning.Callback):
         self.last_step = last_step
         self.rows: list[dict[str, float]] = []
         self._losses: list[tuple[float, float]] = []
+        self._whole = (0, 0)  # losses and cells of whole steps: what a resumed training starts from
         self._cells = 0
         self._seconds = 0.0
         self._elapsed = 0.0
@@ -213,6 +223,7 @@ class Curves(lightning.Callback):
         self._collect(pl_module)
         if not stepped(trainer, batch_idx):
             return
+        self._whole = len(self._losses), self._cells
         stopped = self.validation.stopped_at == step
         if step % self.every and step != self.last_step and not latest and not stopped:
             return
@@ -228,7 +239,7 @@ class Curves(lightning.Callback):
             "train_decoder_loss": float(losses[:, 1].mean()),
             **latest,
             "gradient_norm": pl_module.gradient_norm,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": pl_module.lr,
             "cells_per_second": self._cells / max(elapsed, 1e-9),
             "waiting": (waited - self._waited_before) / max(elapsed, 1e-9),
             "seconds": self._seconds,
@@ -239,6 +250,7 @@ class Curves(lightning.Callback):
             named = {key: value for key, value in row.items() if key != "step"}
             trainer.logger.log_metrics(named, step=step)
         self._losses, self._cells, self._since = [], 0, time.perf_counter()
+        self._whole = 0, 0
 
     def _collect(self, module: PertSetsModule) -> None:
         self._losses += module.finished
@@ -257,8 +269,8 @@ class Curves(lightning.Callback):
         """Rows so far, and losses, cells and time of the row that is being collected."""
         return {
             "rows": self.rows,
-            "losses": [list(pair) for pair in self._losses],
-            "cells": self._cells,
+            "losses": [list(pair) for pair in self._losses[: self._whole[0]]],
+            "cells": self._whole[1],
             "seconds": self._seconds,
             "elapsed": time.perf_counter() - self._since,
         }
@@ -268,6 +280,7 @@ class Curves(lightning.Callback):
         self.rows = list(state_dict["rows"])
         self._losses = [(float(main), float(decoder)) for main, decoder in state_dict["losses"]]
         self._cells = state_dict["cells"]
+        self._whole = len(self._losses), self._cells
         self._seconds = state_dict["seconds"]
         self._elapsed = state_dict["elapsed"]
 

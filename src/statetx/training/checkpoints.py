@@ -190,6 +190,12 @@ class Checkpoints(lightning.Callback):
     ) -> None:
         """Write down whose state this is."""
         checkpoint["statetx"] = {"training": self.identity}
+        assert isinstance(pl_module, PertSetsModule)
+        if pl_module.within_step:  # the step starts anew, so its batches do not count yet
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            done = trainer.global_step * trainer.accumulate_grad_batches
+            for part in ("total", "current"):
+                progress[part] = dict.fromkeys(progress[part], done)
 
     def _save_state(self, trainer: lightning.Trainer) -> None:
         step = self.validation.best_step

@@ -81,7 +81,11 @@ class Objective(NamedTuple):
             decoder = self.distance(predicted.genes, batch.expression, batch.mask).mean()
             total = total + self.decoder_weight * decoder
         if self.regularization:
-            total = total + self.regularization * to_control(predicted.cells, batch.control).mean()
+            total = (
+                total
+                + self.regularization
+                * to_control(predicted.cells, batch.control, batch.mask).mean()
+            )
         if predicted.confidence is not None:
             error = predicted.confidence - CONFIDENCE_SCALE * main.detach()
             total = total + CONFIDENCE_WEIGHT * error.square().mean()
@@ -132,6 +136,8 @@ class PertSetsModule(lightning.LightningModule):
         self.train_loss = math.nan
         self.decoder_loss = math.nan
         self.gradient_norm = math.nan
+        self.lr = settings.lr
+        """Of the last step: the schedule has moved on by the time it is written down."""
         self.finished: list[tuple[float, float]] = []
         """Main and decoder loss of every batch that was looked at; whoever writes them down empties it."""
         self.bad_batch: Batch | None = None
@@ -140,6 +146,11 @@ class PertSetsModule(lightning.LightningModule):
             self.ema = copy.deepcopy(model).requires_grad_(False)
         self._running: list[_Running] = []
         self._micro = 0
+
+    @property
+    def within_step(self) -> bool:
+        """Whether some but not all batches of a step have been seen."""
+        return self._micro != 0
 
     @property
     def evaluated(self) -> PertSets:
@@ -259,6 +270,7 @@ class PertSetsModule(lightning.LightningModule):
         The decay grows to its value over the first steps, or the average would remember the random
         start for thousands of them.
         """
+        self.lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         super().optimizer_step(*args, **kwargs)
         if self.ema is None:
             return

@@ -60,7 +60,7 @@ def test_what_training_writes(
     out = train(small(), keep=["best", "step=4"])
     names = {path.name for path in out.iterdir()}
     assert names == {
-        *("model.json", "genes.txt", "golden.npz", "metrics.csv", "config.yaml"),
+        *("model.json", "genes.txt", "golden.npz", "metrics.csv", "config.yaml", "curves.svg"),
         *("best.safetensors", "last.safetensors", "step=4.safetensors"),
     }
     assert {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()} == {

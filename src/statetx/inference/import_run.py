@@ -19,6 +19,7 @@ from statetx.errors import ModelError
 from statetx.inference.attention import choose_attention
 from statetx.models import arc, model_dir
 from statetx.models.architecture import Architecture
+from statetx.models.checkpoint_file import read_checkpoint
 from statetx.models.pertsets import FEATURES
 from statetx.provenance import file_digest, versions
 
@@ -64,7 +65,7 @@ def import_run(
         Unreadable or unsafe files, an undecided attention mode, unknown genes, no control label.
     """
     path, run = _checkpoint(source)
-    content = arc.read_checkpoint(path)
+    content = read_checkpoint(path)
     settings = dict(content.get("hyper_parameters") or {})
     data = _data_settings(run)
     mode = attention

@@ -5,10 +5,8 @@
     h = transformer_backbone(p + c)           [B, S, H]
     cells = relu(project_out(h + c))          [B, S, D]  (without residual: project_out(h))
 
-The residual is added in hidden space and ReLU keeps predicted log1p expression non-negative. Options
-of released checkpoints: a batch embedding added to every cell, tokens that attend with the cells (of the
-batch, of confidence), a residual in the space of the input, a gene decoder behind the cells.
-Parameter names and indices are those of the released State checkpoints.
+ReLU keeps predicted log1p expression non-negative. Options: a batch embedding, tokens that attend with
+the cells, a residual in the space of the input, a gene decoder. Names are those of State's checkpoints.
 """
 
 from __future__ import annotations
@@ -123,7 +121,7 @@ class PertSets(nn.Module):
             ((perturbation < 0) | (perturbation >= size)).any()
         ):
             raise ModelError(
-                f"perturbation id {_outside(perturbation, size)} is outside the vocabulary "
+                f"perturbation id {perturbation[(perturbation < 0) | (perturbation >= size)][0]} is outside the vocabulary "
                 f"of {size} labels"
             )
         first: nn.Linear = self.pert_encoder[0]  # type: ignore[assignment]
@@ -258,10 +256,6 @@ class PertSets(nn.Module):
             name: np.array(value.detach().float().cpu().numpy())
             for name, value in self.state_dict().items()
         }
-
-
-def _outside(ids: Tensor, size: int) -> int:
-    return int(ids[(ids < 0) | (ids >= size)][0])
 
 
 FEATURES = "perturbation_features"

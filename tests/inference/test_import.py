@@ -279,7 +279,7 @@ def test_batches_keep_their_names(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 def test_expression_never_comes_from_a_decoder_that_was_not_trained(tmp_path: Path) -> None:
-    """Issue 247 of the original: random numbers. Such runs carry a decoder whatever they predict."""
+    """It would give random numbers; runs in gene space carry such a decoder all the same."""
     run = Run(tmp_path / "run", embedding=False)
     with_decoder = PertSets(Architecture(G, G, 4, SHAPE, decoder=DecoderShape("plain", G, G, (8,))))
     tensors = with_decoder.state_dict() | run.network.state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -107,7 +108,7 @@ class ControlMeans:
         return cells.mean(axis=0, dtype=np.float64) if known is None else known
 
 
-class MovedControls:
+class MovedControls(ABC):
     """Base of the baselines that move control cells by a delta; a kind says which, in `delta`.
 
     Parameters
@@ -126,9 +127,9 @@ class MovedControls:
         self._controls = ControlMeans(architecture["control_lines"], arrays["control_means"])
         self._control = control
 
+    @abstractmethod
     def delta(self, line: str, perturbation: str) -> tuple[np.ndarray, bool]:
         """Return the delta [G] of a condition, and whether it is a fallback."""
-        raise NotImplementedError
 
     def predict(self, control: np.ndarray, line: str, perturbation: str) -> Predicted:
         """Return the moved basal cells, float32 [S, G]; see `move` for their spread."""

@@ -117,11 +117,10 @@ class PertSets(nn.Module):
                 fix="give one id per set, [B]; one-hot or feature vectors must be floating point",
             )
         # On a GPU this check would wait for the device at every step; gathering there checks itself.
-        if perturbation.device.type == "cpu" and bool(
-            ((perturbation < 0) | (perturbation >= size)).any()
-        ):
+        outside = (perturbation < 0) | (perturbation >= size)
+        if perturbation.device.type == "cpu" and bool(outside.any()):
             raise ModelError(
-                f"perturbation id {perturbation[(perturbation < 0) | (perturbation >= size)][0]} is outside the vocabulary "
+                f"perturbation id {int(perturbation[outside][0])} is outside the vocabulary "
                 f"of {size} labels"
             )
         first: nn.Linear = self.pert_encoder[0]  # type: ignore[assignment]

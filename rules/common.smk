@@ -97,6 +97,11 @@ def needs_gpu(wildcards):
     return int(CFG.models[wildcards.model].kind not in BASELINES)
 
 
+def train_gpus(wildcards):
+    """GPUs that share the batches of a training."""
+    return needs_gpu(wildcards) and CFG.models[wildcards.model].devices
+
+
 def train_params(wildcards):
     """Settings of a training."""
     return stages.train_params(CFG, wildcards.model)

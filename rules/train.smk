@@ -20,9 +20,9 @@ rule train:
         "results/{dataset}/{split}/{model}/seed{seed}/benchmarks/train.tsv"
     conda:
         "../envs/statetx.yaml"
-    threads: lambda wildcards: 8 if needs_gpu(wildcards) else 1
+    threads: lambda wildcards: 8 * train_gpus(wildcards) or 1
     resources:
-        gpu=needs_gpu,
+        gpu=train_gpus,
         mem_mb=16000,
         runtime=lambda wildcards: 2880 if needs_gpu(wildcards) else 60,
     params:

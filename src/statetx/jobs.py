@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from statetx import stages
 from statetx.config import BASELINES, Config
@@ -31,20 +32,28 @@ def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads:
         store, plan, params["settings"], params["code"], genes, match
     )
     name = {"dataset": dataset, "split": split, "model": model, "seed": seed}
-    fit(
-        store_dir=store,
-        plan_path=plan,
-        model=cfg.models[model],
-        seed=seed,
-        out=home / "model",
-        state_dir=stages.state_dir(dataset, split, model, seed, made_from),
-        checkpoints_dir=home / "checkpoints",
-        keep=sorted({"best", "last", *stages.checkpoints(cfg, model)}),
-        tracking=cfg.tracking,
-        provenance={**name, **made_from},
-        genes=genes,
-        match_by_batch=match,
-    )
+    arguments: dict[str, Any] = {
+        "store_dir": store,
+        "plan_path": plan,
+        "model": cfg.models[model],
+        "seed": seed,
+        "out": home / "model",
+        "state_dir": stages.state_dir(dataset, split, model, seed, made_from),
+        "checkpoints_dir": home / "checkpoints",
+        "keep": sorted({"best", "last", *stages.checkpoints(cfg, model)}),
+        "tracking": cfg.tracking,
+        "provenance": {**name, **made_from},
+        "genes": genes,
+        "match_by_batch": match,
+    }
+    devices = getattr(cfg.models[model], "devices", 1)
+    if devices > 1:
+        from statetx.training import ranks
+
+        if not ranks.launched():
+            ranks.launch(fit, arguments, devices)
+            return
+    fit(**arguments)
 
 
 def verdict(cfg: Config, experiment: str) -> None:

@@ -251,7 +251,9 @@ def train_params(cfg: Config, model: str) -> dict[str, Any]:
     packed cells lie; and chosen genes count as a file.
     """
     section = cfg.models[model]
-    settings = {k: v for k, v in section.changed().items() if k not in ("resident", "genes")}
+    settings = {
+        k: v for k, v in section.changed().items() if k not in ("resident", "devices", "genes")
+    }
     return {"settings": settings, "code": code("train", section.kind)}
 
 

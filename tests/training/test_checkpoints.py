@@ -163,7 +163,7 @@ def test_the_first_rate_after_a_resume_counts_the_cells_before_it(
 
     class Trainer:
         global_step = 0
-        accumulate_grad_batches = 1
+        accumulate_grad_batches = world_size = 1
         logger = None
         optimizers = (SimpleNamespace(param_groups=[{"lr": 0.1}]),)
 

@@ -349,6 +349,7 @@ def test_best_weights_of_the_state_survive_until_the_next_state(
 
     class Trainer:
         global_step = 4
+        is_global_zero = True
         fail = False
 
         def save_checkpoint(self, path: Path) -> None:

@@ -234,6 +234,12 @@ class PertSets(Section):
         description="where packed cells lie in training: GPU memory, RAM, or mapped from disk; auto: "
         "GPU if they take less than half of its free memory, else disk",
     )
+    devices: int = Field(
+        1,
+        ge=1,
+        description="GPUs of one machine that share every batch (without GPUs: processes); results "
+        "differ in rounding only",
+    )
     hidden_dim: int = Field(
         328, ge=1, description="width of the transformer", json_schema_extra=unit("features")
     )

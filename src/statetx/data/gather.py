@@ -29,7 +29,7 @@ from statetx.data.survey import Survey
 from statetx.errors import DataError, ResultsError
 from statetx.provenance import sweep, whole
 
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 24 << 20
 """Stored values, and dense matrices, that are copied at once."""
 
 
@@ -175,6 +175,7 @@ def _write(
             dense[key][rows] = block
         obs["total_counts"][rows] = numbers["total"]
         obs["scale"][rows] = numbers["scale"] if counts else np.nan
+        del block_indices, block_values, block_dense, numbers  # or two blocks would lie in memory
         bar.update(rows.stop - rows.start)
     bar.close()
     if counts and kind.kind == "f" and settings.scale == "counts":

@@ -17,7 +17,8 @@ from statetx.errors import DataError, did_you_mean
 from statetx.provenance import no_room
 
 _PIECE = 1 << 18
-"""Labels read at once: text takes some 60 bytes a cell while it is Python objects."""
+"""Labels handled at once: text takes some 60 bytes a cell while it is Python objects, and numpy widens
+codes that it counts or looks up to 8."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Column:
 
     def counts(self) -> dict[str, int]:
         """Number of cells per label."""
-        found = np.bincount(self.codes, minlength=len(self.names))
+        found = _tally(self.codes, len(self.names))
         return {name: int(n) for name, n in zip(self.names, found, strict=True)}
 
     def values_at(self, rows: np.ndarray) -> np.ndarray:
@@ -203,7 +204,7 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
         )
     missing = None
     if isinstance(item, h5py.Group) and "codes" in item:
-        codes, names = item["codes"][()].astype(np.int32), _strings(item["categories"])
+        codes, names = item["codes"][()], _strings(item["categories"])
         missing = codes < 0
     elif isinstance(item, h5py.Group):  # nullable strings and numbers: values + mask
         codes, names = _factorised(item["values"])
@@ -222,18 +223,33 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
             where=path,
             fix="label these cells or drop them: adata[adata.obs[...].notna()]",
         )
-    used = sorted((texts[i], i) for i in np.unique(codes).tolist())
+    used = sorted((texts[i], i) for i in np.flatnonzero(_tally(codes, len(texts))).tolist())
     place = np.zeros(len(texts), dtype=np.min_scalar_type(-max(1, len(used))))
     place[[i for _, i in used]] = np.arange(len(used))
-    return Column(place[codes], [text for text, _ in used])
+    found = np.empty(len(codes), dtype=place.dtype)
+    for piece in _pieces(len(codes)):
+        found[piece] = place[codes[piece]]
+    return Column(found, [text for text, _ in used])
+
+
+def _pieces(n: int) -> Iterator[slice]:
+    for start in range(0, n, _PIECE):
+        yield slice(start, start + _PIECE)
+
+
+def _tally(codes: np.ndarray, n_labels: int) -> np.ndarray:
+    """Return how often each code occurs, int64 [n_labels]."""
+    found = np.zeros(n_labels, dtype=np.int64)
+    for piece in _pieces(len(codes)):
+        found += np.bincount(codes[piece], minlength=n_labels)
+    return found
 
 
 def _factorised(item: h5py.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return codes, int32 [cells], and the labels that they point to, in order of appearance."""
     codes = np.empty(item.shape[0], dtype=np.int32)
     known: dict[str, int] = {}
-    for start in range(0, len(codes), _PIECE):
-        piece = slice(start, start + _PIECE)
+    for piece in _pieces(len(codes)):
         names, here = np.unique(_strings(item, piece).astype(str), return_inverse=True)
         place = [known.setdefault(str(name), len(known)) for name in names]
         codes[piece] = np.asarray(place, dtype=np.int32)[here]
@@ -318,7 +334,7 @@ def header(path: Path, settings: Dataset) -> Header:
     with opened(path) as file:
         names = genes(file, path)
         line = column(file, path, settings.cell_type_key, "cell_type_key")
-        batch = Column(np.zeros(len(line.codes), dtype=np.int32), ["all"])
+        batch = Column(np.zeros(len(line.codes), dtype=np.int8), ["all"])
         if settings.batch_col is not None:
             batch = column(file, path, settings.batch_col, "batch_col")
         found = Header(
@@ -352,9 +368,11 @@ def header(path: Path, settings: Dataset) -> Header:
 
 
 def _controls(head: Header, declared: list[str]) -> dict[str, int]:
-    chosen = [i for i, name in enumerate(head.perturbation.names) if name in declared]
-    control = np.isin(head.perturbation.codes, chosen)
-    found = np.bincount(head.line.codes[control], minlength=len(head.line.names))
+    control = np.isin(head.perturbation.names, declared)
+    found = np.zeros(len(head.line.names), dtype=np.int64)
+    for piece in _pieces(head.n_cells):
+        lines = head.line.codes[piece][control[head.perturbation.codes[piece]]]
+        found += np.bincount(lines, minlength=len(found))
     return {name: int(n) for name, n in zip(head.line.names, found, strict=True)}
 
 

@@ -50,7 +50,7 @@ def pack(
     whole or not at all, the manifest last: a directory without it is no store. What was finished
     before an interruption is kept and used by the next attempt, if it is of the same data.
 
-    Memory: that of one chunk of a file or one block of a line, and some 40 bytes per cell of the
+    Memory: that of one chunk of a file or one block of a line, and some 30 bytes per cell of the
     largest file or line.
 
     Parameters

@@ -172,6 +172,7 @@ def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, par
             chunk = _read(found, settings, x, obsm, select, start, stop, seen)
             names = [text.encode() for text in barcodes(file, found.path, slice(start, stop))]
             _write(part, found, chunk, np.asarray(names), start)
+            del chunk, names  # or two chunks would lie in memory while the next is read
             bar.update(stop - start)
     if seen["nonzeros"]:  # the sample that the survey looked at may have missed some cells
         refuse_other_scale(bool(seen["integral"]), seen["largest"], settings.scale, "X", found.path)

@@ -17,11 +17,12 @@ def energy(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     diagonal included: half the classic (V-statistic) squared energy distance, without square or
     root, as in geomloss ``SamplesLoss("energy")``. Szekely & Rizzo 2013, J. Stat. Plan. Inference.
 
-    Distances come from Gram matrices. Sets are first moved by means (distances do not change), because
-    |x|^2 + |y|^2 - 2xy loses digits far from the origin; among the cells of one set, the norms are the
-    diagonal of the products, so that both have the same precision (TF32 then errs by 1e-4, not 1e-2). At
-    distance zero the gradient is zero, and the diagonal is exactly zero instead of geomloss's 1e-4. Computed in float32 (float64 for float64
-    input) outside autocast. Differentiable once.
+    Distances come from Gram matrices. Sets are first moved by means (distances do not change),
+    because |x|^2 + |y|^2 - 2xy loses digits far from the origin; among the cells of one set, the
+    norms are the diagonal of the products, so that both have the same precision (TF32 then errs by
+    1e-4, not 1e-2). At distance zero the gradient is zero, and the diagonal is exactly zero instead
+    of geomloss's 1e-4. Computed in float32 (float64 for float64 input) outside autocast.
+    Differentiable once.
 
     Parameters
     ----------
@@ -43,29 +44,32 @@ def energy(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 class _Energy(torch.autograd.Function):
-    """Value and gradient in three products of sets; autograd would take six and copy the sets ten times."""
+    """Value and gradient in three products of sets.
+
+    Autograd would take six products and copy the sets ten times.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
         sets, cells, _ = x.shape
-        centre = y.mean(dim=1, keepdim=True)
-        both = x.new_empty(
-            sets, cells + y.shape[1], x.shape[2]
-        )  # x above y: one product serves two
+        if mask is None:
+            weight, other = (x.new_full(t.shape[:2], 1 / t.shape[1]) for t in (x, y))
+        else:
+            weight = other = mask.to(x.dtype) / mask.sum(dim=1, keepdim=True)
+            # A value in a row that is no cell would move the centre, and with it the rounding.
+            x, y = (t.masked_fill(~mask[:, :, None], 0.0) for t in (x, y))
+        centre = _centre(y, other)
+        # x above y: one product serves two.
+        both = x.new_empty(sets, cells + y.shape[1], x.shape[2])
         torch.sub(x, centre, out=both[:, :cells])
         torch.sub(y, centre, out=both[:, cells:])
         products = both @ both[:, cells:].mT
         norms = torch.linalg.vecdot(both, both)
-        norms_x, norms_y = norms[:, :cells], norms[:, cells:]
-        cross, pull = _distances(products[:, :cells], norms_x, norms_y)
-        within, push = _self_distances(x - x.mean(dim=1, keepdim=True))
+        cross, pull = _distances(products[:, :cells], norms[:, :cells], norms[:, cells:])
+        within, push = _self_distances(x - _centre(x, weight))
         own = products[:, cells:]
         diagonal = own.diagonal(dim1=1, dim2=2)
         rest, _ = _distances(own, diagonal, diagonal, True)
-        if mask is None:
-            weight, other = (torch.full_like(n, 1 / n.shape[1]) for n in (norms_x, norms_y))
-        else:
-            weight = other = mask.to(x.dtype) / mask.sum(dim=1, keepdim=True)
         pull = pull * weight[:, :, None] * other[:, None, :]
         push = push * weight[:, :, None] * weight[:, None, :]
         ctx.save_for_backward(both, pull, push)
@@ -90,6 +94,11 @@ class _Energy(torch.autograd.Function):
             to_y = both[:, cells:] * pull.sum(1)[:, :, None] - pull.mT @ both[:, :cells]
             to_y = to_y * slope[:, None, None]
         return to_x, to_y, None
+
+
+def _centre(x: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean [B, 1, D] of the rows of [B, S, D]."""
+    return weight[:, None, :] @ x
 
 
 def _self_distances(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import csv
 import io
 import logging
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import numpy as np
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm import tqdm
 
 from statetx.errors import ModelError
@@ -94,7 +97,8 @@ class Validation(lightning.Callback):
             return
         assert isinstance(pl_module, PertSetsModule)
         pl_module.settle()
-        found = measure(trainer, pl_module, self.batches)
+        # One of several processes decides for all: a last digit must not stop one of them only.
+        found = trainer.strategy.broadcast(measure(trainer, pl_module, self.batches))
         if not math.isfinite(found["val_loss"]):
             raise ModelError(
                 f"the validation loss is {found['val_loss']} after step {step}",
@@ -232,15 +236,15 @@ class Curves(lightning.Callback):
         elapsed = time.perf_counter() - self._since
         self._seconds += elapsed
         waited = self._waited()
-        losses = np.array(self._losses)
+        main, decoder = _over_ranks(trainer, np.array(self._losses).mean(0))
         row = {
             "step": step,
-            "train_loss": float(losses[:, 0].mean()),
-            "train_decoder_loss": float(losses[:, 1].mean()),
+            "train_loss": main,
+            "train_decoder_loss": decoder,
             **latest,
             "gradient_norm": pl_module.gradient_norm,
             "lr": pl_module.lr,
-            "cells_per_second": self._cells / max(elapsed, 1e-9),
+            "cells_per_second": trainer.world_size * self._cells / max(elapsed, 1e-9),
             "waiting": (waited - self._waited_before) / max(elapsed, 1e-9),
             "seconds": self._seconds,
         }
@@ -285,6 +289,16 @@ class Curves(lightning.Callback):
         self._elapsed = state_dict["elapsed"]
 
 
+def _over_ranks(trainer: lightning.Trainer, values: np.ndarray) -> list[float]:
+    """Mean of each value over the processes that train together."""
+    if trainer.world_size == 1:
+        return [float(value) for value in values]
+    here = torch.as_tensor(values, dtype=torch.float32, device=trainer.strategy.root_device)
+    mean = trainer.strategy.reduce(here, reduce_op="mean")
+    assert isinstance(mean, torch.Tensor)
+    return mean.tolist()
+
+
 def _short(value: float) -> str:
     if isinstance(value, int):
         return str(value)
@@ -308,7 +322,7 @@ class Progress(lightning.Callback):
             unit="step",
             desc="train",
             mininterval=0.5,
-            disable=not sys.stderr.isatty(),
+            disable=trainer.global_rank > 0 or not sys.stderr.isatty(),
         )
 
     def on_train_batch_end(
@@ -334,3 +348,37 @@ class Progress(lightning.Callback):
         """Close the bar, also after an error."""
         if self._bar is not None:
             self._bar.close()
+
+
+class StopTogether(lightning.Callback):
+    """Several processes end before the same batch when a scheduler's SIGTERM comes.
+
+    Lightning's own handler talks to the others in the middle of a step, where they wait for something
+    else, and its flag ends the process that has heard before the others are told.
+    """
+
+    def __init__(self) -> None:
+        self._heard = False
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Replace Lightning's handler, which it takes back after the training."""
+
+        def hear(*_: Any) -> None:
+            self._heard = True
+
+        signal.signal(signal.SIGTERM, hear)
+
+    def on_train_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Ask the first process whether it has heard."""
+        heard = torch.tensor([int(self._heard)], device=trainer.strategy.root_device)
+        torch.distributed.broadcast(heard, src=0)
+        if heard.item():
+            raise SIGTERMException

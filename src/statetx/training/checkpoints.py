@@ -179,7 +179,8 @@ class Checkpoints(lightning.Callback):
             return
         assert isinstance(pl_module, PertSetsModule)
         pl_module.settle()
-        self._write(pl_module.evaluated.arrays(), self._step(f"step={step}"))
+        if trainer.is_global_zero:
+            self._write(pl_module.evaluated.arrays(), self._step(f"step={step}"))
         self._save_state(trainer)
 
     def on_save_checkpoint(
@@ -198,13 +199,17 @@ class Checkpoints(lightning.Callback):
                 progress[part] = dict.fromkeys(progress[part], done)
 
     def _save_state(self, trainer: lightning.Trainer) -> None:
+        """Write the state; all processes of a training come here, the first one writes."""
+        self._saved_step = trainer.global_step
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.last)
+            return
         step = self.validation.best_step
         if step is not None and not self._best(step).exists():
             assert self.validation.best_weights is not None
             self._write(self.validation.best_weights, self._best(step))
         with whole(self.last) as part:
             trainer.save_checkpoint(part)
-        self._saved_step = trainer.global_step
         # Only now: until the new state was in place, the old one needed its own best weights.
         for path in self.state.glob("best-*.safetensors"):
             if step is None or path != self._best(step):

@@ -165,7 +165,9 @@ def fit(
     way = importlib.import_module(
         f"statetx.training.{'statistics' if kind in BASELINES else 'gradient'}"
     )
-    trained: Trained = way.train(task, keep or ["best"], places, tracking or Tracking())
+    trained: Trained | None = way.train(task, keep or ["best"], places, tracking or Tracking())
+    if trained is None:
+        return  # one of several processes; the first writes
     decodes = getattr(model, "gene_decoder", None) is not None
     embedding: str | None = model.embed_key if decodes else None  # type: ignore[attr-defined]
     line = task.plan.lines("train")[0]

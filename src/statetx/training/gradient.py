@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import os
 import re
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,7 +15,10 @@ from typing import Any
 import lightning.pytorch as lightning
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from statetx.config import Tracking, Training
@@ -29,18 +29,21 @@ from statetx.models.backbone import Shape
 from statetx.models.decoder import DecoderShape
 from statetx.models.pertsets import PertSets
 from statetx.provenance import digest
-from statetx.training.callbacks import ROWS, Curves, Progress, Validation
+from statetx.training.callbacks import ROWS, Curves, Progress, StopTogether, Validation
 from statetx.training.checkpoints import Checkpoints
 from statetx.training.fit import Places, Task, Trained
 from statetx.training.module import Objective, PertSetsModule
 from statetx.training.plot import draw
+from statetx.training.ranks import Ranks, first_says, joined, usr1_is_term
 from statetx.training.stream import Stream, make_loader, say_sets, validation_batches
 
 log = logging.getLogger("statetx.training")
 
 
-def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Trained:
+def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Trained | None:
     """Train by gradient and choose the best checkpoint on the validation conditions only.
+
+    One of several processes that share the batches joins the others; all but the first return None.
 
     Parameters
     ----------
@@ -57,13 +60,21 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
     ------
     ModelError
         A test perturbation without training condition, a checkpoint that will not be written, a
-        non-finite loss, an interruption, wandb asked for but not installed.
+        non-finite loss, an interruption, wandb asked for but not installed, a batch that the
+        processes cannot share.
     """
-    settings = task.model.training
     _check_labels(task)
-    _check_keep(keep, settings.max_steps, settings.ckpt_every_n_steps)
-    logger = _wandb(tracking, places.run) if tracking.wandb else None
-    loader = make_loader(task, task.plan, "train", task.seed)
+    _check_keep(keep, task.model.training.max_steps, task.model.training.ckpt_every_n_steps)
+    with joined() as ranks:
+        return _train(task, keep, places, tracking, ranks)
+
+
+def _train(
+    task: Task, keep: list[str], places: Places, tracking: Tracking, ranks: Ranks
+) -> Trained | None:
+    settings = task.model.training
+    logger = _wandb(tracking, places.run) if tracking.wandb and not ranks.rank else None
+    loader = make_loader(task, task.plan, "train", task.seed, ranks)
     say_sets(loader)
     validation_sets, without = validation_batches(task)
     architecture = _architecture(task)
@@ -85,14 +96,14 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
         settings.ckpt_every_n_steps,
         _identity(task, places),
     )
-    resume = checkpoints.prepare(keep)
+    resume = first_says(lambda: checkpoints.prepare(keep), ranks)
     with _quiet(), torch.random.fork_rng():
         torch.manual_seed(task.seed)
         module = PertSetsModule(PertSets(architecture), settings, task.seed, _objective(task.model))
         if settings.compile:
             module.model.compile()
         callbacks = [validation, curves, checkpoints, Progress(last_step)]
-        trainer = _trainer(settings, places.state, logger, callbacks)
+        trainer = _trainer(settings, places.state, logger, callbacks, ranks)
         begin = time.perf_counter()
         _run(trainer, module, loader, places.state, resume, validation)
         log.info(
@@ -101,6 +112,8 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
             loader.waited_s,
         )
         checkpoints.read_best()
+    if ranks.rank:
+        return None
     if logger is not None:
         logger.experiment.finish()
 
@@ -152,7 +165,7 @@ def _run(
     if resume is not None:
         log.info("resuming from %s", resume)
     try:
-        with _usr1_is_term():
+        with usr1_is_term():
             trainer.fit(module, Stream(loader, module), ckpt_path=resume, weights_only=True)
         module.settle()
     except ModelError:
@@ -233,46 +246,45 @@ def _objective(model: Any) -> Objective:
     return Objective(model.loss, model.loss_chunks, weight, model.regularization)
 
 
-@contextlib.contextmanager
-def _usr1_is_term() -> Iterator[None]:
-    """Treat SIGUSR1, which schedulers send before the time is up, as SIGTERM: save, then end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-
-
 def _identity(task: Task, places: Places) -> str:
     """Digest of what this training depends on.
 
     The name of the state directory stands for what is not seen here, the code and the cells.
     """
-    settings = task.model.model_dump(mode="json", exclude={"resident"})
+    settings = task.model.model_dump(mode="json", exclude={"resident", "devices"})
     parts = [settings, task.seed, task.plan.digest, task.vocabulary, task.store.genes]
     parts.append(task.match_by_batch)
     return digest([*parts, places.state.name])
 
 
 def _trainer(
-    settings: Training, state: Path, logger: Any, callbacks: list[lightning.Callback]
+    settings: Training,
+    state: Path,
+    logger: Any,
+    callbacks: list[lightning.Callback],
+    ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
 ) -> lightning.Trainer:
     state.mkdir(parents=True, exist_ok=True)
     gpu = torch.cuda.is_available()
     if gpu:
         torch.set_float32_matmul_precision("high")  # what autocast leaves in float32: TF32
+    # Under a Slurm job Lightning would requeue the job itself on a signal, behind the workflow.
+    environment: ClusterEnvironment = LightningEnvironment()
+    strategy: Any = "auto"
+    if ranks.world > 1:
+        environment = TorchElasticEnvironment()
+        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+        callbacks = [*callbacks, StopTogether()]
     return lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
-        devices=1,
+        devices=ranks.local_world,
+        num_nodes=ranks.world // ranks.local_world,
+        strategy=strategy,
         precision="bf16-mixed" if gpu else "32-true",
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,
         max_epochs=-1,
-        # Under a Slurm job Lightning would requeue the job itself on a signal, behind the workflow.
-        plugins=[LightningEnvironment()],
+        plugins=[environment],
         callbacks=callbacks,
         logger=logger or False,
         default_root_dir=state,

@@ -116,7 +116,7 @@ class PertSetsModule(lightning.LightningModule):
     settings
         Section ``training`` of the model.
     seed
-        Dropout is a pure function of (seed, step): a resumed training drops the same units.
+        Dropout is a pure function of (seed, step, rank): a resumed training drops the same units.
     objective
         What is minimised.
     """
@@ -166,7 +166,7 @@ class PertSetsModule(lightning.LightningModule):
             The loss, or the gradient of a step before, is NaN or infinite.
         """
         micro = self.global_step * self.settings.accumulate + self._micro
-        torch.manual_seed(_mix(self.seed, micro))
+        torch.manual_seed(_mix(self.seed, micro * self.trainer.world_size + self.global_rank))
         self._micro = (self._micro + 1) % self.settings.accumulate
         predicted = self.model(batch.control, batch.perturbation, mask=batch.mask)
         total, main, decoder = self.objective.total(predicted, batch)

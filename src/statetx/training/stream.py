@@ -11,6 +11,7 @@ from statetx.data.loader import SetBatch, SetLoader
 from statetx.data.plan import Plan
 from statetx.training.fit import Task
 from statetx.training.module import Batch, PertSetsModule
+from statetx.training.ranks import Ranks, share
 
 log = logging.getLogger("statetx.training")
 
@@ -50,7 +51,13 @@ def as_batch(batch: SetBatch) -> Batch:
     return Batch(*fields, batch.mask, batch.expression)
 
 
-def make_loader(task: Task, plan: Plan, role: str, seed: int) -> SetLoader:
+def make_loader(
+    task: Task,
+    plan: Plan,
+    role: str,
+    seed: int,
+    ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
+) -> SetLoader:
     model, training = task.model, role == "train"
     gpu = training and torch.cuda.is_available()
     # Validation sets are few, kept, and compared as means over their cells: full, on the CPU.
@@ -61,14 +68,16 @@ def make_loader(task: Task, plan: Plan, role: str, seed: int) -> SetLoader:
         role,
         task.vocabulary,
         cell_set_len=model.cell_set_len,
-        batch_size=model.training.batch_size,
+        batch_size=share(model.training.batch_size, ranks),
         seed=seed,
         sets=model.sets if training else plain,
         match_by_batch=task.match_by_batch,
         embed_key=model.embed_key,
         with_expression=model.gene_decoder is not None,
-        device="cuda" if gpu else "cpu",
+        device=f"cuda:{torch.cuda.current_device()}" if gpu else "cpu",
         resident=model.resident if training else "disk",
+        rank=ranks.rank,
+        world=ranks.world,
     )
 
 

@@ -21,7 +21,7 @@ from statetx.data.store import open_store
 from statetx.errors import ModelError
 from statetx.models import model_dir
 from statetx.splits.generate import generate
-from statetx.training import callbacks, gradient, stream
+from statetx.training import callbacks, stream, trainer
 from statetx.training.checkpoints import Checkpoints
 from statetx.training.module import PertSetsModule
 from statetx.training.monitors import MONITORS
@@ -378,9 +378,9 @@ def test_wandb_missing_names_the_extra(
     train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    find = gradient.importlib.util.find_spec
+    find = trainer.importlib.util.find_spec
     monkeypatch.setattr(
-        gradient.importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name)
+        trainer.importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name)
     )
     with pytest.raises(ModelError, match="wandb is not installed") as caught:
         train(small(), tracking=Tracking(wandb=True))

@@ -26,6 +26,7 @@ from statetx.models.losses import LOSSES, chunked
 from statetx.models.pertsets import PertSets, Prediction
 from statetx.training import gradient
 from statetx.training.module import Batch, Objective, PertSetsModule
+from statetx.training.trainer import make_trainer
 
 EMBEDDED = {"embed_key": "X_embedding", "gene_decoder": {"hidden_dims": [12, 8], "dropout": 0.0}}
 
@@ -115,7 +116,7 @@ def _fit(home: Path, parts: int, batches: list[Batch], **training: Any) -> PertS
     torch.manual_seed(0)
     settings = Training(max_steps=len(batches), accumulate=parts, lr=1e-2, **training)
     module = PertSetsModule(PertSets(_architecture()), settings, 0, Objective("energy"))
-    trainer = gradient._trainer(settings, home, None, [])
+    trainer = make_trainer(settings, home, None, [])
     trainer.fit(module, _Halves(batches, parts))
     assert trainer.global_step == len(batches)
     return module

@@ -20,7 +20,7 @@ from statetx.inference.attention import choose_attention
 from statetx.models import arc, model_dir
 from statetx.models.architecture import Architecture
 from statetx.models.checkpoint_file import read_checkpoint
-from statetx.models.pertsets import FEATURES
+from statetx.models.pertsets_predictor import FEATURES
 from statetx.provenance import file_digest, versions
 
 log = logging.getLogger("statetx.inference")

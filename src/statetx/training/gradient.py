@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import logging
 import re
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
 import numpy as np
 import torch
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from statetx.config import Tracking, Training
+from statetx.config import Tracking
 from statetx.data.loader import SetLoader
 from statetx.errors import ModelError, did_you_mean
 from statetx.models.architecture import Architecture
@@ -29,13 +21,14 @@ from statetx.models.backbone import Shape
 from statetx.models.decoder import DecoderShape
 from statetx.models.pertsets import PertSets
 from statetx.provenance import digest
-from statetx.training.callbacks import ROWS, Curves, Progress, StopTogether, Validation
+from statetx.training.callbacks import ROWS, Curves, Progress, Validation
 from statetx.training.checkpoints import Checkpoints
 from statetx.training.fit import Places, Task, Trained
 from statetx.training.module import Objective, PertSetsModule
 from statetx.training.plot import draw
 from statetx.training.ranks import Ranks, first_says, joined, usr1_is_term
 from statetx.training.stream import Stream, make_loader, say_sets, validation_batches
+from statetx.training.trainer import make_trainer, quiet, wandb_logger
 
 log = logging.getLogger("statetx.training")
 
@@ -73,7 +66,7 @@ def _train(
     task: Task, keep: list[str], places: Places, tracking: Tracking, ranks: Ranks
 ) -> Trained | None:
     settings = task.model.training
-    logger = _wandb(tracking, places.run) if tracking.wandb and not ranks.rank else None
+    logger = wandb_logger(tracking, places.run) if tracking.wandb and not ranks.rank else None
     loader = make_loader(task, task.plan, "train", task.seed, ranks)
     say_sets(loader)
     validation_sets, without = validation_batches(task)
@@ -97,13 +90,13 @@ def _train(
         _identity(task, places),
     )
     resume = first_says(lambda: checkpoints.prepare(keep), ranks)
-    with _quiet(), torch.random.fork_rng():
+    with quiet(), torch.random.fork_rng():
         torch.manual_seed(task.seed)
         module = PertSetsModule(PertSets(architecture), settings, task.seed, _objective(task.model))
         if settings.compile:
             module.model.compile()
         callbacks = [validation, curves, checkpoints, Progress(last_step)]
-        trainer = _trainer(settings, places.state, logger, callbacks, ranks)
+        trainer = make_trainer(settings, places.state, logger, callbacks, ranks)
         begin = time.perf_counter()
         _run(trainer, module, loader, places.state, resume, validation)
         log.info(
@@ -255,89 +248,3 @@ def _identity(task: Task, places: Places) -> str:
     parts = [settings, task.seed, task.plan.digest, task.vocabulary, task.store.genes]
     parts.append(task.match_by_batch)
     return digest([*parts, places.state.name])
-
-
-def _trainer(
-    settings: Training,
-    state: Path,
-    logger: Any,
-    callbacks: list[lightning.Callback],
-    ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
-) -> lightning.Trainer:
-    state.mkdir(parents=True, exist_ok=True)
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.set_float32_matmul_precision("high")  # what autocast leaves in float32: TF32
-    # Under a Slurm job Lightning would requeue the job itself on a signal, behind the workflow.
-    environment: ClusterEnvironment = LightningEnvironment()
-    strategy: Any = "auto"
-    if ranks.world > 1:
-        environment = TorchElasticEnvironment()
-        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
-        callbacks = [*callbacks, StopTogether()]
-    return lightning.Trainer(
-        accelerator="gpu" if gpu else "cpu",
-        devices=ranks.local_world,
-        num_nodes=ranks.world // ranks.local_world,
-        strategy=strategy,
-        precision="bf16-mixed" if gpu else "32-true",
-        max_steps=settings.max_steps,
-        accumulate_grad_batches=settings.accumulate,
-        max_epochs=-1,
-        plugins=[environment],
-        callbacks=callbacks,
-        logger=logger or False,
-        default_root_dir=state,
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-
-
-def _wandb(tracking: Tracking, run_dir: Path) -> Any:
-    if importlib.util.find_spec("wandb") is None:
-        raise ModelError(
-            "tracking.wandb is on, but wandb is not installed",
-            where="tracking.wandb",
-            fix="pip install 'statetx[wandb]', or set tracking.wandb to false",
-        )
-    from lightning.pytorch.loggers import WandbLogger
-
-    run_dir.mkdir(parents=True, exist_ok=True)
-    logger = WandbLogger(
-        name="/".join(run_dir.absolute().parts[-4:]),
-        project=tracking.project,
-        entity=tracking.entity,
-        tags=tracking.tags,
-        offline=tracking.mode == "offline",
-        save_dir=str(run_dir),
-    )
-    import wandb
-
-    try:
-        _ = logger.experiment  # starts the run now: a missing login must not cost a training
-    except wandb.Error as error:
-        raise ModelError(
-            f"wandb cannot start: {error}",
-            where="tracking.wandb",
-            fix="run `wandb login`, or set tracking.mode to offline, or tracking.wandb to false",
-        ) from error
-    return logger
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's tips and hardware lines; its errors still come through."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\..*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

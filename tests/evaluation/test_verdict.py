@@ -17,7 +17,7 @@ from statetx.evaluation.metrics import METRICS
 from statetx.evaluation.verdict import RefScores, RunScores, verdict
 
 SETTINGS = Evaluation(n_bootstrap=400)
-HIGHER = {"pearson_delta", "pearson_delta_perturbed", "pds_cosine", "de_overlap", "direction_match"}
+HIGHER = {metric.column for metric in METRICS if metric.better == "higher"}
 
 
 def table(line: str, drugs: int, skill: float, seed: int = 0, doses: int = 3) -> pd.DataFrame:
@@ -188,7 +188,7 @@ def test_what_real_cells_leave_undefined_goes_for_everybody(experiment: Experime
         alone(frame)
         frame.loc[0, list(COLUMNS)] = np.nan
         frame.loc[0, "note"] = write_note({DROPPED: "fewer than 2 real cells"})
-        frame.loc[1, "direction_match"] = np.nan
+        frame.loc[1, "direction_fidelity"] = np.nan
 
     for run in experiment.runs:
         frame = pd.read_csv(run.path)
@@ -204,10 +204,10 @@ def test_what_real_cells_leave_undefined_goes_for_everybody(experiment: Experime
     assert "nothing to tell apart" in pds["reason"]
     got = call(document, "good", "pds_cosine")
     assert (got["n"], got["call"], got["difference"]) == (0, "UNDECIDED", None)
-    assert call(document, "good", "direction_match")["n"] == 26
+    assert call(document, "good", "direction_fidelity")["n"] == 26
     assert {u["metric"]: u["n"] for u in document["cohort"]["undefined"]} == {
         "pds_cosine": 28,
-        "direction_match": 2,
+        "direction_fidelity": 2,
     }
 
 
@@ -224,10 +224,10 @@ def changed(experiment: Experiment, change: Callable[[pd.DataFrame], None], ends
     ("lines", "unit", "expected"), [(2, None, "UNDECIDED"), (6, "cell lines", "BETTER")]
 )
 def test_a_metric_is_drawn_from_its_own_conditions(tmp_path, lines, unit, expected) -> None:
-    """direction_match is defined for two drugs of five: too few to draw drugs from."""
+    """direction_fidelity is defined for two drugs of five: too few to draw drugs from."""
 
     def rare(frame: pd.DataFrame) -> None:
-        frame.loc[~frame["drug"].isin(["D0", "D1"]), "direction_match"] = np.nan
+        frame.loc[~frame["drug"].isin(["D0", "D1"]), "direction_fidelity"] = np.nan
 
     one = Experiment(tmp_path, lines=lines)
     one.add("context_mean", "context_mean", 0.4)
@@ -235,7 +235,7 @@ def test_a_metric_is_drawn_from_its_own_conditions(tmp_path, lines, unit, expect
     changed(one, rare)
     document = one.judge()
     assert document["interval"]["unit"] == "drugs"
-    got = call(document, "good", "direction_match")
+    got = call(document, "good", "direction_fidelity")
     assert (got["unit"], got["call"], got["n"]) == (unit, expected, 6 * lines)
     assert (got["low"] is None) == (got["p"] is None) == (unit is None)
     if unit is None:

@@ -300,6 +300,13 @@ class DERow:
     ref_log_mean: np.ndarray
     test: RankSum
 
+    @property
+    def log2_fold_change(self) -> np.ndarray:
+        """float64 [G], of geometric means; 0/0 is 0."""
+        target, ref = np.expm1(self.target_log_mean), np.expm1(self.ref_log_mean)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where((target == 0) & (ref == 0), 0.0, np.log2(target / ref))
+
 
 def de_row(label: str, cells: Cells, control: SortedControl) -> DERow:
     """Test one perturbation against the controls."""
@@ -315,7 +322,6 @@ def table_of(rows: Sequence[DERow], genes: Sequence[str]) -> DETable:
     ref = np.expm1(np.array([row.ref_log_mean for row in rows]).reshape(shape))
     pvalue = np.array([row.test.pvalue for row in rows]).reshape(shape)
     with np.errstate(divide="ignore", invalid="ignore"):
-        fold = np.log2(target / ref)
         percent = (target - ref) / ref
     nothing = (target == 0) & (ref == 0)
     return DETable(
@@ -325,7 +331,7 @@ def table_of(rows: Sequence[DERow], genes: Sequence[str]) -> DETable:
         ref_mean=ref,
         n_target=np.array([row.n_target for row in rows], dtype=np.int64),
         n_ref=np.array([row.n_ref for row in rows], dtype=np.int64),
-        log2_fold_change=np.where(nothing, 0.0, fold),
+        log2_fold_change=np.array([row.log2_fold_change for row in rows]).reshape(shape),
         percent_change=np.where(nothing, 0.0, percent),
         p_value=pvalue,
         statistic=np.array([row.test.statistic for row in rows]).reshape(shape),

@@ -21,6 +21,9 @@ Statistic = Literal["U", "V"]
 GRID = (-2, -1, 0, 1, 2)
 """Our grid: gamma_j = 2^j / median squared distance, fixed from real training cells."""
 
+CELLOT = (2.0, 1.0, 0.5, 0.1, 0.01, 0.005)
+"""Kernel widths of the CellOT library and of CellFlow."""
+
 
 class Sample:
     """Cells that are compared with others, whose sums over their own pairs are kept.
@@ -59,19 +62,24 @@ class Sample:
         at_zero = np.r_[0.0, np.ones(len(self.gammas))]
         return (self._sums - n * at_zero) / (n * (n - 1))
 
-    def gaps(self, other: Sample, statistic: Statistic = "U") -> np.ndarray:
-        """Energy distance, then MMD^2 of every kernel width, from another sample."""
-        between = pair_sums(self.cloud, other.cloud, self.gammas) / (len(self) * len(other))
-        gap = self.within(statistic) + other.within(statistic) - 2 * between
-        gap[0] *= -1
-        return gap
+    def between(self, other: Sample) -> np.ndarray:
+        """Mean distance and mean kernels of all pairs with another sample."""
+        return pair_sums(self.cloud, other.cloud, self.gammas) / (len(self) * len(other))
 
 
-def _gaps(
-    x: np.ndarray, y: np.ndarray, gammas: Sequence[float], statistic: Statistic
-) -> np.ndarray:
+def _gaps(x: Sample, y: Sample, between: np.ndarray, statistic: Statistic) -> np.ndarray:
+    """Energy distance, then MMD^2 of every kernel width."""
+    gap = x.within(statistic) + y.within(statistic) - 2 * between
+    gap[0] *= -1
+    return gap
+
+
+def _both(
+    x: np.ndarray, y: np.ndarray, gammas: Sequence[float] = ()
+) -> tuple[Sample, Sample, np.ndarray]:
     centre = centre_of(y) if len(y) else np.zeros(y.shape[1])
-    return Sample(x, centre, gammas).gaps(Sample(y, centre, gammas), statistic)
+    one, two = Sample(x, centre, gammas), Sample(y, centre, gammas)
+    return one, two, one.between(two)
 
 
 def energy(x: np.ndarray, y: np.ndarray, statistic: Statistic = "U") -> float:
@@ -89,7 +97,7 @@ def energy(x: np.ndarray, y: np.ndarray, statistic: Statistic = "U") -> float:
     DataError
         Too few cells on a side.
     """
-    return float(_gaps(x, y, (), statistic)[0])
+    return float(_gaps(*_both(x, y), statistic)[0])
 
 
 def mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float], statistic: Statistic = "U") -> float:
@@ -104,21 +112,47 @@ def mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float], statistic: Statis
     statistic
         U or V.
     """
-    return float(_gaps(x, y, gammas, statistic)[1:].mean())
+    return float(_gaps(*_both(x, y, gammas), statistic)[1:].mean())
 
 
-def energy_and_mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float]) -> tuple[float, float]:
-    """`energy` and `mmd` (both U) from one pass over the pairs.
+def all_distances(pred: np.ndarray, real: np.ndarray, gammas: Sequence[float]) -> dict[str, float]:
+    """Return every distance column of ``scores.csv`` from one pass over the pairs.
+
+    energy, mmd
+        U, the MMD^2 as the mean over `gammas`.
+    mmd_cellot
+        V, mean over CellOT's kernel widths, as CellOT and CellFlow report it. In gene space nearly
+        all of these kernels vanish and V tends to 1/n + 1/m whatever was predicted.
+    mmd_tahoe
+        V, sum over five kernels exp(-d^2 / h), h from a quarter of the mean squared distance of the
+        pooled cells upwards by factors of 2: each prediction has its own kernels.
 
     Parameters
     ----------
-    x, y
+    pred, real
         Cells [n, D] and [m, D] in the same space.
     gammas
-        Kernel widths of the MMD.
+        Kernel widths fixed on training cells.
     """
-    gaps = _gaps(x, y, gammas, "U")
-    return float(gaps[0]), float(gaps[1:].mean())
+    width = _mean_squared_distance(pred, real) / 4
+    tahoe = [1 / (width * 2**i) for i in range(5)] if width > 0 else []
+    both = _both(pred, real, [*gammas, *CELLOT, *tahoe])
+    unbiased, biased = _gaps(*both, "U"), _gaps(*both, "V")
+    ours, theirs = 1 + len(gammas), 1 + len(gammas) + len(CELLOT)
+    return {
+        "energy": float(unbiased[0]),
+        "mmd": float(unbiased[1:ours].mean()),
+        "mmd_cellot": float(biased[ours:theirs].mean()),
+        "mmd_tahoe": float(biased[theirs:].sum()),
+    }
+
+
+def _mean_squared_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean squared distance over the pairs of distinct cells of both, from their moments."""
+    cells = np.concatenate([x, y])
+    moved = np.subtract(cells, centre_of(cells), dtype=np.float64)
+    n = len(cells)
+    return float(2 * np.einsum("ij,ij->", moved, moved) / (n - 1)) if n > 1 else 0.0
 
 
 class EnergyFrom:
@@ -136,7 +170,8 @@ class EnergyFrom:
 
     def __call__(self, cells: np.ndarray) -> float:
         """Energy distance of cells [n, D]."""
-        return float(Sample(cells, self._centre).gaps(self._controls, "V")[0])
+        own = Sample(cells, self._centre)
+        return float(_gaps(own, self._controls, own.between(self._controls), "V")[0])
 
 
 def median_squared_distance(cells: np.ndarray) -> float:

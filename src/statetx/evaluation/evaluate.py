@@ -12,8 +12,9 @@ from statetx.data.store import open_store
 from statetx.errors import ResultsError
 from statetx.evaluation import cell_eval
 from statetx.evaluation.columns import FALLBACK
+from statetx.evaluation.covariance import covariance_agreement
 from statetx.evaluation.de import DERow, de_row, mean_of, table_of, write_table
-from statetx.evaluation.distances import EnergyFrom, energy_and_mmd
+from statetx.evaluation.distances import EnergyFrom, all_distances
 from statetx.evaluation.own_controls import OwnControls
 from statetx.evaluation.predictions import Predictions
 from statetx.evaluation.pseudobulk import Group
@@ -90,7 +91,7 @@ def evaluate_run(
             own_energy.append(energy_from(cells))
         if group.n < 2:
             continue
-        energy, mmd = energy_and_mmd(cells, truth, reference.gammas)
+        distances = all_distances(cells, truth, reference.gammas)
         notes = dict(reference_note(reference.training))
         share = predicted.fallback(name)
         if share:
@@ -104,7 +105,9 @@ def evaluate_run(
                 scene.controls.delta(group.mean),
                 real.control,
                 None if training is None else (training, training),
-                {"energy": energy, "mmd": mmd},
+                distances,
+                covariance_agreement(cells, truth, reference.fold_change(name)),
+                *scene.identity(name),
                 notes,
             )
         )

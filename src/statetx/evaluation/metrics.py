@@ -109,14 +109,59 @@ METRICS = [
         "de_overlap",
     ),
     Metric(
-        "direction_match",
+        "de_mcc",
+        "DE correlation",
+        "higher",
+        1.0,
+        "Matthews correlation of predicted and real significant genes: 0 is chance, whatever their "
+        "numbers.",
+        "de_mcc",
+    ),
+    Metric(
+        "direction_fidelity",
         "DE direction",
         "higher",
         1.0,
-        "Share of the real significant genes that are predicted to move the right way; chance is "
-        "0.5.",
-        "direction_match",
+        "Genes predicted as significant that move the right way, as a share of those predicted or "
+        "of the real ones, whichever are more: silence scores 0.",
+        "direction_fidelity",
         headline=True,
+    ),
+    Metric(
+        "direction_reach",
+        "DE reach",
+        "higher",
+        1.0,
+        "How far down its own ranking a prediction gets 9 of 10 directions of the real significant "
+        "genes right.",
+        "direction_reach",
+    ),
+    Metric(
+        "lfc_nmae",
+        "Fold change error",
+        "lower",
+        0.0,
+        "Absolute error of log2 fold changes over the real significant genes, as a share of their "
+        "size; 1 = predicting no change.",
+        "lfc_nmae",
+    ),
+    Metric(
+        "cell_covariance",
+        "Cell covariance",
+        "higher",
+        1.0,
+        "Correlation between predicted and real gene-gene correlations over the most changed genes: "
+        "whether cells vary together as real ones do.",
+        "cell_covariance",
+    ),
+    Metric(
+        "dose_response",
+        "Dose response",
+        "higher",
+        1.0,
+        "How well the rank correlation of effect size with dose agrees with the real one, over the "
+        "doses of a drug in a line; 0.5 is a difference of 1.",
+        "dose_response",
     ),
     Metric(
         "variety",

@@ -74,6 +74,11 @@ class Reference:
         """Real differential expression against controls of the same batches, rows as `real`."""
         return read_table(self.directory / "real_de.parquet").select(list(self.real))
 
+    def fold_change(self, perturbation: str) -> np.ndarray:
+        """Real log2 fold change of a condition, float64 [G]."""
+        fold: np.ndarray = self.de.log2_fold_change[list(self.real).index(perturbation)]
+        return fold
+
     @property
     def scored(self) -> list[str]:
         """Perturbations with enough real cells to be scored."""

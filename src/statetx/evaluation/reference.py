@@ -28,8 +28,9 @@ from statetx.config import Evaluation
 from statetx.data.plan import read_plan
 from statetx.data.store import open_store
 from statetx.errors import ResultsError
+from statetx.evaluation.covariance import covariance_agreement
 from statetx.evaluation.de import DERow, SortedControl, de_row, table_of, write_table
-from statetx.evaluation.distances import EnergyFrom, energy_and_mmd
+from statetx.evaluation.distances import EnergyFrom, all_distances
 from statetx.evaluation.own_controls import OwnControls
 from statetx.evaluation.pseudobulk import Controls, Group
 from statetx.evaluation.real_side import Real, reference_note, write_real, write_scores
@@ -166,7 +167,8 @@ def _floor(
         cells = scene.line.expression(drawn)
         pseudo = Group.of(cells)
         rest = scene.controls.whole.without(pseudo)
-        energy, mmd = energy_and_mmd(cells, scene.cells(name), gammas)
+        truth = scene.cells(name)
+        distances = all_distances(cells, truth, gammas)
         moved = _moved(training, scene, scene.controls, rest.mean)
         conditions.append(
             Condition(
@@ -177,7 +179,9 @@ def _floor(
                 scene.controls.between(pseudo.mean, rest.mean),
                 real[name].control,
                 None if training.values is None or moved is None else (training.values, moved),
-                {"energy": energy, "mmd": mmd},
+                distances,
+                covariance_agreement(cells, truth, rows[name].log2_fold_change),
+                *scene.identity(name),
                 reference_note(training),
                 pseudo.noise,
             )
@@ -207,7 +211,9 @@ def _ceiling(
         sides = scene.halves(scene.rows(name), name)
         cells = [scene.line.expression(rows) for rows in sides]
         groups = [Group.of(half) for half in cells]
-        energy, mmd = energy_and_mmd(cells[1], cells[0], gammas)
+        distances = all_distances(cells[1], cells[0], gammas)
+        for side in (0, 1):
+            tests[side].append(de_row(name, cells[side], own[side].of(batches)))
         conditions.append(
             Condition(
                 name,
@@ -217,13 +223,13 @@ def _ceiling(
                 controls[1].delta(groups[1].mean),
                 controls[0].matched(scene.batches(sides[0])),
                 None if moved[0] is None or moved[1] is None else (moved[0], moved[1]),
-                {"energy": energy, "mmd": mmd},
+                distances,
+                covariance_agreement(cells[1], cells[0], tests[0][-1].log2_fold_change),
+                *scene.identity(name),
                 reference_note(training),
                 groups[1].noise,
             )
         )
-        for side in (0, 1):
-            tests[side].append(de_row(name, cells[side], own[side].of(batches)))
     return score(
         conditions, table_of(tests[0], scene.genes), table_of(tests[1], scene.genes), scene.excluded
     )

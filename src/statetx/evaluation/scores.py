@@ -22,13 +22,16 @@ mse_unbiased, mse_control
     prediction: from its cells nobody can tell whether it is exact or scattered, and credit for
     noise that a mean does not have made 0.07 of a true ratio of 1.50. So `no_change`, which
     delivers control cells drawn at random, scores above 1: 3.7 for 40 cells and small effects.
-energy, mmd
-    Energy distance and MMD^2 (U) of predicted from real cells.
-de_overlap
-    |S and T| / |S or T| of the significant genes, both sides tested against the same real controls,
-    those of the batches in which the real cells lie (`own_controls`); 1 when both sets are empty.
-direction_match
-    Share of S whose predicted fold change has the real sign; a predicted 0 is a miss.
+energy, mmd, mmd_cellot, mmd_tahoe
+    `distances.all_distances` of predicted and real cells.
+de_overlap, de_mcc, direction_fidelity, direction_reach, lfc_nmae
+    `agreement.agreement` of differential expression, both sides tested against the same real
+    controls, those of the batches in which the real cells lie (`own_controls`).
+cell_covariance
+    `covariance.covariance_agreement`.
+dose_rho, dose_rho_real, dose_response
+    Spearman of effect size (|b|^2 and |a|^2, less the sampling noise) with dose over the conditions of
+    a drug in this line, and 1 - half the difference of both.
 spread_ratio
     Trace of the predicted cells' covariance / the real cells'.
 delta_norm_ratio
@@ -58,10 +61,24 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from statetx.evaluation.agreement import agreement
 from statetx.evaluation.cell_eval import distances_between, pearson
 from statetx.evaluation.columns import COLUMNS, SCORED_ZERO, write_note
 from statetx.evaluation.de import DETable
+from statetx.evaluation.doses import dose_response
 from statetx.evaluation.pseudobulk import Group, Profile
+
+AGREEMENT = {
+    "de_overlap": "overlap",
+    "de_mcc": "mcc",
+    "direction_fidelity": "fidelity",
+    "direction_reach": "reach",
+    "lfc_nmae": "lfc_nmae",
+}
+"""Column -> field of `agreement.Agreement`."""
+
+NEED_GENES = ("de_mcc", "direction_fidelity", "direction_reach", "lfc_nmae")
+"""Columns that are undefined, for every model alike, where the real cells have no significant gene."""
 
 SILENT = 1e-6
 """A delta shorter than this share of its profile is no effect: storing cells as float32 leaves 6e-8."""
@@ -86,7 +103,11 @@ class Condition:
         float64 [G] each, mean delta of the line's training conditions from the controls that
         `real_delta` and `pred_delta` subtract; None: no such reference.
     distances
-        energy, mmd.
+        What `distances.all_distances` returns.
+    covariance
+        What `covariance.covariance_agreement` returns.
+    drug, dose
+        What the label says; NaN: no dose.
     notes
         Remarks, as `columns.parse_note` returns them.
     pred_noise
@@ -102,6 +123,9 @@ class Condition:
     control: Profile
     references: tuple[np.ndarray, np.ndarray] | None = None
     distances: Mapping[str, float] = field(default_factory=dict)
+    covariance: float | None = float("nan")
+    drug: str = ""
+    dose: float = float("nan")
     notes: Mapping[str, str] = field(default_factory=dict)
     pred_noise: float = 0.0
 
@@ -177,7 +201,9 @@ def score(
     ]
     pred[np.array(silent, dtype=bool)] = 0.0  # rounding noise points somewhere; nothing does not
     pds = discrimination(pred[:, kept], real[:, kept])
-    overlap, direction = _de_scores(real_de, pred_de)
+    agreed = agreement(real_de, pred_de, excluded)
+    nothing = real_de.significant.sum(axis=1) == 0
+    response = _dose_response(conditions, real, pred)
     variety_real = _variety(real, [c.real for c in conditions], least=1.0)
     variety = _variety(pred, [c.pred for c in conditions], least=0.0)
     rows = []
@@ -212,9 +238,18 @@ def score(
             _squared(one.real.mean, one.control.mean) - one.real.noise - one.control.noise
         ) / n_genes
         row |= one.distances
-        row["de_overlap"], row["direction_match"] = overlap[i], direction[i]
-        if np.isnan(direction[i]):
-            notes["direction_match"] = "no significant gene in the real cells"
+        row |= {name: getattr(agreed, field)[i] for name, field in AGREEMENT.items()}
+        if nothing[i]:
+            for name in NEED_GENES:
+                row[name], notes[name] = np.nan, "no significant gene in the real cells"
+        elif np.isnan(row["lfc_nmae"]):
+            notes["lfc_nmae"] = "fewer than 10 significant genes in the real cells"
+        row["cell_covariance"] = 0.0 if one.covariance is None else one.covariance
+        if one.covariance is None:
+            notes["cell_covariance"] = SCORED_ZERO
+        elif np.isnan(one.covariance):
+            notes["cell_covariance"] = "too few cells or expressed genes to correlate"
+        row |= {name: values[i] for name, values in response.items()}
         length = float(np.linalg.norm(real[i]))
         row["spread_ratio"] = one.pred.spread / one.real.spread if one.real.spread > 0 else np.nan
         row["delta_norm_ratio"] = float(np.linalg.norm(pred[i])) / length if length > 0 else np.nan
@@ -248,12 +283,20 @@ def _variety(deltas: np.ndarray, groups: Sequence[Group], least: float) -> np.nd
     return found - max(least, there) * expected
 
 
-def _de_scores(real: DETable, pred: DETable) -> tuple[np.ndarray, np.ndarray]:
-    s, t = real.significant, pred.significant
-    union = (s | t).sum(axis=1)
-    overlap = np.where(union > 0, (s & t).sum(axis=1) / np.maximum(union, 1), 1.0)
-    sign = np.sign(real.log2_fold_change)
-    match = (np.sign(pred.log2_fold_change) == sign) & (sign != 0)
-    n = s.sum(axis=1)
-    direction = np.where(n > 0, (match & s).sum(axis=1) / np.maximum(n, 1), np.nan)
-    return overlap, direction
+def _dose_response(
+    conditions: Sequence[Condition], real: np.ndarray, pred: np.ndarray
+) -> dict[str, np.ndarray]:
+    sizes = [
+        np.einsum("ij,ij->i", deltas, deltas) - np.array(noise)
+        for deltas, noise in (
+            (real, [one.real.noise for one in conditions]),
+            (pred, [one.pred_noise for one in conditions]),
+        )
+    ]
+    drugs, doses = [one.drug for one in conditions], [one.dose for one in conditions]
+    rho_real, rho = dose_response(drugs, doses, *sizes)
+    return {
+        "dose_rho": rho,
+        "dose_rho_real": rho_real,
+        "dose_response": 1 - np.abs(rho - rho_real) / 2,
+    }

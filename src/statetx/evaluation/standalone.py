@@ -16,11 +16,12 @@ from statetx.data.seeds import generator
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
 from statetx.evaluation.columns import COLUMNS, DROPPED, IDENTITY, write_note
+from statetx.evaluation.covariance import covariance_agreement
 from statetx.evaluation.de import DERow, SortedControl, de_row, mean_of, table_of
 from statetx.evaluation.distances import (
     EnergyFrom,
+    all_distances,
     at_most,
-    energy_and_mmd,
     gamma_grid,
     median_squared_distance,
 )
@@ -287,8 +288,11 @@ def _ours(
         if n < 2 or len(control) < 2:
             continue
         few = [at_most(cells, n, rng) for cells in (real, pred)]
-        energy, mmd = energy_and_mmd(few[1], few[0], gammas)
+        distances = all_distances(few[1], few[0], gammas)
         groups = [Group.of(cells) for cells in (real, pred)]
+        for side in (0, 1):
+            tests[side].append(de_row(label, few[side], ranked))
+        taken = parse(label)
         conditions.append(
             Condition(
                 label,
@@ -297,11 +301,12 @@ def _ours(
                 groups[0].mean - profile.mean,
                 groups[1].mean - profile.mean,
                 profile,
-                distances={"energy": energy, "mmd": mmd},
+                distances=distances,
+                covariance=covariance_agreement(few[1], few[0], tests[0][-1].log2_fold_change),
+                drug=taken.drug,
+                dose=float("nan") if taken.dose is None else taken.dose,
             )
         )
-        for side in (0, 1):
-            tests[side].append(de_row(label, few[side], ranked))
     real_de, pred_de = (table_of(rows, genes) for rows in tests)
     table = score(conditions, real_de, pred_de)
     scored = {row["perturbation"]: row for row in table.to_dict("records")}

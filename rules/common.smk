@@ -15,6 +15,7 @@ try:
     SOURCES = {name: stages.source_files(CFG, name) for name in CFG.datasets}
     PACK = {name: stages.pack_params(CFG, name) for name in CFG.datasets}
     SPLIT = {name: stages.split_params(CFG, name) for name in CFG.split_names()}
+    FEATURES = [stages.features_digest(CFG, name) for name in CFG.models]
 except StatetxError as error:
     raise WorkflowError(str(error)) from None
 

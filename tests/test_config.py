@@ -6,6 +6,7 @@ import jsonschema
 import pytest
 import yaml
 
+from statetx import stages
 from statetx.config import document, load
 from statetx.config.root import Config
 from statetx.errors import ConfigError
@@ -80,6 +81,13 @@ def changed(path, value):
         (["experiments", "main", "splits"], ["dc2"], "did you mean 'dc20'?"),
         (["models", "pertsets", "embed_key"], None, "is not the expression_key"),
         (["models", "pertsets", "dropout"], 1.5, "models.pertsets.dropout"),
+        (["models", "pertsets", "batches"], "encode", "models.pertsets.batches"),
+        (["models", "pertsets", "batches"], "token", "set sets.within_batch to true"),
+        (
+            ["models", "pertsets", "perturbation_feature_file"],
+            "f.csv",
+            "did you mean 'perturbation_features_file'?",
+        ),
         (["experiments", "dc20"], DEMO["experiments"]["main"], "both would share a directory"),
         (["splits", "pack"], DEMO["splits"]["dc20"], "this name cannot be used"),
         (["models", "a/b"], {"kind": "no_change"}, "this name cannot be used"),
@@ -178,6 +186,43 @@ def test_models_on_a_split_share_their_genes():
     with pytest.raises(ConfigError, match="work in different genes"):
         load(config)
     assert load(DEMO).n_hvg(split) is None
+
+
+def test_a_model_of_batches_needs_data_with_batches():
+    config = changed(["models", "pertsets", "batches"], "encoder")
+    assert load(config).models["pertsets"].batches == "encoder"
+    config["datasets"]["demo"]["batch_col"] = None
+    with pytest.raises(ConfigError, match="data set 'demo' has no batches: name their obs column"):
+        load(config)
+
+
+def test_features_make_perturbations_that_were_never_trained_predictable(tmp_path):
+    """Lint asks for it: what is an error for ids is a note for features."""
+    split = DEMO["experiments"]["main"]["splits"][0]
+    assert load(DEMO).one_hot(split)
+    config = changed(["models", "pertsets", "perturbation_features_file"], "{data_root}/f.csv")
+    config["data_root"] = str(tmp_path)
+    cfg = load(config)
+    assert not cfg.one_hot(split)
+    assert cfg.model("pertsets").perturbation_features_file == f"{tmp_path}/f.csv"
+    # Beside a network of ids, such a split remains an error.
+    config["models"]["ids"] = deepcopy(DEMO["models"]["pertsets"])
+    config["experiments"]["main"]["models"] = ["pertsets", "ids"]
+    assert load(config).one_hot(split)
+
+
+def test_features_count_by_what_their_file_holds(tmp_path):
+    def params(name, text):
+        (tmp_path / name).write_text(text)
+        config = changed(["models", "pertsets", "perturbation_features_file"], str(tmp_path / name))
+        return stages.train_params(load(config), "pertsets")
+
+    assert params("a.csv", "label,x\nD,1\n") == params("b.csv", "label,x\nD,1\n")
+    assert params("a.csv", "label,x\nD,1\n") != params("a.csv", "label,x\nD,2\n")
+    config = changed(["models", "pertsets", "perturbation_features_file"], str(tmp_path / "no.csv"))
+    with pytest.raises(ConfigError, match="cannot read the features") as caught:
+        stages.train_params(load(config), "pertsets")
+    assert "models.pertsets.perturbation_features_file" in str(caught.value.where)
 
 
 def test_genes_of_a_matrix_chosen_outside_cannot_be_chosen():

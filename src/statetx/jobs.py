@@ -9,11 +9,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from statetx import stages
 from statetx.config import BASELINES, Config
 from statetx.errors import StatetxError
+
+if TYPE_CHECKING:
+    from statetx.evaluation.verdict import RefScores, RunScores
 
 
 def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads: int = 0) -> None:
@@ -35,7 +38,7 @@ def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads:
     arguments: dict[str, Any] = {
         "store_dir": store,
         "plan_path": plan,
-        "model": cfg.models[model],
+        "model": cfg.model(model),
         "seed": seed,
         "out": home / "model",
         "state_dir": stages.state_dir(dataset, split, model, seed, made_from),
@@ -62,10 +65,38 @@ def verdict(cfg: Config, experiment: str) -> None:
 
     dataset, checkpoint = cfg.experiment_dataset(experiment), cfg.evaluation.checkpoints[0]
     params = stages.verdict_params(cfg, experiment)
-    scores, references = stages.judged(dataset, params["runs"], checkpoint)
+    scores, references = judged(dataset, params["runs"], checkpoint)
     meta = {"experiment": experiment, "dataset": dataset, "checkpoint": checkpoint}
     meta["code"] = params["code"]
     work(scores, references, meta, cfg.evaluation, Path("results") / dataset / experiment)
+
+
+def judged(
+    dataset: str, runs: list[list[Any]], checkpoint: str
+) -> tuple[list[RunScores], list[RefScores]]:
+    """What `verdict` reads: the scores of every run, the reference of every test line.
+
+    Parameters
+    ----------
+    runs
+        ``[split, model, kind, seed]`` per run.
+    checkpoint
+        The one that is judged; baselines have `best` only.
+    """
+    from statetx.data.layout import file_name
+    from statetx.data.plan import read_plan
+    from statetx.evaluation.verdict import RefScores, RunScores
+
+    scores, references = [], {}
+    for split, model, kind, seed in runs:
+        home = stages.split_dir(dataset, split)
+        for line in read_plan(home / "plan.parquet").lines("test"):
+            name = file_name(line)
+            own = "best" if kind in BASELINES else checkpoint
+            table = stages.run_dir(dataset, split, model, seed) / "scores" / own / name
+            scores.append(RunScores(split, model, kind, seed, line, table / "scores.csv"))
+            references[split, line] = RefScores(split, line, home / "reference" / name)
+    return scores, list(references.values())
 
 
 def report(cfg: Config, experiment: str) -> Path:

@@ -11,15 +11,12 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
 from statetx import labels, provenance
 from statetx.config import BASELINES, Config
 from statetx.errors import ConfigError, ResultsError
-
-if TYPE_CHECKING:
-    from statetx.evaluation.verdict import RefScores, RunScores
 
 CODE: dict[str, tuple[str, ...]] = {
     "simulate": ("statetx.data.simulate",),
@@ -248,13 +245,36 @@ def train_params(cfg: Config, model: str) -> dict[str, Any]:
     """Settings of `train`.
 
     Not the checkpoints that evaluation wants: another one must not train the model again. Nor where
-    packed cells lie; and chosen genes count as a file.
+    packed cells lie; chosen genes count as a file, features of perturbations by what their file holds.
     """
     section = cfg.models[model]
     settings = {
         k: v for k, v in section.changed().items() if k not in ("resident", "devices", "genes")
     }
+    if settings.pop("perturbation_features_file", None) is not None:
+        settings["perturbation_features"] = features_digest(cfg, model)
     return {"settings": settings, "code": code("train", section.kind)}
+
+
+def features_digest(cfg: Config, model: str) -> str | None:
+    """Digest of a model's table of features; None: it has none.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read.
+    """
+    path = getattr(cfg.model(model), "perturbation_features_file", None)
+    if path is None:
+        return None
+    try:
+        return provenance.file_digest(path)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the features of perturbations: {error.strerror}",
+            where=f"models.{model}.perturbation_features_file: {path}",
+            fix="correct the path, or give its root: --config data_root=DIRECTORY",
+        ) from error
 
 
 def match_params(cfg: Config, dataset: str) -> list[bool]:
@@ -370,31 +390,3 @@ def check_writable(*places: str) -> None:
 def raw_line(encoded: str) -> str:
     """The cell line behind its name in paths."""
     return unquote(encoded)
-
-
-def judged(
-    dataset: str, runs: list[list[Any]], checkpoint: str
-) -> tuple[list[RunScores], list[RefScores]]:
-    """What `verdict` reads: the scores of every run, the reference of every test line.
-
-    Parameters
-    ----------
-    runs
-        ``[split, model, kind, seed]`` per run.
-    checkpoint
-        The one that is judged; baselines have `best` only.
-    """
-    from statetx.data.layout import file_name
-    from statetx.data.plan import read_plan
-    from statetx.evaluation.verdict import RefScores, RunScores
-
-    scores, references = [], {}
-    for split, model, kind, seed in runs:
-        home = split_dir(dataset, split)
-        for line in read_plan(home / "plan.parquet").lines("test"):
-            name = file_name(line)
-            own = "best" if kind in BASELINES else checkpoint
-            table = run_dir(dataset, split, model, seed) / "scores" / own / name
-            scores.append(RunScores(split, model, kind, seed, line, table / "scores.csv"))
-            references[split, line] = RefScores(split, line, home / "reference" / name)
-    return scores, list(references.values())

@@ -268,6 +268,17 @@ class PertSets(Section):
     confidence_token: bool = Field(
         False, description="a token that learns the loss of its set (reported by the model)"
     )
+    perturbation_features_file: str | None = Field(
+        None,
+        description="table (CSV, TSV, parquet; first column: label, others: numbers) by which the model "
+        "knows perturbations, also such as are never trained; `{data_root}` is replaced; null: by ids",
+    )
+    batches: Literal["ignored", "encoder", "token"] = Field(
+        "ignored",
+        description="what the model learns of batches: nothing; an embedding of every cell's batch, which "
+        "predictions then need too (State's batch_encoder); or a token from whose output the batch of a "
+        "set is told in training (State's use_batch_token; needs sets.within_batch)",
+    )
     dropout_per_cell: bool = Field(
         False,
         description="encode the perturbation for every cell of a set in training, as the original does",
@@ -299,6 +310,11 @@ class PertSets(Section):
             raise ValueError("sets.short: mask works with loss energy or mse, in one stretch")
         if self.gene_decoder is not None and self.embed_key is None:
             raise ValueError("gene_decoder decodes an embedding: name it in embed_key")
+        if self.batches == "token" and not self.sets.within_batch:
+            raise ValueError(
+                "batches: token tells the one batch of a set: set sets.within_batch to true, or use "
+                "batches: encoder, which knows the batch of every cell"
+            )
         return self
 
 

@@ -67,6 +67,7 @@ class Config(Section):
         for name, chosen in self.models.items():
             if chosen.kind == "pertsets":
                 self._fits_expression(name, chosen)
+                self._has_batches(name, chosen)
                 self._is_written(name, chosen)
         for split_name in {run.split for run in self.runs()}:
             self.n_hvg(split_name)
@@ -104,6 +105,15 @@ class Config(Section):
                     f"data set {run.dataset!r} ({key!r}); set both to the same matrix"
                 )
 
+    def _has_batches(self, name: str, model: PertSets) -> None:
+        for run in self.runs():
+            known = model.batches == "ignored" or self.datasets[run.dataset].batch_col is not None
+            if run.model == name and not known:
+                raise ValueError(
+                    f"models.{name}.batches: {model.batches!r}, but data set {run.dataset!r} has no "
+                    "batches: name their obs column in its batch_col, or set batches to ignored"
+                )
+
     def n_hvg(self, split: str) -> int | None:
         """Number of genes chosen on a split; None: all. All models on it are scored in the same ones.
 
@@ -124,10 +134,21 @@ class Config(Section):
             )
         return next(iter(wanted.values()), None)
 
+    def model(self, name: str) -> Any:
+        """The settings of a model, ``{data_root}`` replaced in its path."""
+        section = self.models[name]
+        path = getattr(section, "perturbation_features_file", None)
+        if path is None:
+            return section
+        rooted = path.replace("{data_root}", self.data_root)
+        return section.model_copy(update={"perturbation_features_file": rooted})
+
     def one_hot(self, split: str) -> bool:
         """Whether a model on a split knows a perturbation by its id only, not by features."""
         return any(
-            run.split == split and isinstance(self.models[run.model], PertSets)
+            run.split == split
+            and isinstance(model := self.models[run.model], PertSets)
+            and model.perturbation_features_file is None
             for run in self.runs()
         )
 

@@ -56,6 +56,8 @@ class SetBatch:
         Which rows are cells, bool [B, S]; None: all (always, unless ``short: mask``).
     rows, control_rows
         Row of every cell in its line's store, int64 [B, S], on the CPU.
+    batches
+        Ids of the target cells' batches, int64 [B, S], if they were asked for.
     """
 
     control: Tensor
@@ -66,6 +68,7 @@ class SetBatch:
     mask: Tensor | None
     rows: np.ndarray
     control_rows: np.ndarray
+    batches: Tensor | None = None
 
 
 class SetLoader:
@@ -99,6 +102,8 @@ class SetLoader:
         Matrix that the model works in; None, or the data set's ``expression_key``: expression.
     with_expression
         Give the expression of the targets too, where the model works in an embedding.
+    batches
+        Batches (plates) in the order of their ids, for a model that learns of them.
     device
         Where batches are wanted.
     dtype
@@ -119,8 +124,8 @@ class SetLoader:
     Raises
     ------
     ResultsError
-        The role has no condition that gives a set, a perturbation is not in the vocabulary, a
-        condition is not in the store, or cells have no control.
+        The role has no condition that gives a set, a perturbation or a batch is not in its vocabulary,
+        a condition is not in the store, or cells have no control.
     ConfigError
         ``resident: gpu`` without a GPU or with too little memory there.
     """
@@ -139,6 +144,7 @@ class SetLoader:
         match_by_batch: Sequence[bool] = (True, False),
         embed_key: str | None = None,
         with_expression: bool = False,
+        batches: Sequence[str] | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
@@ -158,6 +164,9 @@ class SetLoader:
                 fix="change the split, do not ask for this role, or choose another `sets.short`",
             )
         check_vocabulary(self.table.conditions["perturbation"], vocabulary)
+        self._batches = None if batches is None else tuple(batches)
+        if batches is not None:
+            check_vocabulary(self.table.batches, list(batches), "batches")
         self.lines = store.lines
         ids = {label: i for i, label in enumerate(vocabulary)}
         numbers = {name: i for i, name in enumerate(self.lines)}
@@ -213,7 +222,16 @@ class SetLoader:
             mask=mask,
             rows=drawn.rows,
             control_rows=drawn.controls,
+            batches=self._batch_ids(drawn),
         )
+
+    def _batch_ids(self, drawn: Drawn) -> Tensor | None:
+        if self._batches is None:
+            return None
+        lines = (self._opened[int(i)] for i in self._line[drawn.condition])
+        pairs = zip(lines, drawn.rows, strict=True)
+        ids = np.stack([line.batch_ids(rows, self._batches) for line, rows in pairs])
+        return torch.from_numpy(ids).to(self.device)
 
     def epoch(self, number: int = 0, first_batch: int = 0) -> Iterator[SetBatch]:
         """Yield the batches of an epoch, from `first_batch` on (for a run that was interrupted)."""

@@ -73,6 +73,8 @@ class SetTable:
         Conditions that are too short for a set (with ``short: drop``).
     n_sets
         Sets of an epoch, the same in all epochs.
+    batches
+        Sorted batches of the cells that sets are drawn from (not of their controls).
 
     Raises
     ------
@@ -113,7 +115,9 @@ class SetTable:
         kept = windows > 0
         self.left_out = int((~kept).sum())
         self.conditions = table[kept].reset_index(drop=True)
-        self._arrays = _arrays(blocks[kept[group]], self.conditions, store.control, self.settings)
+        blocks = blocks[kept[group]]
+        self.batches = sorted(blocks["batch"].astype(str).unique())
+        self._arrays = _arrays(blocks, self.conditions, store.control, self.settings)
         self._pool_arrays = self.pools.arrays()
         self.n_sets = int(self.conditions["windows"].sum())
 
@@ -230,18 +234,18 @@ def _arrays(
     return keys, n_cells, windows, identity, first, row, before, pool
 
 
-def check_vocabulary(labels: Iterable[str], known: list[str]) -> None:
-    """Refuse perturbations that have no id.
+def check_vocabulary(labels: Iterable[str], known: list[str], what: str = "perturbations") -> None:
+    """Refuse perturbations, or batches, that have no id.
 
     Raises
     ------
     ResultsError
-        A perturbation is not in `known`.
+        One of them is not in `known`.
     """
     unknown = sorted(set(labels) - set(known))
     if unknown:
         raise ResultsError(
-            f"{len(unknown)} perturbations have no id, because no training condition has them: "
+            f"{len(unknown)} {what} have no id, because no training condition has them: "
             f"{', '.join(repr(label) for label in unknown[:5])}",
             fix=f"use a split that trains on them in other lines; {did_you_mean(unknown[0], known)}",
         )

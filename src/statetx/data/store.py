@@ -95,6 +95,7 @@ class LineStore:
         ordered = conditions.sort_values("row_start")
         self._ends = (ordered["row_start"] + ordered["n_cells"]).to_numpy()
         self._batch_of_block = ordered["batch"].to_numpy(dtype=object)
+        self._numbers: dict[tuple[str, ...], np.ndarray] = {}
         # Rows are sorted by perturbation, then batch: each is one run of rows.
         self._runs: dict[str, tuple[int, int]] = {}
         self._blocks: dict[tuple[str, str], tuple[int, int]] = {}
@@ -146,6 +147,14 @@ class LineStore:
     def batches(self, rows: np.ndarray) -> np.ndarray:
         """Return the batch label of each row."""
         return self._batch_of_block[np.searchsorted(self._ends, rows, side="right")]
+
+    def batch_ids(self, rows: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+        """Return the place of each row's batch in `names`, int64; -1 where it is not among them."""
+        if names not in self._numbers:
+            place = {name: i for i, name in enumerate(names)}
+            found = [place.get(str(batch), -1) for batch in self._batch_of_block]
+            self._numbers[names] = np.asarray(found, dtype=np.int64)
+        return self._numbers[names][np.searchsorted(self._ends, rows, side="right")]
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
         """Return X of the rows as stored, dense float32 [n, genes].

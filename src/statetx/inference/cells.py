@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 from anndata.io import write_elem
 from tqdm import tqdm
 
-from statetx.errors import ModelError, StatetxError
+from statetx.errors import ModelError, StatetxError, did_you_mean
 from statetx.models.model_dir import LoadedModel, Predicted
 from statetx.provenance import file_digest, versions, whole
 
@@ -82,6 +83,30 @@ def refused(
     return cannot
 
 
+def check_batches(model: LoadedModel, requests: list[Request], where: object) -> None:
+    """Check, before anything is predicted, that a model with a batch encoder knows all batches.
+
+    Raises
+    ------
+    ModelError
+        It does not; nothing else is ever put in their place.
+    """
+    if not model.needs_batches:
+        return
+    known = [str(name) for name in model.meta["batches"]]
+    cells = Counter(str(name) for request in requests for name in request.batches)
+    unknown = sorted(cells.keys() - set(known))
+    if unknown:
+        shown = ", ".join(repr(name) for name in unknown[:8]) + (", …" if len(unknown) > 8 else "")
+        raise ModelError(
+            f"the model was not trained on {len(unknown)} of {len(cells)} batches "
+            f"({sum(cells[name] for name in unknown)} cells): {shown}",
+            where=where,
+            fix=f"{unknown[0]!r}: {did_you_mean(unknown[0], known)} Name each cell's batch as in training "
+            "(batch_col); for other batches, train a model with `batches: ignored`",
+        )
+
+
 def same_genes(model: LoadedModel, genes: list[str], where: object) -> None:
     """Check that `genes` are the model's, in its order.
 
@@ -147,8 +172,9 @@ def write_predictions(
     Raises
     ------
     ModelError
-        The model refuses a set, or predicts values that are not finite.
+        The model refuses a set or does not know a batch, or predicts values that are not finite.
     """
+    check_batches(model, requests, model.path)
     n_cells = sum(len(request.controls) for request in requests)
     size = model.cell_set_len or LARGEST_SET
     set_ids = np.empty(n_cells, dtype=np.int32)

@@ -95,6 +95,12 @@ def infer(
     loaded = load(model, checkpoint, device)
     with opened(path) as file:
         batch = batch_col or declared(loaded, "columns", "batch_col")
+        if loaded.needs_batches and batch not in columns(file):
+            raise DataError(
+                f"no obs column {batch!r}: this model needs the batch of every cell",
+                where=path,
+                fix=f"{did_you_mean(str(batch), columns(file))} Name it with --batch-col",
+            )
         if batch_col is None and batch is not None and batch not in columns(file):
             print(f"no obs column {batch!r} in {path}: controls are matched by cell line only")
             batch = None
@@ -167,6 +173,8 @@ def _predictable(
             fix="give a --table of conditions, or cells with other labels than the control",
         )
     vocabulary = [label for label in model.perturbations if label != model.control]
+    untrained = set(model.meta.get("perturbations_untrained", []))
+    has = "has no features of" if model.knows_features else "was not trained on"
     labels = sorted({label for _, label in asked})
     known = [pair for pair in asked if pair[1] in set(vocabulary)]
     cannot = {label for pairs in refused(model, known).values() for _, label in pairs}
@@ -174,7 +182,7 @@ def _predictable(
     if unknown and on_unknown == "error":
         shown = ", ".join(repr(label) for label in unknown[:10])
         raise ModelError(
-            f"the model was not trained on {len(unknown)} of {len(labels)} perturbations: {shown}",
+            f"the model {has} {len(unknown)} of {len(labels)} perturbations: {shown}",
             where=where,
             fix=f"{unknown[0]!r}: {did_you_mean(unknown[0], vocabulary)} "
             "--on-unknown skip leaves such perturbations out"
@@ -186,7 +194,9 @@ def _predictable(
             ),
         )
     for label in unknown:
-        print(f"skipped: the model was not trained on the perturbation {label!r}")
+        print(f"skipped: the model {has} the perturbation {label!r}")
+    for label in sorted(untrained & set(labels)):
+        print(f"by its features alone, never trained: {label!r}")
     kept = {pair: n for pair, n in asked.items() if pair[1] not in unknown}
     if not kept:
         raise ModelError(

@@ -78,7 +78,9 @@ def predict(
             f"this {model.kind} model cannot predict {len(labels)} of {len(conditions)} test "
             f"perturbations of line {line!r}: {shown}",
             where=f"{model_dir}: {next(iter(cannot))}",
-            fix="it knows a perturbation by its name only, and no training condition has these: "
+            fix="its table of features has no row of these: add them and train again"
+            if model.knows_features
+            else "it knows a perturbation by its name only, and no training condition has these: "
             "use a split that trains on them in other lines, or a model that can predict unseen "
             "perturbations (the baselines do, flagged)",
         )

@@ -91,7 +91,10 @@ class LoadedModel:
 
     @property
     def perturbations(self) -> list[str]:
-        """Training vocabulary, the control first. Baselines predict other labels too, flagged."""
+        """Training vocabulary (or all labels with features), the control first.
+
+        Baselines predict other labels too, flagged.
+        """
         return list(self.meta["perturbations"])
 
     @property
@@ -118,6 +121,11 @@ class LoadedModel:
     def needs_batches(self) -> bool:
         """Whether the batch of every basal cell must be given."""
         return bool(getattr(self.predictor, "needs_batches", False))
+
+    @property
+    def knows_features(self) -> bool:
+        """Whether it knows perturbations by features, so that it may predict some it never saw."""
+        return bool(getattr(self.predictor, "knows_features", False))
 
     def predict(
         self,

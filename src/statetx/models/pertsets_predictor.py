@@ -51,6 +51,11 @@ class PertSetsPredictor:
         """Whether the batch of every cell must be given."""
         return self.model.architecture.batch_encoder
 
+    @property
+    def knows_features(self) -> bool:
+        """Whether perturbations are known by features, so that not all of them need be trained."""
+        return self._features is not None
+
     def predict(
         self,
         control: np.ndarray,
@@ -66,11 +71,13 @@ class PertSetsPredictor:
             The label or a batch is not in the vocabulary; nothing else is ever put in its place.
         """
         if perturbation not in self._ids:
-            raise ModelError(
-                f"this model was not trained on perturbation {perturbation!r}",
-                fix=f"{did_you_mean(perturbation, self._ids)} A model of perturbation ids "
-                "cannot predict a label it never saw",
-            )
+            if self.knows_features:
+                what = f"this model has no features of perturbation {perturbation!r}"
+                fix = "Add a row to its table of features and train again"
+            else:
+                what = f"this model was not trained on perturbation {perturbation!r}"
+                fix = "A model of perturbation ids cannot predict a label it never saw"
+            raise ModelError(what, fix=f"{did_you_mean(perturbation, self._ids)} {fix}")
         number = self._ids[perturbation]
         given = torch.tensor([number]) if self._features is None else self._features[None, number]
         batch = self._batch_ids(batches) if self.needs_batches else None

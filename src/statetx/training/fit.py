@@ -39,13 +39,19 @@ class Task:
     plan_path
         Where the plan was read, for messages.
     vocabulary
-        Control label, then the sorted training perturbations: ids are indices into it.
+        Control label, then the sorted training perturbations (or all that have features): ids are
+        indices into it.
     model
         Section of the configuration.
     seed
         Seed of everything random.
     match_by_batch
         Levels of control matching: whether the batch must agree.
+    batches
+        Batches in the order of their ids, where the model learns of them.
+    features, feature_names
+        What the model is given for each label of the vocabulary instead of its id, float32
+        [labels, features].
     """
 
     store: Store
@@ -55,6 +61,9 @@ class Task:
     model: Any
     seed: int
     match_by_batch: tuple[bool, ...] = (True, False)
+    batches: tuple[str, ...] | None = None
+    features: np.ndarray | None = None
+    feature_names: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,8 @@ class Trained:
         Cells per set, or None when cells do not see each other.
     packages
         Packages whose versions are worth recording.
+    facts
+        Further entries of ``model.json``, or other ones than usual.
     """
 
     architecture: dict[str, Any]
@@ -103,6 +114,7 @@ class Trained:
     curves: str | None = None
     cell_set_len: int | None = None
     packages: tuple[str, ...] = field(default=("statetx", "numpy", "safetensors"))
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def fit(
@@ -279,4 +291,5 @@ def _meta(task: Task, trained: Trained, provenance: dict[str, Any]) -> dict[str,
         "checkpoints": trained.chosen,
         "provenance": provenance,
         "versions": versions(trained.packages),
+        **trained.facts,
     }

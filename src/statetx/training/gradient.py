@@ -20,9 +20,11 @@ from statetx.models.architecture import Architecture
 from statetx.models.backbone import Shape
 from statetx.models.decoder import DecoderShape
 from statetx.models.pertsets import PertSets
+from statetx.models.pertsets_predictor import FEATURES
 from statetx.provenance import digest
 from statetx.training.callbacks import ROWS, Curves, Progress, Validation
 from statetx.training.checkpoints import Checkpoints
+from statetx.training.covariates import facts, features_digest, with_covariates
 from statetx.training.fit import Places, Task, Trained
 from statetx.training.module import Objective, PertSetsModule
 from statetx.training.plot import draw
@@ -52,11 +54,11 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
     Raises
     ------
     ModelError
-        A test perturbation without training condition, a checkpoint that will not be written, a
-        non-finite loss, an interruption, wandb asked for but not installed, a batch that the
-        processes cannot share.
+        A test perturbation or batch that the model will not know, a checkpoint that will not be
+        written, a non-finite loss, an interruption, wandb asked for but not installed, a batch that
+        the processes cannot share.
     """
-    _check_labels(task)
+    task = with_covariates(task)
     _check_keep(keep, task.model.training.max_steps, task.model.training.ckpt_every_n_steps)
     with joined() as ranks:
         return _train(task, keep, places, tracking, ranks)
@@ -92,7 +94,9 @@ def _train(
     resume = first_says(lambda: checkpoints.prepare(keep), ranks)
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(task.seed)
-        module = PertSetsModule(PertSets(architecture), settings, task.seed, _objective(task.model))
+        features = None if task.features is None else torch.from_numpy(task.features)
+        network, objective = PertSets(architecture), _objective(task.model)
+        module = PertSetsModule(network, settings, task.seed, objective, features)
         if settings.compile:
             module.model.compile()
         callbacks = [validation, curves, checkpoints, Progress(last_step)]
@@ -122,20 +126,22 @@ def _train(
             "step": validation.best_step,
             "why": f"best {settings.monitor} of those measured every {settings.val_freq} steps",
             settings.monitor: validation.best_value,
-            "validation_conditions_without_training_label": without,
+            **without,
         }
     else:
         arrays["best"] = arrays["last"]
         chosen["best"] = {
             "step": last_step,
             "why": "the last step: the split has no validation condition"
-            + (" whose perturbation is trained" if without else ""),
+            + (" that can be measured" if any(without.values()) else ""),
         }
     for name in keep:
         if name not in arrays:
             arrays[name] = checkpoints.read_step(name)
             chosen[name] = {"step": int(name.removeprefix("step=")), "why": "asked for"}
     names = list(dict.fromkeys(["best", "last", *keep]))
+    if task.features is not None:
+        arrays = {name: {**weights, FEATURES: task.features} for name, weights in arrays.items()}
     return Trained(
         architecture.to_json(),
         {name: arrays[name] for name in names},
@@ -144,6 +150,7 @@ def _train(
         curves=draw(text, chosen["best"]["step"]),
         cell_set_len=task.model.cell_set_len,
         packages=("statetx", "numpy", "torch", "lightning", "safetensors"),
+        facts=facts(task),
     )
 
 
@@ -182,21 +189,6 @@ def _run(
         )
 
 
-def _check_labels(task: Task) -> None:
-    asked = task.plan.perturbations("test")
-    never = [label for label in asked if label not in set(task.vocabulary)]
-    if never:
-        shown = ", ".join(repr(label) for label in never[:10])
-        more = ", …" if len(never) > 10 else ""
-        raise ModelError(
-            f"{len(never)} of {len(asked)} test perturbations have no training condition, and a "
-            f"model of perturbation ids cannot predict a label it never saw: {shown}{more}",
-            where=task.plan_path,
-            fix="use a split that trains on every test perturbation in other lines, or leave "
-            "this model out of the experiment",
-        )
-
-
 def _check_keep(keep: list[str], max_steps: int, every: int) -> None:
     written = [f"step={step}" for step in range(every, max_steps + 1, every)]
     for name in keep:
@@ -220,7 +212,7 @@ def _architecture(task: Task) -> Architecture:
     return Architecture(
         input_dim=width,
         output_dim=width,
-        pert_dim=len(task.vocabulary),
+        pert_dim=len(task.vocabulary) if task.features is None else task.features.shape[1],
         backbone=Shape(hidden_size=model.hidden_dim, **model.backbone.model_dump()),
         n_encoder_layers=model.n_encoder_layers,
         n_decoder_layers=model.n_decoder_layers,
@@ -228,6 +220,9 @@ def _architecture(task: Task) -> Architecture:
         use_basal_projection=model.use_basal_projection,
         predict_residual=model.predict_residual,
         relu=decoder is None,  # expression is not negative; an embedding may be
+        batch_dim=None if task.batches is None else len(task.batches),
+        batch_encoder=model.batches == "encoder",
+        batch_token=model.batches == "token",
         confidence_token=model.confidence_token,
         decoder=decoder,
         dropout_per_cell=model.dropout_per_cell,
@@ -244,7 +239,8 @@ def _identity(task: Task, places: Places) -> str:
 
     The name of the state directory stands for what is not seen here, the code and the cells.
     """
-    settings = task.model.model_dump(mode="json", exclude={"resident", "devices"})
+    unread = {"resident", "devices", "perturbation_features_file"}
+    settings = task.model.model_dump(mode="json", exclude=unread)
     parts = [settings, task.seed, task.plan.digest, task.vocabulary, task.store.genes]
-    parts.append(task.match_by_batch)
+    parts += [task.match_by_batch, task.batches, features_digest(task)]
     return digest([*parts, places.state.name])

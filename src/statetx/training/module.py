@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as lightning
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from statetx.config import Training
 from statetx.errors import ModelError
@@ -19,6 +20,8 @@ from statetx.models.pertsets import PertSets, Prediction
 
 CONFIDENCE_SCALE, CONFIDENCE_WEIGHT = 10.0, 0.01
 """A confidence token learns 10 times the loss of its set; the weight of that error in the total."""
+BATCH_WEIGHT = 0.1
+"""Of the cross-entropy of the batch that a batch token tells, as in State."""
 
 
 class Batch(NamedTuple):
@@ -34,6 +37,8 @@ class Batch(NamedTuple):
         Which rows are cells, bool [B, S]; None: all.
     expression
         Expression of the real cells, [B, S, G], for a gene decoder.
+    batches
+        Ids of the real cells' batches, int64 [B, S], for a network that learns of them.
     """
 
     control: Tensor
@@ -42,6 +47,7 @@ class Batch(NamedTuple):
     line: Tensor
     mask: Tensor | None = None
     expression: Tensor | None = None
+    batches: Tensor | None = None
 
 
 class Objective(NamedTuple):
@@ -89,6 +95,10 @@ class Objective(NamedTuple):
         if predicted.confidence is not None:
             error = predicted.confidence - CONFIDENCE_SCALE * main.detach()
             total = total + CONFIDENCE_WEIGHT * error.square().mean()
+        if predicted.batch_logits is not None and batch.batches is not None:
+            own = batch.batches[:, 0]  # a set with a token is of one batch
+            wrong = functional.cross_entropy(predicted.batch_logits.float(), own)
+            total = total + BATCH_WEIGHT * wrong
         return total, main.mean(), decoder
 
 
@@ -119,7 +129,11 @@ class PertSetsModule(lightning.LightningModule):
         Dropout is a pure function of (seed, step, rank): a resumed training drops the same units.
     objective
         What is minimised.
+    features
+        What the network is given for each perturbation instead of its id, float32 [labels, P].
     """
+
+    features: Tensor | None
 
     def __init__(
         self,
@@ -127,8 +141,11 @@ class PertSetsModule(lightning.LightningModule):
         settings: Training,
         seed: int,
         objective: Objective = Objective(),  # noqa: B008 (immutable)
+        features: Tensor | None = None,
     ) -> None:
         super().__init__()
+        # Not in the state: a resumed training reads the table again, and its digest must agree.
+        self.register_buffer("features", features, persistent=False)
         self.model = model
         self.settings = settings
         self.seed = seed
@@ -168,13 +185,19 @@ class PertSetsModule(lightning.LightningModule):
         micro = self.global_step * self.settings.accumulate + self._micro
         torch.manual_seed(_mix(self.seed, micro * self.trainer.world_size + self.global_rank))
         self._micro = (self._micro + 1) % self.settings.accumulate
-        predicted = self.model(batch.control, batch.perturbation, mask=batch.mask)
+        given = self._given(batch)
+        predicted = self.model(batch.control, given, batch.batches, batch.mask)
         total, main, decoder = self.objective.total(predicted, batch)
         kept = None if decoder is None else decoder.detach()
         step = self.global_step + 1
         self._running.append(_Running(step, total.detach(), main.detach(), kept, None, batch))
         self.settle(keep=0 if self.device.type == "cpu" else 1)
         return total
+
+    def _given(self, batch: Batch) -> Tensor:
+        """Return what stands for the perturbations of a batch: ids [B], or their features [B, P]."""
+        ids = batch.perturbation
+        return ids if self.features is None else self.features[ids]
 
     def settle(self, keep: int = 0) -> None:
         """Look at the numbers of the steps that were taken, but for the last `keep`.
@@ -207,7 +230,7 @@ class PertSetsModule(lightning.LightningModule):
 
     def measure(self, batch: Batch) -> tuple[Tensor, Prediction]:
         """Energy loss per set [B] (whatever is minimised), and what was predicted."""
-        predicted = self.evaluated(batch.control, batch.perturbation)
+        predicted = self.evaluated(batch.control, self._given(batch), batch.batches)
         return energy(predicted.cells, batch.target), predicted
 
     def configure_optimizers(self) -> Any:

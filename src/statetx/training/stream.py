@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from statetx.data.loader import SetBatch, SetLoader
 from statetx.data.plan import Plan
+from statetx.training.covariates import untrained_batches
 from statetx.training.fit import Task
 from statetx.training.module import Batch, PertSetsModule
 from statetx.training.ranks import Ranks, share
@@ -19,6 +21,7 @@ VALIDATION_CELLS = 65_536
 """Largest number of validation cells, from sets drawn over all conditions: they stay in memory, 1 GB
 with 2,000 genes, and 256 sets of 256 cells rank checkpoints as well as thousands would."""
 
+KEYS = ["line", "perturbation"]
 VALIDATION_SEED = 0
 """Of the validation sets: the same for all seeds, so that their losses can be compared."""
 
@@ -48,7 +51,7 @@ class Stream:
 def as_batch(batch: SetBatch) -> Batch:
     """Take what a step needs."""
     fields = (batch.control, batch.target, batch.perturbation, batch.line)
-    return Batch(*fields, batch.mask, batch.expression)
+    return Batch(*fields, batch.mask, batch.expression, batch.batches)
 
 
 def make_loader(
@@ -58,6 +61,7 @@ def make_loader(
     seed: int,
     ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
 ) -> SetLoader:
+    """Return the loader of a role's sets, as the model's settings want them."""
     model, training = task.model, role == "train"
     gpu = training and torch.cuda.is_available()
     # Validation sets are few, kept, and compared as means over their cells: full, on the CPU.
@@ -74,6 +78,8 @@ def make_loader(
         match_by_batch=task.match_by_batch,
         embed_key=model.embed_key,
         with_expression=model.gene_decoder is not None,
+        # A token is taught the batch of its set; nothing measured in validation asks for it.
+        batches=task.batches if training or model.batches == "encoder" else None,
         device=f"cuda:{torch.cuda.current_device()}" if gpu else "cpu",
         resident=model.resident if training else "disk",
         rank=ranks.rank,
@@ -96,18 +102,20 @@ def say_sets(loader: SetLoader) -> None:
         )
 
 
-def validation_batches(task: Task) -> tuple[list[Batch], int]:
-    """Return the fixed validation batches, and how many conditions have a label without an id."""
+def validation_batches(task: Task) -> tuple[list[Batch], dict[str, int]]:
+    """Return the fixed validation batches, and how many conditions cannot be measured, by reason."""
     table = task.plan.table
-    unknown = (table["role"] == "val") & ~table["perturbation"].isin(task.vocabulary)
-    without = int(unknown.sum())
-    if without:
-        log.warning(
-            "%d of %d validation conditions have a perturbation without training condition; "
-            "they cannot help to choose the checkpoint",
-            without,
-            int((table["role"] == "val").sum()),
-        )
+    validates = table["role"] == "val"
+    unknown = validates & ~table["perturbation"].isin(task.vocabulary)
+    without = {"validation_conditions_without_training_label": int(unknown.sum())}
+    _say_unmeasured(int(unknown.sum()), int(validates.sum()), "a perturbation")
+    if task.model.batches == "encoder":
+        never = set(untrained_batches(task, "val")[KEYS].itertuples(index=False, name=None))
+        pairs = table[KEYS].itertuples(index=False, name=None)
+        alien = validates & ~unknown & np.array([pair in never for pair in pairs])
+        without["validation_conditions_of_untrained_batches"] = int(alien.sum())
+        _say_unmeasured(int(alien.sum()), int(validates.sum()), "cells of a batch")
+        unknown |= alien
     plan = Plan(table[~unknown], task.plan.controls)
     if not plan.conditions("val"):
         return [], without
@@ -120,3 +128,14 @@ def validation_batches(task: Task) -> tuple[list[Batch], int]:
         if len(batches) == most:
             break
     return batches, without
+
+
+def _say_unmeasured(n: int, of: int, what: str) -> None:
+    if n:
+        log.warning(
+            "%d of %d validation conditions have %s without training condition; "
+            "they cannot help to choose the checkpoint",
+            n,
+            of,
+            what,
+        )

@@ -13,6 +13,7 @@ from statetx.models.architecture import Architecture
 from statetx.models.backbone import Shape
 from statetx.models.cost import (
     BYTES_PER_WEIGHT,
+    ENERGY_PRODUCTS,
     SHARE,
     Cost,
     cost,
@@ -107,21 +108,30 @@ def test_operations_are_those_that_torch_counts(
             loss = loss + energy(predicted.genes, genes).mean()
         loss.backward()
     width = 60 if predicted.genes is None else 60 + 33
-    grams = 3 * 2 * sets * cells * cells * width
     told = flop_per_step(architecture, sets, cells)
-    assert told == 3 * (forward + grams)
+    assert told == 3 * forward + 5 * 2 * sets * cells * cells * width
     # Backward spares the gradient of the network's input, and some of the loss.
     assert 0.8 < counter.get_total_flops() / told <= 1.0
+
+
+def test_the_products_of_the_energy_loss_are_those_that_torch_counts() -> None:
+    sets, cells, width = 3, 64, 256
+    pred, target = (torch.rand(sets, cells, width) for _ in range(2))
+    with FlopCounterMode(display=False) as counter:
+        energy(pred.requires_grad_(), target).sum().backward()
+    # Beside them stand centres and means: a row of weights with a set, or with its distances.
+    products, rest = divmod(counter.get_total_flops(), 2 * sets * cells * cells * width)
+    assert products == ENERGY_PRODUCTS
+    assert rest < 2 * sets * cells * 4 * (cells + width)
 
 
 def test_tokens_cost_less_than_a_cell_each() -> None:
     plain = Architecture(60, 60, 9, Shape(48, 2, 4, 12, 96), dropout=0.0)
     token = Architecture(60, 60, 9, Shape(48, 2, 4, 12, 96), dropout=0.0, confidence_token=True)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        cells = PertSets(token)(torch.rand(2, 32, 60), torch.tensor([0, 1])).cells
-        energy(cells, torch.rand(2, 32, 60))
-    assert flop_per_step(plain, 2, 32) < 3 * counter.get_total_flops()
-    assert 3 * counter.get_total_flops() < flop_per_step(plain, 2, 33)
+        PertSets(token)(torch.rand(2, 32, 60), torch.tensor([0, 1]))
+    counted = 3 * counter.get_total_flops() + ENERGY_PRODUCTS * 2 * 2 * 32 * 32 * 60
+    assert flop_per_step(plain, 2, 32) < counted < flop_per_step(plain, 2, 33)
 
 
 def test_the_tahoe_recipe_costs_what_the_specification_says() -> None:

@@ -19,6 +19,10 @@ SHARE = 0.53
 """Of that rate, reached in training with a compiled network: 303,000 pairs per second with the Tahoe recipe."""
 
 
+ENERGY_PRODUCTS = 5
+"""Products [S, D] x [D, S] or [S, S] x [S, D] that the energy loss takes of each set, value and gradient."""
+
+
 class Cost(NamedTuple):
     """What a training costs.
 
@@ -27,7 +31,7 @@ class Cost(NamedTuple):
     parameters
         Number of weights.
     flop_per_step
-        Floating-point operations of a step, three times those of the forward pass.
+        Floating-point operations of a step, see `flop_per_step`.
     memory_bytes
         Weights, gradients, moments and activations of a step in bfloat16.
     hours
@@ -54,8 +58,8 @@ def flop_per_step(a: Architecture, sets: int, cells: int) -> int:
     """Return the floating-point operations of a training step.
 
     Products only, two operations per multiply-add: linear layers for every cell (the perturbation
-    encoder once per set), attention scores and sums, the three Gram matrices of the energy loss; forward
-    once, backward twice.
+    encoder once per set), attention scores and sums, forward once, backward twice; and the energy loss,
+    five products of a set with a set (x with y, x with x, y with y; two in its backward).
 
     Parameters
     ----------
@@ -87,10 +91,10 @@ def flop_per_step(a: Architecture, sets: int, cells: int) -> int:
         widths = [a.decoder.latent, *a.decoder.hidden, a.decoder.genes]
         per_cell += sum(x * y for x, y in pairwise(widths))
         loss_width += a.decoder.genes
-    per_cell += 3 * cells * loss_width
     # An id picks a column of the first layer: no product.
     per_set = mlp(a.n_encoder_layers, 0, hidden)
-    return 2 * 3 * sets * (cells * per_cell + per_set)
+    loss = ENERGY_PRODUCTS * cells * cells * loss_width
+    return 2 * sets * (3 * (cells * per_cell + per_set) + loss)
 
 
 def cost(a: Architecture, sets: int, cells: int, steps: int, ema: bool = False) -> Cost:

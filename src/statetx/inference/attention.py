@@ -21,6 +21,8 @@ log = logging.getLogger("statetx.inference")
 
 SETS, CELLS = 16, 64
 """Sets of control cells that are predicted from other controls."""
+CLOSE = 1.1
+"""A mode whose loss is less than so many times the least one is not told apart from it."""
 
 
 def choose_attention(
@@ -78,8 +80,15 @@ def choose_attention(
                 batch = torch.zeros(SETS, dtype=torch.long)
             found[mode] = float(energy(model(basal, given, batch).cells, real).mean())
         log.info("attention %s: energy loss on control cells %.5g", mode, found[mode])
-    best = min(found, key=lambda mode: found[mode])
+    best, *others = sorted(found, key=lambda mode: found[mode])
     log.warning("attention mode %r was chosen by control cells; it is not stated anywhere", best)
+    if others and found[others[0]] <= CLOSE * found[best]:
+        log.warning(
+            "attention mode %r is hardly worse: energy loss %.5g, against %.5g of %r; control cells do not "
+            "decide between them. Compare both on perturbed cells, and choose with --attention %s or "
+            "--attention %s",
+            *(others[0], found[others[0]], found[best], best, best, others[0]),
+        )
     return best
 
 

@@ -27,6 +27,8 @@ log = logging.getLogger("statetx.inference")
 
 CHECKPOINTS = ("best", "final", "last")
 """Taken from a run directory, the first that is there."""
+MAPS = ("pert_onehot_map.pt", "pert_onehot_map.torch")
+"""Names that a run gives to its map of perturbations."""
 BUILTINS = {"dict", "list", "tuple", "set", "str", "int", "float", "bool", "NoneType"}
 AUTO = "auto"
 
@@ -155,7 +157,7 @@ def _checkpoint(source: Path) -> tuple[Path, Path | None]:
     if not source.is_file():
         raise ModelError("no such file or directory", where=source, fix="correct the path")
     for folder in (source.parent, source.parent.parent):
-        if (folder / "pert_onehot_map.pt").is_file() or (folder / "config.yaml").is_file():
+        if any((folder / name).is_file() for name in (*MAPS, "config.yaml")):
             return source, folder
     return source, None
 
@@ -173,11 +175,12 @@ def _data_settings(run: Path | None) -> dict[str, Any]:
 
 def _vocabulary(run: Path | None, a: Architecture, path: Path) -> tuple[list[str], Tensor | None]:
     """Return the labels in the order of their ids, and their vectors if those are no ids."""
-    where = None if run is None else run / "pert_onehot_map.pt"
-    if where is None or not where.is_file():
+    where = _map_of(run)
+    if where is None:
         log.warning(
-            "%s: no pert_onehot_map.pt beside it: perturbations are named by their numbers, #0 … #%d",
+            "%s: no %s beside it: perturbations are named by their numbers, #0 … #%d",
             path,
+            " or ".join(MAPS),
             a.pert_dim - 1,
         )
         return [f"#{i}" for i in range(a.pert_dim)], None
@@ -195,6 +198,24 @@ def _vocabulary(run: Path | None, a: Architecture, path: Path) -> tuple[list[str
     if one_hot and sorted(ids) == list(range(a.pert_dim)):
         return [name for _, name in sorted(zip(ids, names, strict=True))], None
     return names, vectors
+
+
+def _map_of(run: Path | None) -> Path | None:
+    """Return the map of perturbations of a run; where there are two, they must say the same."""
+    found = [run / name for name in MAPS if (run / name).is_file()] if run is not None else []
+    if len(found) > 1:
+        one, two = (_read_torch(path) for path in found)
+        same = one.keys() == two.keys() and all(
+            torch.equal(torch.as_tensor(one[key]).float(), torch.as_tensor(two[key]).float())
+            for key in one
+        )
+        if not same:
+            raise ModelError(
+                f"the run has two maps of perturbations that disagree: {' and '.join(MAPS)}",
+                where=run,
+                fix="keep the one that belongs to the checkpoint, in a copy of the run without the other",
+            )
+    return found[0] if found else None
 
 
 def _spellings(control: str, vocabulary: list[str]) -> list[str]:
@@ -227,10 +248,10 @@ def _control_first(
     if found is None:
         found = next(iter(spelling.control_spellings(vocabulary, said)), None) if said else None
     if found is None:
-        if run is not None and (run / "pert_onehot_map.pt").is_file():
+        if (where := _map_of(run)) is not None:
             raise ModelError(
                 f"none of the {len(vocabulary)} labels is the control {' or '.join(said) or '?'}",
-                where=run / "pert_onehot_map.pt",
+                where=where,
                 fix="the map belongs to another run",
             )
         return (said or ["control"])[0], vocabulary, list(range(len(vocabulary)))

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file
 from small_model import small
 
+from statetx.data.plan import read_plan, write_plan
 from statetx.errors import ModelError
 from statetx.models.losses import energy
 from statetx.models.pertsets import Prediction
@@ -210,11 +211,29 @@ def test_the_best_is_the_smallest_loss_or_the_largest_of_the_others(
     assert all(np.array_equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_a_monitor_that_is_nowhere_defined_keeps_the_last(
-    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("monitor", "reason"),
+    [
+        ("val_discrimination", "no line has two that validate"),
+        ("val_pearson_delta", "predicted or real deltas were constant"),
+    ],
+)
+def test_a_monitor_that_is_nowhere_defined_keeps_the_last_and_says_so(
+    train: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    monitor: str,
+    reason: str,
 ) -> None:
-    _script(monkeypatch, val_discrimination=[float("nan")] * 3)
-    out = train(small(monitor="val_discrimination"))
+    _script(monkeypatch, **{monitor: [float("nan")] * 3})
+    out = train(small(monitor=monitor))
+    why = _chosen(out)["best"]["why"]
+    assert f"{monitor} was not defined (NaN) at any of 3 validations" in why
+    assert reason in why
+    assert "no validation condition" not in why
+    assert why in caplog.text
+    assert caplog.text.count(f"step 2: {monitor} is not defined (NaN)") == 1
+    assert "step 4:" not in caplog.text
     weights = [load_file(out / f"{name}.safetensors") for name in ("best", "last")]
     assert all(np.array_equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert _chosen(out)["best"]["step"] == 6
@@ -232,6 +251,40 @@ def test_patience_stops_and_writes_a_model(
     assert "no better val_loss" in found["last"]["why"]
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     assert int(rows[-1]["step"]) == 8
+
+
+def test_a_checkpoint_of_a_step_after_the_last_is_refused_with_the_reason(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _script(monkeypatch, val_loss=[0.5, 0.4, 0.45, 0.4, 0.39, 0.1])
+    settings = small(max_steps=100, patience=2)
+    with pytest.raises(
+        ModelError, match=r"no checkpoint 'step=10': training stopped at step 8"
+    ) as e:
+        train(settings, keep=["best", "step=10"])
+    assert "after 2 validations without a better val_loss" in e.value.what
+    assert e.value.where == "training.patience"
+    assert "a step up to 8" in str(e.value.fix)
+    assert not (tmp_path / "run" / "model").exists()
+
+    def never(self: PertSetsModule, batch: Any, batch_idx: int) -> None:
+        raise AssertionError("one more step")
+
+    monkeypatch.setattr(PertSetsModule, "training_step", never)  # what was learnt is kept
+    out = train(settings, keep=["best", "step=8"])
+    assert _chosen(out)["step=8"]["step"] == _chosen(out)["last"]["step"] == 8
+
+
+def test_a_monitor_of_one_perturbation_in_a_line_is_named_in_the_model(
+    train: Callable[..., Path], tiny_plan: Path, tmp_path: Path
+) -> None:
+    """Not scripted: a plan that validates one condition."""
+    table = read_plan(tiny_plan).table.copy()
+    spare = table.index[table["role"] == "val"][1:]
+    table.loc[spare, "role"] = "train"
+    write_plan(table, tmp_path / "plan.parquet")
+    out = train(small(monitor="val_collapse_ratio"), plan_path=tmp_path / "plan.parquet")
+    assert "no line has two that validate" in _chosen(out)["best"]["why"]
 
 
 def test_a_better_measurement_renews_the_patience(

@@ -147,7 +147,12 @@ def test_training_with_accumulation_counts_optimiser_steps(train: Callable[..., 
 
 def test_weight_decay_is_for_matrices_only() -> None:
     architecture = _architecture(
-        decoder=DecoderShape("plain", 6, 9, (8,)), batch_encoder=True, batch_dim=3
+        decoder=DecoderShape("plain", 6, 9, (8,)),
+        batch_encoder=True,
+        batch_token=True,
+        batch_dim=3,
+        confidence_token=True,
+        use_basal_projection=False,
     )
     module = PertSetsModule(PertSets(architecture), Training(weight_decay=0.1), 0)
     optimizer = module.configure_optimizers()
@@ -156,8 +161,12 @@ def test_weight_decay_is_for_matrices_only() -> None:
     decayed, spared = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
     assert decayed | spared == set(names.values())
+    # What decay would draw to 0 is no weight of a product: one vector for each batch, or a token.
     vectors = ("bias", "norm.weight", "layernorm.weight", "decoder.1.weight")
+    vectors += ("confidence_projection.1.weight", "confidence_projection.5.weight")
+    vectors += ("model.batch_token", "confidence_token.confidence_token", "batch_encoder.weight")
     assert spared == {name for name in names.values() if name.endswith(vectors)}
+    assert {"model.pert_encoder.0.weight", "model.batch_classifier.0.weight"} < decayed
 
 
 def test_no_decay_is_the_adam_of_the_original() -> None:

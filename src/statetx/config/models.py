@@ -102,7 +102,9 @@ class Training(Section):
     )
     batch_size: int = Field(16, ge=1, description="sets per step", json_schema_extra=unit("sets"))
     lr: float = Field(1e-4, gt=0, description="learning rate of AdamW")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW, of matrices only")
+    weight_decay: float = Field(
+        0.0, ge=0, description="weight decay of AdamW, of the matrices of linear layers only"
+    )
     warmup_steps: int = Field(
         0, ge=0, description="steps in which lr grows to its value", json_schema_extra=unit("steps")
     )

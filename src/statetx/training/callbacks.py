@@ -78,6 +78,7 @@ class Validation(lightning.Callback):
         self.best_value = math.nan
         self.best_weights: dict[str, np.ndarray] | None = None
         self.stopped_at: int | None = None
+        self.measured = 0
         self._without = self._collapsed = 0
 
     def on_train_batch_end(
@@ -106,6 +107,7 @@ class Validation(lightning.Callback):
                 fix="lower lr, and check that the validation cells are finite log1p values",
             )
         self.latest = found
+        self.measured += 1
         log.info(
             "step %d: validation loss %.5g, pearson of deltas %.3f, discrimination %.3f, spread %.2f",
             step,
@@ -117,6 +119,10 @@ class Validation(lightning.Callback):
     def _keep_best(self, value: float, step: int, module: PertSetsModule) -> None:
         sign = 1.0 if self.monitor == "val_loss" else -1.0
         if math.isnan(value):
+            if self.measured == 1:
+                log.warning(
+                    "step %d: %s is not defined (NaN), so it chooses nothing", step, self.monitor
+                )
             return
         if math.isnan(self.best_value) or sign * value < sign * self.best_value:
             self.best_value, self.best_step = value, step
@@ -151,13 +157,14 @@ class Validation(lightning.Callback):
             "without": self._without,
             "collapsed": self._collapsed,
             "stopped_at": self.stopped_at,
+            "measured": self.measured,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up an interrupted training."""
         self.best_step, self.best_value = state_dict["best_step"], state_dict["best_value"]
         self._without, self._collapsed = state_dict["without"], state_dict["collapsed"]
-        self.stopped_at = state_dict["stopped_at"]
+        self.stopped_at, self.measured = state_dict["stopped_at"], state_dict["measured"]
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

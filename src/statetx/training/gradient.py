@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from statetx.config import Tracking
+from statetx.config import Tracking, Training
 from statetx.data.loader import SetLoader
 from statetx.errors import ModelError, did_you_mean
 from statetx.models.architecture import Architecture
@@ -27,6 +27,7 @@ from statetx.training.checkpoints import Checkpoints
 from statetx.training.covariates import facts, features_digest, with_covariates
 from statetx.training.fit import Places, Task, Trained
 from statetx.training.module import Objective, PertSetsModule
+from statetx.training.monitors import COMPARES
 from statetx.training.plot import draw
 from statetx.training.ranks import Ranks, first_says, joined, usr1_is_term
 from statetx.training.stream import Stream, make_loader, say_sets, validation_batches
@@ -130,13 +131,12 @@ def _train(
         }
     else:
         arrays["best"] = arrays["last"]
-        chosen["best"] = {
-            "step": last_step,
-            "why": "the last step: the split has no validation condition"
-            + (" that can be measured" if any(without.values()) else ""),
-        }
+        told = f"the last step: {_no_best(validation, without)}"
+        log.warning("best is %s", told)
+        chosen["best"] = {"step": done, "why": told}
     for name in keep:
         if name not in arrays:
+            _check_reached(name, done, settings)
             arrays[name] = checkpoints.read_step(name)
             chosen[name] = {"step": int(name.removeprefix("step=")), "why": "asked for"}
     names = list(dict.fromkeys(["best", "last", *keep]))
@@ -200,6 +200,32 @@ def _check_keep(keep: list[str], max_steps: int, every: int) -> None:
                 fix=f"{did_you_mean(name, ['best', 'last', *written])} "
                 f"(ckpt_every_n_steps is {every}, max_steps {max_steps})",
             )
+
+
+def _check_reached(name: str, done: int, settings: Training) -> None:
+    if int(name.removeprefix("step=")) > done:
+        raise ModelError(
+            f"there is no checkpoint {name!r}: training stopped at step {done}, after "
+            f"{settings.patience} validations without a better {settings.monitor}",
+            where="training.patience",
+            fix=f"ask for best, last, or a step up to {done} (evaluation.checkpoints), which trains nothing "
+            "again, or raise patience (null: train all steps)",
+        )
+
+
+def _no_best(validation: Validation, without: dict[str, int]) -> str:
+    """Say why no validation chose a checkpoint."""
+    if validation.batches:
+        return (
+            f"{validation.monitor} was not defined (NaN) at any of {validation.measured} validations"
+            + (
+                ": it compares perturbations of a line, and no line has two that validate and differ"
+                if validation.monitor in COMPARES
+                else ": predicted or real deltas were constant"
+            )
+        )
+    measurable = " that can be measured" if any(without.values()) else ""
+    return f"the split has no validation condition{measurable}"
 
 
 def _architecture(task: Task) -> Architecture:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from statetx.config import Training
@@ -234,14 +234,17 @@ class PertSetsModule(lightning.LightningModule):
         return energy(predicted.cells, batch.target), predicted
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a schedule; weight decay acts on matrices, not on biases and norm weights."""
-        parameters = list(self.model.parameters())
+        """AdamW with a schedule; weight decay acts on the matrices of linear layers alone.
+
+        Biases, norm weights, embeddings and tokens stay: decay would draw an embedding that few
+        sets train to 0, and a token is no weight of anything.
+        """
+        decayed = [m.weight for m in self.model.modules() if isinstance(m, nn.Linear)]
+        own = {id(weight) for weight in decayed}
+        others = [p for p in self.model.parameters() if id(p) not in own]
         groups = [
-            {
-                "params": [p for p in parameters if p.ndim > 1],
-                "weight_decay": self.settings.weight_decay,
-            },
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": self.settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, fused=True)
         if not self.settings.warmup_steps and self.settings.schedule == "constant":

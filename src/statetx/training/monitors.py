@@ -17,6 +17,8 @@ from statetx.training.module import Batch, PertSetsModule
 
 MONITORS = ("val_loss", "val_pearson_delta", "val_discrimination", "val_collapse_ratio")
 """Measured at every validation; energy distance, and three that are better when larger."""
+COMPARES = ("val_discrimination", "val_collapse_ratio")
+"""Those that compare perturbations of a line: NaN where no line validates two."""
 
 
 def measure(

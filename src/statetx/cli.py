@@ -290,6 +290,24 @@ def show(
         typer.echo(f"page: {page.resolve()}")
 
 
+@app.command()
+def selftest(
+    every: Annotated[bool, typer.Option("--all", help="list the checks that pass too")] = False,
+) -> None:
+    """Check every metric on planted cells whose right answers are known; exit 1 if one is wrong.
+
+    Example: statetx selftest
+    """
+    from statetx.evaluation.selftest import selftest as work
+    from statetx.reporting.selftest import print_checks
+
+    logging.getLogger("statetx").setLevel(logging.WARNING)
+    checks = work()
+    print_checks(checks, sys.stdout, every)
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
+
+
 for _command in COMMANDS:
     app.command()(_command)
 

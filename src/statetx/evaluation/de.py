@@ -27,7 +27,7 @@ import pandas as pd
 from scipy import sparse
 
 from statetx.errors import DataError, ResultsError
-from statetx.evaluation.kernels import rank_genes, sort_genes
+from statetx.evaluation.kernels import rank_genes, sort_genes, threads_for
 from statetx.provenance import whole
 
 ALPHA = np.float32(0.05)
@@ -113,7 +113,8 @@ class SortedControl:
         starts, values = _by_gene(cells, "control cells")
         ties = np.zeros(len(starts) - 1)
         negatives = np.zeros(len(starts) - 1, dtype=np.int64)
-        sort_genes(starts, values, ties, negatives)
+        with threads_for(len(values)):
+            sort_genes(starts, values, ties, negatives)
         return cls(cells.shape[0], mean_of(cells), starts, values, ties, negatives)
 
     def test(self, target: Cells) -> RankSum:
@@ -126,18 +127,19 @@ class SortedControl:
             )
         starts, values = _by_gene(target, "cells")
         statistic, pvalue = np.empty(len(self.mean)), np.empty(len(self.mean))
-        rank_genes(
-            self._starts,
-            self._values,
-            self._ties,
-            self._negatives,
-            self.n_cells,
-            starts,
-            values,
-            target.shape[0],
-            statistic,
-            pvalue,
-        )
+        with threads_for(len(values)):
+            rank_genes(
+                self._starts,
+                self._values,
+                self._ties,
+                self._negatives,
+                self.n_cells,
+                starts,
+                values,
+                target.shape[0],
+                statistic,
+                pvalue,
+            )
         return RankSum(statistic, pvalue)
 
 

@@ -2,7 +2,7 @@
 
 A condition often lies on one plate. Tested against controls of all plates, its significant genes
 are also the plate's, and control cells of that plate move them the right way: on simulated plates
-doing nothing then scored 0.76 in direction_match instead of 0.5.
+doing nothing then moved 0.76 of the significant genes the right way instead of 0.5.
 """
 
 from __future__ import annotations

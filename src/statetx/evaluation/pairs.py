@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from statetx.evaluation.kernels import fold_pairs
+from statetx.evaluation.kernels import fold_pairs, threads_for
 
 BLOCK = 1024
 """Rows per block: 1024 x 1024 float32 products are 4 MiB."""
@@ -111,9 +111,9 @@ def pair_sums(x: Cloud, y: Cloud | None = None, gammas: Sequence[float] = ()) ->
             products = x.cells[rows] @ other.cells[columns].T
             diagonal = y is None and rows == columns
             found = np.zeros((len(products), len(total)))
-            fold_pairs(
-                products, x.norms[rows], other.norms[columns], diagonal, starts, lengths, found
-            )
+            norms = x.norms[rows], other.norms[columns]
+            with threads_for(products.size):
+                fold_pairs(products, *norms, diagonal, starts, lengths, found)
             twice = 2.0 if y is None and not diagonal else 1.0
             total += twice * found.sum(axis=0)
     out = np.empty_like(total)

@@ -132,7 +132,7 @@ def evaluate_files(
     for line in sorted(set(truth_side.lines)):
         homes[line] = Path(out) / line.replace("/", "-") if celltype_col else Path(out)
         truth, own, shared = _halves(truth_side, pred_side, line, control, scale)
-        results[line] = _evaluate(
+        results[line] = evaluate_halves(
             line, truth, own, shared, truth_side.genes, profile, max_cells, seed
         )
     if len(set(homes.values())) < len(homes):
@@ -231,7 +231,7 @@ def _dense(cells: Any) -> np.ndarray:
     return cells.toarray() if sparse.issparse(cells) else np.asarray(cells)
 
 
-def _evaluate(
+def evaluate_halves(
     line: str,
     truth: Half,
     own: Half,
@@ -240,7 +240,24 @@ def _evaluate(
     profile: str,
     max_cells: int,
     seed: int,
+    reference: np.ndarray | None = None,
 ) -> Result:
+    """Score one cell line in memory.
+
+    Parameters
+    ----------
+    line
+        Its name.
+    truth, own, shared
+        Real side, prediction with its own controls (for cell-eval's columns), and prediction on the
+        real side's scale with the real controls (for ours).
+    genes
+        The G genes.
+    profile, max_cells, seed
+        As for `evaluate_files`.
+    reference
+        float64 [G], mean delta of training conditions; None: nothing is known of a training.
+    """
     labels = sorted(truth.cells)
     with_de, with_energy = cell_eval.needs_de(profile), cell_eval.needs_energy(profile)
     parts: dict[str, Any] = {}
@@ -262,7 +279,8 @@ def _evaluate(
             means = {label: cells.mean(axis=0) for label, cells in half.embedded.items()}
             parts[f"{name}_embedded"] = np.array([means[p] - means[control] for p in labels])
     columns = cell_eval.evaluate(cell_eval.Panel(labels, genes, **parts), profile)
-    return Result(labels, columns, _ours(line, labels, truth, shared, genes, max_cells, seed))
+    ours = _ours(line, labels, truth, shared, genes, max_cells, seed, reference)
+    return Result(labels, columns, ours)
 
 
 def _ours(
@@ -273,6 +291,7 @@ def _ours(
     genes: list[str],
     max_cells: int,
     seed: int,
+    reference: np.ndarray | None,
 ) -> pd.DataFrame:
     rng = generator("standalone", seed, line)
     control = at_most(_dense(truth.control), max_cells, rng)
@@ -301,7 +320,8 @@ def _ours(
                 groups[0].mean - profile.mean,
                 groups[1].mean - profile.mean,
                 profile,
-                distances=distances,
+                None if reference is None else (reference, reference),
+                distances,
                 covariance=covariance_agreement(few[1], few[0], tests[0][-1].log2_fold_change),
                 drug=taken.drug,
                 dose=float("nan") if taken.dose is None else taken.dose,

@@ -134,16 +134,17 @@ def test_the_document_and_the_leaderboard(experiment: Experiment) -> None:
         ("context_mean", "baseline", 0),
         ("good", "model", 0),
         ("good", "model", 1),
+        ("good", "model", None),
         ("ceiling", "ceiling", None),
     ]
     assert all(m["has_range"] for m in document["metrics"] if m["better"] != "neither")
     assert {m["name"] for m in document["metrics"] if m["headline"]} == {
         m.name for m in METRICS if m.headline
     }
-    assert len(document["per_line"]) == 6 * 2
+    assert len(document["per_line"]) == 7 * 2
     assert document["provenance"]["code"] == "abc"
     board = pd.read_csv(experiment.root / "out" / "leaderboard.csv")
-    assert len(board) == 6 * len(METRICS)
+    assert len(board) == 7 * len(METRICS)
     row = board[(board["name"] == "good") & (board["metric"] == "energy") & (board["seed"] == 0)]
     assert row["call"].item() == "BETTER"
     assert row["difference_low"].item() < row["difference"].item() < 0
@@ -343,3 +344,61 @@ def test_bad_scores_are_named(experiment: Experiment) -> None:
         experiment.judge()
     assert str(path) in caught.value.where
     assert not (experiment.root / "out").exists()
+
+
+def test_the_mean_of_seeds_is_as_uncertain_as_seeds_differ(experiment: Experiment) -> None:
+    """Three seeds of one skill, and three whose skills differ: equal means, a wider interval."""
+    for seed in range(3):
+        experiment.add("steady", "pertsets", 0.5, seed=seed)
+        experiment.add("moody", "pertsets", 0.3 + 0.2 * seed, seed=seed)
+    document = experiment.judge()
+    found = {
+        (c["model"], c["seed"]): c for c in document["comparisons"] if c["metric"] == "pds_cosine"
+    }
+    steady, moody = found["steady", None], found["moody", None]
+    each = [found["moody", seed]["difference"] for seed in range(3)]
+    assert moody["difference"] == pytest.approx(np.mean(each))
+    assert steady["difference"] == pytest.approx(moody["difference"], abs=0.02)
+    assert moody["high"] - moody["low"] > 2 * (steady["high"] - steady["low"])
+
+
+def test_a_call_allows_for_the_number_of_models(experiment: Experiment, tmp_path: Path) -> None:
+    """One gap beyond 0 at 95 %, alone and among eight models."""
+
+    def slightly(frame: pd.DataFrame) -> None:
+        rng = np.random.default_rng(4)
+        shift = dict(zip(frame["drug"].unique(), rng.normal(0.05, 0.026, 5), strict=True))
+        frame["pds_cosine"] += frame["drug"].map(shift)
+
+    experiment.add("slightly", "pertsets", 0.4, change=slightly)
+    alone = call(experiment.judge(), "slightly", "pds_cosine")
+    for i in range(7):
+        experiment.add(f"other{i}", "pertsets", 0.0)
+    document = experiment.judge()
+    among = call(document, "slightly", "pds_cosine")
+    assert document["interval"]["call_level"] == pytest.approx(1 - 0.05 / 8)
+    assert (alone["low"], alone["high"]) == (among["low"], among["high"])
+    assert (alone["call"], among["call"]) == ("BETTER", "SAME")
+    assert "not for the best of all models" in among["reason"]
+
+
+def test_strata_hold_every_condition_once_and_see_where_a_model_is_good(
+    experiment: Experiment,
+) -> None:
+    def strong(frame: pd.DataFrame) -> None:
+        frame["mse_control"] = frame["dose"] + 1.0
+
+    def good_where_strong(frame: pd.DataFrame) -> None:
+        strong(frame)
+        frame.loc[frame["dose"] == 2, "pds_cosine"] += 0.5
+
+    for run in experiment.runs:
+        frame = pd.read_csv(run.path)
+        strong(frame)
+        frame.to_csv(run.path, index=False)
+    experiment.add("m", "pertsets", 0.4, change=good_where_strong)
+    rows = [r for r in experiment.judge()["strata"] if r["metric"] == "pds_cosine"]
+    assert [row["stratum"] for row in rows] == ["weak", "medium", "strong"]
+    assert sum(row["n"] for row in rows) == 30
+    assert rows[2]["low"] > 0.3
+    assert abs(rows[0]["difference"]) < 0.1

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from statetx.config import Evaluation
-from statetx.evaluation.bootstrap import Estimate, Pooling
+from statetx.evaluation.bootstrap import LEVEL, Estimate, Pooling, over_seeds
 from statetx.evaluation.cohort import Cohort, Contender
 from statetx.evaluation.metrics import METRICS, Metric
 
@@ -56,8 +56,18 @@ class Bench:
         self._lines = self.single["line"].to_numpy(dtype=str)
         self._drugs = self.single["drug"].to_numpy(dtype=str)
         self._poolings: dict[bytes, Pooling] = {}
+        self._seeds = {
+            i: [j for j, two in enumerate(cohort.contenders) if two.is_seed_of(one)]
+            for i, one in enumerate(cohort.contenders)
+            if one.role == "model" and one.seed is None
+        }
         self.unit = self._pooling(np.ones(len(self.single), dtype=bool)).unit
         self.judged = {metric.name: self._judge(metric) for metric in METRICS}
+        judged = cohort.of("baseline", "model")[0].table
+        strength = self._averaged(judged["mse_control"].to_numpy(dtype=float))
+        self.strata = _terciles(strength)
+        models = {one.name for one in cohort.of("model")}
+        self.call_level = 1 - (1 - LEVEL) / max(1, len(models))
 
     def _pooling(self, where: np.ndarray) -> Pooling:
         """The pooling of these conditions: equal conditions share their draws."""
@@ -83,10 +93,13 @@ class Bench:
             if one.role in ("baseline", "model"):
                 shared &= np.all(np.isfinite(own), axis=0)
         columns = [np.where(shared & np.isfinite(own).all(axis=0), own, np.nan) for own in rows]
+        estimates = [self._pool(own, np.isfinite(own[0])) for own in columns]
+        for i, seeds in self._seeds.items():
+            estimates[i] = over_seeds([estimates[j] for j in seeds], self.settings.seed)
         return Judged(
             metric,
             columns,
-            [self._pool(own, np.isfinite(own[0])) for own in columns],
+            estimates,
             self._pooling(shared),
             {"higher": 1, "lower": -1}.get(metric.better, 0),
         )
@@ -120,6 +133,9 @@ class Bench:
         among
             bool [n], conditions to look at; all by default.
         """
+        if one in self._seeds:
+            gaps = [self.gap(judged, i, other, among) for i in self._seeds[one]]
+            return over_seeds(gaps, self.settings.seed)
         where = np.isfinite(judged.values(one)) & np.isfinite(judged.values(other))
         if among is not None:
             where = where & among
@@ -139,6 +155,16 @@ class Bench:
             return min(judged.sign * low, judged.sign * high) > 0
         by_line = judged.pooling.line_means(judged.values(one) - judged.values(other))
         return bool((judged.sign * by_line[np.isfinite(by_line)] > 0).all())
+
+
+def _terciles(strength: np.ndarray) -> dict[str, np.ndarray]:
+    """Conditions by strength of the real effect, bool [n] each; empty with fewer than nine."""
+    known = np.isfinite(strength)
+    if known.sum() < 9:
+        return {}
+    edges = np.quantile(strength[known], [1 / 3, 2 / 3])
+    place = np.searchsorted(edges, strength, side="right")
+    return {name: known & (place == i) for i, name in enumerate(("weak", "medium", "strong"))}
 
 
 def _once(conditions: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:

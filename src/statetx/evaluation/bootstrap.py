@@ -9,6 +9,7 @@ intervals that held the truth in 54 % of simulations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -57,39 +58,66 @@ class Estimate:
         The value; NaN when there is none.
     draws
         float64 [n_bootstrap], the value of every bootstrap draw; None without a unit.
-    factor
-        By how much deviations from `mean` are stretched, see `Pooling`.
+    clusters
+        How many clusters were drawn from: deviations from `mean` are stretched, see `Pooling`.
     """
 
     mean: float
     draws: np.ndarray | None
-    factor: float
+    clusters: int
 
-    def interval(self) -> tuple[float | None, float | None]:
-        """95 % interval: percentiles of the draws, stretched; (None, None) where there is none."""
+    def interval(self, level: float = LEVEL) -> tuple[float | None, float | None]:
+        """Percentiles of the draws, stretched; (None, None) where there is none.
+
+        Parameters
+        ----------
+        level
+            How often the interval is to hold the truth.
+        """
         if self.draws is None or not np.isfinite(self.mean):
             return None, None
         known = self.draws[np.isfinite(self.draws)]
         if len(known) < 0.9 * len(self.draws):
             return None, None
-        tail = (1 - LEVEL) / 2
+        tail = (1 - level) / 2
         low, high = np.quantile(known, [tail, 1 - tail]) - self.mean
-        return self.mean + self.factor * float(low), self.mean + self.factor * float(high)
+        stretch = float(t.ppf(1 - tail, max(self.clusters - 1, 1)) / norm.ppf(1 - tail))
+        return self.mean + stretch * float(low), self.mean + stretch * float(high)
 
     def minus(self, other: Estimate) -> Estimate:
         """Paired difference: both must come from the same draws."""
         draws = None if self.draws is None or other.draws is None else self.draws - other.draws
-        return Estimate(self.mean - other.mean, draws, self.factor)
+        return Estimate(self.mean - other.mean, draws, self.clusters)
 
     def over(self, other: Estimate) -> Estimate:
         """Ratio of two values from the same draws; undefined unless `other` is above zero."""
         if not other.mean > 0:
-            return Estimate(float("nan"), None, self.factor)
+            return Estimate(float("nan"), None, self.clusters)
         draws = None
         if self.draws is not None and other.draws is not None:
             below = np.where(other.draws > 0, other.draws, np.nan)
             draws = self.draws / below
-        return Estimate(self.mean / other.mean, draws, self.factor)
+        return Estimate(self.mean / other.mean, draws, self.clusters)
+
+
+def over_seeds(estimates: Sequence[Estimate], seed: int) -> Estimate:
+    """Mean over the seeds of a model; seeds are drawn too, one less than there are, with replacement.
+
+    Parameters
+    ----------
+    estimates
+        One per seed, from the same draws of clusters.
+    seed
+        Of the draw of seeds.
+    """
+    first, k = estimates[0], len(estimates)
+    mean = float(np.mean([one.mean for one in estimates]))
+    if any(one.draws is None for one in estimates) or k < 2:
+        return Estimate(mean, first.draws if k == 1 else None, first.clusters)
+    draws = np.array([one.draws for one in estimates])  # [seeds, n_bootstrap]
+    rng = np.random.default_rng([seed, k])
+    share = rng.multinomial(k - 1, np.full(k, 1 / k), draws.shape[1]).T / (k - 1)
+    return Estimate(mean, (share * draws).sum(axis=0), first.clusters)
 
 
 class Pooling:
@@ -125,7 +153,7 @@ class Pooling:
         self.unit = choose_unit(lines[self._where], drugs[self._where])
         self._line = np.unique(lines, return_inverse=True)[1]
         self._n_lines = int(self._line.max()) + 1 if len(lines) else 0
-        self._clusters, self._factor = np.zeros(len(lines), dtype=np.int64), 1.0
+        self._clusters, self._k = np.zeros(len(lines), dtype=np.int64), 0
         self._draws: np.ndarray | None = None
         if self.unit.name is None:
             return
@@ -135,8 +163,7 @@ class Pooling:
         k = len(names)
         rng = np.random.default_rng(seed)
         self._draws = rng.multinomial(k - 1, np.full(k, 1 / k), n_bootstrap).astype(float)
-        quantile = 1 - (1 - LEVEL) / 2
-        self._factor = float(t.ppf(quantile, k - 1) / norm.ppf(quantile))
+        self._k = k
 
     def _weights(self, values: np.ndarray) -> np.ndarray:
         """What each condition counts, [n]: adds up to 1 over the known ones, 0 elsewhere."""
@@ -161,13 +188,13 @@ class Pooling:
         """
         total, weight = self._sums(values)
         if not weight.sum() > 0:
-            return Estimate(float("nan"), None, self._factor)
+            return Estimate(float("nan"), None, self._k)
         draws = None
         if self._draws is not None:
             below = self._draws @ weight
             draws = np.full(len(below), np.nan)
             np.divide(self._draws @ total, below, out=draws, where=below > 0)
-        return Estimate(float(total.sum()), draws, self._factor)
+        return Estimate(float(total.sum()), draws, self._k)
 
     def line_means(self, values: np.ndarray) -> np.ndarray:
         """Mean of every line, lines sorted; NaN where nothing is known."""

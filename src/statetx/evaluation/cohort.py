@@ -44,7 +44,8 @@ class Contender:
     Attributes
     ----------
     name, role, kind, seed
-        Role is floor, baseline, model or ceiling; floor and ceiling have neither kind nor seed.
+        Role is floor, baseline, model or ceiling; floor and ceiling have neither kind nor seed. A model
+        without seed is the mean over its seeds.
     table
         Scores, one row per condition, rows as `Cohort.conditions`.
     """
@@ -58,6 +59,10 @@ class Contender:
     def undefined(self, column: str) -> int:
         """Number of conditions whose score is 0 because the prediction left it undefined."""
         return sum(note.get(column) == SCORED_ZERO for note in self.table["note"].map(parse_note))
+
+    def is_seed_of(self, other: Contender) -> bool:
+        """Whether this is one seed of the model that `other` is the mean of."""
+        return self.role == "model" and self.name == other.name and self.seed is not None
 
 
 @dataclass(frozen=True)
@@ -146,8 +151,21 @@ def gather(runs: Sequence[RunScores], references: Sequence[RefScores]) -> Cohort
             keep[i] = False
             values = dict(zip(KEY, map(str, key), strict=True))  # type: ignore[call-overload]
             dropped.append({**values, "reason": note[DROPPED]})
-    return Cohort(
-        first[keep].reset_index()[[*KEY, "drug"]],
-        [Contender(*who, table[keep].reset_index()) for who, table in tables.items()],
-        dropped,
-    )
+    contenders: list[Contender] = []
+    for who, table in tables.items():
+        contenders.append(Contender(*who, table[keep].reset_index()))
+        last = [one for one in contenders if (one.role, one.name) == ("model", who[0])]
+        more = [other for other in tables if other[:2] == who[:2]]
+        if who[1] == "model" and len(last) == len(more) > 1:
+            contenders.append(_mean_over_seeds(last))
+    return Cohort(first[keep].reset_index()[[*KEY, "drug"]], contenders, dropped)
+
+
+def _mean_over_seeds(seeds: Sequence[Contender]) -> Contender:
+    """Return the mean of every score of a condition; undefined where it is for one of the seeds."""
+    one = seeds[0]
+    table = one.table.copy()
+    for column in COLUMNS:
+        table[column] = np.mean([each.table[column].to_numpy(dtype=float) for each in seeds], 0)
+    table["note"] = ""
+    return Contender(one.name, one.role, one.kind, None, table)

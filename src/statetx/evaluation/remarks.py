@@ -13,6 +13,8 @@ from statetx.evaluation.metrics import METRICS
 
 COLLAPSED = 0.1
 """Predictions that vary less than this share of the truth are flagged."""
+DRIFT = 3.0
+"""Predicted effects this many times too large or too small are flagged."""
 
 
 def undefined(bench: Bench) -> list[dict[str, Any]]:
@@ -38,6 +40,8 @@ def flags(bench: Bench) -> list[dict[str, Any]]:
         out.append({"name": one.name, "seed": one.seed, "message": message})
 
     for one in bench.cohort.of("baseline", "model"):
+        if one.seed is None:
+            continue  # the mean of seeds that are looked at one by one
         i, notes = bench.number(one), one.table["note"].map(parse_note)
         fallbacks = [note[FALLBACK] for note in notes if FALLBACK in note]
         if fallbacks:
@@ -55,6 +59,13 @@ def flags(bench: Bench) -> list[dict[str, Any]]:
                 one,
                 f"cells of one predicted condition hardly differ: {spread:.2f} of the real "
                 "variance, so every small shift is significant",
+            )
+        length = bench.judged["delta_norm_ratio"].estimates[i].mean
+        if one.role == "model" and not 1 / DRIFT < length < DRIFT:
+            flag(
+                one,
+                f"predicted effects are {length:.2g} times as large as real ones: correlations do not "
+                "see that, errors and distances do",
             )
         for metric in METRICS:
             undefined = one.undefined(metric.column)

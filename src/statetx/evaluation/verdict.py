@@ -13,7 +13,7 @@ import pandas as pd
 
 from statetx.config import Evaluation
 from statetx.evaluation.bench import Bench, Judged
-from statetx.evaluation.bootstrap import LEVEL
+from statetx.evaluation.bootstrap import LEVEL, Estimate
 from statetx.evaluation.cohort import Contender, RefScores, RunScores, gather
 from statetx.evaluation.columns import parse_note
 from statetx.evaluation.metrics import METRICS
@@ -35,8 +35,10 @@ def verdict(
     Writes ``verdict.json`` and ``leaderboard.csv``. Scores are averaged over conditions within a
     line, then over lines, folds pooled; each model is compared with the baseline that has the best
     pooled value of the metric, condition by condition, with a bootstrap over drugs, all doses and
-    lines together (`bootstrap.Pooling`). BETTER and WORSE: the 95 % interval of the difference lies on one side
-    of 0. SAME: it holds 0. UNDECIDED: there is no interval.
+    lines together (`bootstrap.Pooling`). BETTER and WORSE: the interval of the difference lies on one side
+    of 0, at the level 1 - 0.05 / (number of trained models), so that a false call among all of them has a
+    chance of 5 % (Bonferroni). SAME: it holds 0. UNDECIDED: there is no interval. A model with several seeds
+    has a row for each and one for their mean, in whose interval seeds are drawn too.
 
     Parameters
     ----------
@@ -83,12 +85,14 @@ def verdict(
             "unit": bench.unit.name,
             "n_bootstrap": settings.n_bootstrap,
             "level": LEVEL,
+            "call_level": bench.call_level,
             "reason": bench.unit.reason,
         },
         "metrics": [_metric(bench, judged) for judged in bench.judged.values()],
         "rows": rows,
         "comparisons": comparisons,
         "per_line": _per_line(bench),
+        "strata": _strata(bench),
         "flags": flags(bench),
         "provenance": {
             **{key: value for key, value in meta.items() if key not in named},
@@ -200,8 +204,9 @@ def _compare(bench: Bench, judged: Judged, one: Contender) -> dict[str, Any]:
     if low is None or high is None:
         out["reason"] = judged.pooling.unit.reason or "too few draws are defined"
     else:
-        ends = sorted((judged.sign * low, judged.sign * high))
-        out["call"] = "BETTER" if ends[0] > 0 else "WORSE" if ends[1] < 0 else "SAME"
+        out["call"] = _call(judged, difference, bench.call_level)
+        if out["call"] != _call(judged, difference, LEVEL):
+            out["reason"] = "beyond 0 for one model alone, not for the best of all models here"
     ceiling = bench.end("ceiling")
     if bench.clearly_better(judged, ceiling, j) and ceiling is not None:
         there = np.isfinite(judged.values(ceiling))
@@ -209,6 +214,39 @@ def _compare(bench: Bench, judged: Judged, one: Contender) -> dict[str, Any]:
         out["scaled"] = bench.gap(judged, i, j, there).mean / room
     else:
         out["scaled_reason"] = f"the ceiling is not clearly better than {against.name}"
+    return out
+
+
+def _call(judged: Judged, difference: Estimate, level: float) -> str:
+    low, high = difference.interval(level)
+    if low is None or high is None:
+        return "UNDECIDED"
+    ends = sorted((judged.sign * low, judged.sign * high))
+    return "BETTER" if ends[0] > 0 else "WORSE" if ends[1] < 0 else "SAME"
+
+
+def _strata(bench: Bench) -> list[dict[str, Any]]:
+    """Models against the best baseline among conditions of weak, medium and strong real effect."""
+    out = []
+    for judged in bench.judged.values():
+        if not judged.sign:
+            continue
+        for one in bench.cohort.of("model"):
+            against = _best_baseline(bench, judged, one.seed)
+            if against is None:
+                continue
+            for name, among in bench.strata.items():
+                i, j = bench.number(one), bench.number(against)
+                gap = bench.gap(judged, i, j, among)
+                low, high = gap.interval()
+                known = among & np.isfinite(judged.values(i)) & np.isfinite(judged.values(j))
+                out.append(
+                    {
+                        **{"model": one.name, "seed": one.seed, "metric": judged.metric.name},
+                        **{"against": against.name, "stratum": name, "n": int(known.sum())},
+                        **{"difference": gap.mean, "low": low, "high": high},
+                    }
+                )
     return out
 
 

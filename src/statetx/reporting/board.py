@@ -190,8 +190,9 @@ def _columns(rows: list[dict[str, Any]]) -> list[Column]:
                 continue
             for twin in twins:
                 seed = twin.get("seed")
-                title = name if len(twins) == 1 else f"{name}, seed {seed}"
-                note = "" if len(twins) == 1 else f"seed {seed}"
+                which = f"mean of {len(twins) - 1} seeds" if seed is None else f"seed {seed}"
+                title = name if len(twins) == 1 else f"{name}, {which}"
+                note = "" if len(twins) == 1 else which
                 columns.append(Column(name, title, role, seed, twin["metrics"], note))
     return columns
 

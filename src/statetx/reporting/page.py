@@ -219,6 +219,6 @@ def _notes(
     notes += [
         (model.title, "this model was judged, but its model directory was not given to this page")
         for model in told.models
-        if (model.name, model.seed) not in known
+        if model.seed is not None and (model.name, model.seed) not in known
     ]
     return notes

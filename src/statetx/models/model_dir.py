@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import yaml
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from statetx.errors import ModelError, did_you_mean
 from statetx.models.predictor import Predicted, Predictor
+from statetx.models.weights_file import write_weights
 from statetx.provenance import file_digest, whole, write_json
 
 __all__ = ["LoadedModel", "Predicted", "Predictor", "load", "save"]
@@ -222,7 +223,7 @@ def save(
         (part / "genes.txt").write_text("".join(f"{gene}\n" for gene in genes), encoding="utf-8")
         for name, arrays in checkpoints.items():
             kept = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-            save_file(kept, part / f"{name}.safetensors")
+            write_weights(kept, part / f"{name}.safetensors")
             predictor = _kind(meta["kind"], out).restore(described, kept)
             asked = [cells, line, perturbation]
             if getattr(predictor, "needs_batches", False):

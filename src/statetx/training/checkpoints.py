@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from statetx.errors import ModelError
+from statetx.models.weights_file import write_weights
 from statetx.provenance import whole
 from statetx.training.callbacks import Validation, stepped
 from statetx.training.module import PertSetsModule
@@ -67,7 +68,8 @@ class Checkpoints(lightning.Callback):
         """Return the state to resume from, or None; remove step checkpoints of other trainings.
 
         Where a wanted step checkpoint from before the state is gone, because another training of
-        the run was started in between, the state is dropped: only training again can give it.
+        the run was started in between, the state is dropped: only training again can give it. What
+        killed attempts had half written is removed too.
 
         Parameters
         ----------
@@ -95,6 +97,8 @@ class Checkpoints(lightning.Callback):
         for path in self.checkpoints.glob("step=*.safetensors"):
             if path.stem not in own:
                 path.unlink()
+        for path in (*self.state.glob(".*"), *self.checkpoints.glob(".step=*")):
+            shutil.rmtree(path, ignore_errors=True)
         return self.last if done else None
 
     def _steps_done(self) -> int:
@@ -163,7 +167,7 @@ class Checkpoints(lightning.Callback):
     def _write(self, arrays: dict[str, np.ndarray], path: Path) -> None:
         with whole(path) as part:
             # One entry only: safetensors writes several in an order that changes between runs.
-            save_file(arrays, part, metadata={"training": self.identity})
+            write_weights(arrays, part, {"training": self.identity})
 
     def on_train_batch_end(
         self,

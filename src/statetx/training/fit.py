@@ -23,7 +23,7 @@ from statetx.data.plan import Plan, read_plan
 from statetx.data.store import Store, open_store
 from statetx.errors import ModelError, did_you_mean
 from statetx.models import model_dir
-from statetx.provenance import versions
+from statetx.provenance import sweep, versions
 
 log = logging.getLogger("statetx.training")
 
@@ -185,6 +185,7 @@ def fit(
     line = task.plan.lines("train")[0]
     cells = task.store.line(line)
     rows = cells.rows(task.store.control)[: model_dir.GOLDEN_CELLS]
+    sweep(Path(out))
     model_dir.save(
         Path(out),
         meta=_meta(task, trained, dict(provenance or {})),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import logging
 import warnings
@@ -15,12 +16,44 @@ import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
 from statetx.config import Tracking, Training
 from statetx.errors import ModelError
+from statetx.provenance import no_room
 from statetx.training.callbacks import StopTogether
 from statetx.training.ranks import Ranks
+
+
+class DirectIO(TorchCheckpointIO):
+    """Writes a state where it is wanted.
+
+    Lightning's own makes it in memory, copies it there, writes it to ``$TMPDIR`` and moves it: three
+    states in memory, and one in a room that may be small, whose fullness would be told of the wrong
+    place, and that a killed training never empties.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write a state; the caller takes care that it is written whole.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        try:
+            with open(path, "wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch's own words for a write that failed
+            cause: BaseException | None = error
+            while cause is not None and not no_room(cause):
+                cause = cause.__context__
+            if cause is None:
+                raise
+            raise OSError(getattr(cause, "errno", errno.ENOSPC), str(cause), str(path)) from error
 
 
 def make_trainer(
@@ -51,7 +84,7 @@ def make_trainer(
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,
         max_epochs=-1,
-        plugins=[environment],
+        plugins=[environment, DirectIO()],
         callbacks=callbacks,
         logger=logger or False,
         default_root_dir=state,

@@ -166,6 +166,9 @@ def evaluate(
     ] = None,
     profile: Annotated[str, typer.Option(help="full, minimal, de, anndata, vcc or pds")] = "full",
     scale: Annotated[Scale, typer.Option(help="what both files hold")] = Scale.log1p,
+    skip_metrics: Annotated[
+        str, typer.Option(help="cell-eval's metrics to leave out: pearson_edistance,mse")
+    ] = "",
 ) -> None:
     """Score anybody's predictions: cell-eval's tables, and ours.
 
@@ -183,6 +186,7 @@ def evaluate(
         out=out,
         profile=profile,
         scale=scale.value,
+        skip=[name.strip() for name in skip_metrics.split(",") if name.strip()],
     )
     typer.echo(f"{len(scored)} sets of tables: {out}")
 

@@ -79,7 +79,7 @@ def test_the_fixture_is_the_fixture() -> None:
 
 @pytest.mark.parametrize("name", ["results", "results_relabelled"])
 def test_every_number_of_both_predictions(panels, name: str, tmp_path: Path) -> None:
-    got = cell_eval.evaluate(panels[name], "full")
+    got = cell_eval.evaluate(panels[name])
     assert len(got) == 27
     tables.write_results(LABELS, got, tmp_path / "results.csv")
     worst = assert_same_file(
@@ -89,7 +89,7 @@ def test_every_number_of_both_predictions(panels, name: str, tmp_path: Path) -> 
 
 
 def test_every_statistic_of_the_aggregate(panels, tmp_path: Path) -> None:
-    got = cell_eval.evaluate(panels["results"], "full")
+    got = cell_eval.evaluate(panels["results"])
     tables.write_aggregate(got, tmp_path / "agg.csv")
     worst = assert_same_file(
         tmp_path / "agg.csv", HERE / "cell_eval_agg_results.csv", set(cell_eval.ABSENT)
@@ -112,7 +112,7 @@ def test_profiles_keep_the_order_and_refuse_others(panels) -> None:
     for name in ("full", "de", "anndata", "minimal", "vcc", "pds"):
         chosen = cell_eval.columns(name)
         assert chosen == [column for column in full if column in chosen]
-        assert list(cell_eval.evaluate(panels["results"], name)) == chosen
+        assert list(cell_eval.evaluate(panels["results"], chosen)) == chosen
     assert len(cell_eval.columns("de")) == 18
     assert cell_eval.columns("minimal")[:4] == [
         "overlap_at_N",
@@ -120,9 +120,9 @@ def test_profiles_keep_the_order_and_refuse_others(panels) -> None:
         "de_nsig_counts_real",
         "de_nsig_counts_pred",
     ]
-    assert not cell_eval.needs_de("pds")
-    assert cell_eval.needs_de("vcc")
-    assert not cell_eval.needs_energy("minimal")
+    assert not cell_eval.needs_de(cell_eval.columns("pds"))
+    assert cell_eval.needs_de(cell_eval.columns("vcc"))
+    assert not cell_eval.needs_energy(cell_eval.columns("minimal"))
     with pytest.raises(ConfigError, match="'fulll'") as caught:
         cell_eval.columns("fulll")
     assert "full" in caught.value.fix
@@ -158,7 +158,7 @@ def test_a_prediction_equal_to_its_control_has_no_correlation(panels) -> None:
         panel.labels, panel.genes, panel.real, panel.real_control + noise,
         panel.real_control, panel.real_control,
     )  # fmt: skip
-    got = cell_eval.evaluate(silent, "anndata" if silent.real_energy else "pds")
+    got = cell_eval.evaluate(silent, cell_eval.columns("anndata" if silent.real_energy else "pds"))
     assert got["discrimination_score_l1"]
     assert all(math.isnan(v) for v in cell_eval.PROFILE_COLUMNS["pearson_delta"](silent))
 

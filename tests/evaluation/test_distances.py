@@ -41,7 +41,7 @@ def test_every_number_of_the_fixture(which: int) -> None:
         "energy_v": distances.energy(x, y, "V"),
         "energy_u": distances.energy(x, y),
     }
-    every = distances.all_distances(x, y, [1 / median])
+    every, _ = distances.all_distances(x, y, [1 / median])
     got |= {"u_median": every["mmd"], "v6": every["mmd_cellot"], "tahoe": every["mmd_tahoe"]}
     for name, value in got.items():
         assert value == pytest.approx(EXPECTED[name][which], abs=2e-9), name
@@ -103,13 +103,15 @@ def test_the_fast_forms_are_the_plain_ones() -> None:
     generator = np.random.default_rng(5)
     x, y = generator.normal(size=(30, 6)), generator.normal(0.4, 1, (41, 6))
     gammas = distances.gamma_grid(distances.median_squared_distance(x))
-    every = distances.all_distances(x, y, gammas)
+    every, samples = distances.all_distances(x, y, gammas)
     assert every["energy"] == pytest.approx(distances.energy(x, y), abs=1e-12)
     assert every["mmd"] == pytest.approx(distances.mmd(x, y, gammas), abs=1e-12)
     assert every["mmd_cellot"] == pytest.approx(
         distances.mmd(x, y, distances.CELLOT, "V"), abs=1e-12
     )
-    assert distances.EnergyFrom(y)(x) == pytest.approx(distances.energy(x, y, "V"), abs=1e-12)
+    far = distances.EnergyFrom(y, y.mean(axis=0))
+    for found in (distances.EnergyFrom(y)(x), far(x), far.of(samples[0])):
+        assert found == pytest.approx(distances.energy(x, y, "V"), abs=1e-12)
 
 
 def test_float32_kernels_are_those_of_float64() -> None:

@@ -13,7 +13,7 @@ an arbitrary one between -0.3 and 0.1).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -299,43 +299,63 @@ PROFILES: dict[str, list[str]] = {
 """Columns of each profile, in the order of the file."""
 
 
-def columns(profile: str) -> list[str]:
+REGISTERED = {"de_nsig_counts": ["de_nsig_counts_real", "de_nsig_counts_pred"]}
+"""Metrics of cell-eval's registry that are not columns of the same name."""
+
+
+def columns(profile: str, skip: Sequence[str] = ()) -> list[str]:
     """The columns of a profile, in order.
+
+    Parameters
+    ----------
+    profile
+        Its name.
+    skip
+        Metrics to leave out, by the names of cell-eval's registry.
 
     Raises
     ------
     ConfigError
-        There is no such profile.
+        There is no such profile or metric.
     """
     if profile not in PROFILES:
         raise ConfigError(
             f"no metric profile {profile!r}", fix=did_you_mean(profile, sorted(PROFILES))
         )
-    return PROFILES[profile]
+    known = [*PROFILES["full"], *REGISTERED, *ABSENT]
+    for name in skip:
+        if name not in known:
+            raise ConfigError(f"no metric {name!r} to skip", fix=did_you_mean(name, known))
+    left_out = {column for name in skip for column in REGISTERED.get(name, [name])}
+    return [name for name in PROFILES[profile] if name not in left_out]
 
 
-def needs_de(profile: str) -> bool:
-    """Whether a profile needs differential expression."""
-    return any(name in DE_COLUMNS for name in columns(profile))
+def needs_de(columns: Sequence[str]) -> bool:
+    """Whether columns need differential expression."""
+    return any(name in DE_COLUMNS for name in columns)
 
 
-def needs_energy(profile: str) -> bool:
-    """Whether a profile needs energy distances."""
-    return "pearson_edistance" in columns(profile)
+def needs_energy(columns: Sequence[str]) -> bool:
+    """Whether columns need energy distances."""
+    return "pearson_edistance" in columns
 
 
-def evaluate(panel: Panel, profile: str = "full") -> dict[str, Column]:
-    """Compute the columns of a profile, one value per label.
+def evaluate(panel: Panel, columns: Sequence[str] = PROFILES["full"]) -> dict[str, Column]:
+    """Compute columns, one value per label.
 
     Parameters
     ----------
     panel
         Both sides.
-    profile
-        full, de, anndata, minimal, vcc or pds.
+    columns
+        Their names.
     """
-    if profile in ("full", "anndata"):
-        for name, reason in ABSENT.items():
-            log.info("column %s is left out: %s", name, reason)
     every = DE_COLUMNS | PROFILE_COLUMNS
-    return {name: every[name](panel) for name in columns(profile)}
+    return {name: every[name](panel) for name in columns}
+
+
+def say_absent(profile: str, skip: Sequence[str] = ()) -> None:
+    """Tell which columns of a profile are never written, and why."""
+    for name, reason in ABSENT.items():
+        if profile in ("full", "anndata") and name not in skip:
+            log.info("column %s is left out: %s", name, reason)

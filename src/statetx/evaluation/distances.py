@@ -8,6 +8,7 @@ with squared distances it is twice the squared difference of the means and sees 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -75,9 +76,10 @@ def _gaps(x: Sample, y: Sample, between: np.ndarray, statistic: Statistic) -> np
 
 
 def _both(
-    x: np.ndarray, y: np.ndarray, gammas: Sequence[float] = ()
+    x: np.ndarray, y: np.ndarray, gammas: Sequence[float] = (), centre: np.ndarray | None = None
 ) -> tuple[Sample, Sample, np.ndarray]:
-    centre = centre_of(y) if len(y) else np.zeros(y.shape[1])
+    if centre is None:
+        centre = centre_of(y) if len(y) else np.zeros(y.shape[1])
     one, two = Sample(x, centre, gammas), Sample(y, centre, gammas)
     return one, two, one.between(two)
 
@@ -115,8 +117,13 @@ def mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float], statistic: Statis
     return float(_gaps(*_both(x, y, gammas), statistic)[1:].mean())
 
 
-def all_distances(pred: np.ndarray, real: np.ndarray, gammas: Sequence[float]) -> dict[str, float]:
-    """Return every distance column of ``scores.csv`` from one pass over the pairs.
+def all_distances(
+    pred: np.ndarray,
+    real: np.ndarray,
+    gammas: Sequence[float],
+    centre: np.ndarray | None = None,
+) -> tuple[dict[str, float], tuple[Sample, Sample]]:
+    """Return every distance column of ``scores.csv`` from one pass over the pairs, and both samples.
 
     energy, mmd
         U, the MMD^2 as the mean over `gammas`.
@@ -133,18 +140,21 @@ def all_distances(pred: np.ndarray, real: np.ndarray, gammas: Sequence[float]) -
         Cells [n, D] and [m, D] in the same space.
     gammas
         Kernel widths fixed on training cells.
+    centre
+        [D], of the samples; the mean of the real cells by default.
     """
     width = _mean_squared_distance(pred, real) / 4
     tahoe = [1 / (width * 2**i) for i in range(5)] if width > 0 else []
-    both = _both(pred, real, [*gammas, *CELLOT, *tahoe])
+    both = _both(pred, real, [*gammas, *CELLOT, *tahoe], centre)
     unbiased, biased = _gaps(*both, "U"), _gaps(*both, "V")
     ours, theirs = 1 + len(gammas), 1 + len(gammas) + len(CELLOT)
-    return {
+    found = {
         "energy": float(unbiased[0]),
         "mmd": float(unbiased[1:ours].mean()),
         "mmd_cellot": float(biased[ours:theirs].mean()),
         "mmd_tahoe": float(biased[theirs:].sum()),
     }
+    return found, both[:2]
 
 
 def _mean_squared_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -162,16 +172,29 @@ class EnergyFrom:
     ----------
     controls
         Control cells [m, D].
+    centre
+        [D], as of the samples that are compared; the mean of the controls by default.
     """
 
-    def __init__(self, controls: np.ndarray) -> None:
-        self._centre = centre_of(controls)
-        self._controls = Sample(controls, self._centre)
+    def __init__(self, controls: np.ndarray, centre: np.ndarray | None = None) -> None:
+        self._centre = centre_of(controls) if centre is None else centre
+        self._cells = controls
+
+    @cached_property
+    def _controls(self) -> Sample:
+        return Sample(self._cells, self._centre)
+
+    def of(self, sample: Sample) -> float:
+        """Energy distance of a sample around the same centre."""
+        between = pair_sums(sample.cloud, self._controls.cloud)[0] / (
+            len(sample) * len(self._controls)
+        )
+        within = sample.within("V")[0] + self._controls.within("V")[0]
+        return float(2 * between - within)
 
     def __call__(self, cells: np.ndarray) -> float:
         """Energy distance of cells [n, D]."""
-        own = Sample(cells, self._centre)
-        return float(_gaps(own, self._controls, own.between(self._controls), "V")[0])
+        return self.of(Sample(cells, self._centre))
 
 
 def median_squared_distance(cells: np.ndarray) -> float:

@@ -68,13 +68,15 @@ def evaluate_run(
     predicted, reference = Predictions(predictions), read_reference(reference_dir)
     predicted.check(scene)
     _check_reference(reference, scene)
-    needs_de = cell_eval.needs_de(settings.profile)
-    needs_energy = cell_eval.needs_energy(settings.profile)
+    chosen = cell_eval.columns(settings.profile)
+    cell_eval.say_absent(settings.profile)
+    needs_de, needs_energy = cell_eval.needs_de(chosen), cell_eval.needs_energy(chosen)
     own = OwnControls(scene)
     batches = {name: scene.batches(scene.rows(name)) for name in scene.perturbations}
     # cell-eval tests against all controls of the line: the same tests only if all have that.
     apart = needs_de and any(own.batches(cells) for cells in batches.values())
-    energy_from = EnergyFrom(scene.control_cells) if needs_energy else None
+    centre = scene.controls.whole.mean
+    energy_from = EnergyFrom(scene.control_cells, centre)
     training = reference.training.values
     conditions, tests, means, own_energy = [], [], [], []
     plain: tuple[list[DERow], list[DERow]] = ([], [])
@@ -87,11 +89,13 @@ def evaluate_run(
         if apart:
             plain[0].append(de_row(name, truth, own.whole))
             plain[1].append(de_row(name, cells, own.whole))
-        if energy_from is not None:
-            own_energy.append(energy_from(cells))
         if group.n < 2:
+            if needs_energy:
+                own_energy.append(energy_from(cells))
             continue
-        distances = all_distances(cells, truth, reference.gammas)
+        distances, (sample, _) = all_distances(cells, truth, reference.gammas, centre)
+        if needs_energy:
+            own_energy.append(energy_from.of(sample))
         notes = dict(reference_note(reference.training))
         share = predicted.fallback(name)
         if share:
@@ -125,7 +129,7 @@ def evaluate_run(
         np.array([real.own_energy for real in reference.real.values()]),
         np.array(own_energy) if needs_energy else None,
     )
-    columns = cell_eval.evaluate(panel, settings.profile)
+    columns = cell_eval.evaluate(panel, chosen)
     scored = reference.scored
     ours = score(conditions, reference.de.select(scored), pred_de.select(scored), scene.excluded)
     write_table(pred_de, out / "de.parquet")

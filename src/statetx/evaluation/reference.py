@@ -168,7 +168,7 @@ def _floor(
         pseudo = Group.of(cells)
         rest = scene.controls.whole.without(pseudo)
         truth = scene.cells(name)
-        distances = all_distances(cells, truth, gammas)
+        distances, _ = all_distances(cells, truth, gammas)
         moved = _moved(training, scene, scene.controls, rest.mean)
         conditions.append(
             Condition(
@@ -211,7 +211,7 @@ def _ceiling(
         sides = scene.halves(scene.rows(name), name)
         cells = [scene.line.expression(rows) for rows in sides]
         groups = [Group.of(half) for half in cells]
-        distances = all_distances(cells[1], cells[0], gammas)
+        distances, _ = all_distances(cells[1], cells[0], gammas)
         for side in (0, 1):
             tests[side].append(de_row(name, cells[side], own[side].of(batches)))
         conditions.append(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from statetx.evaluation.standalone import Half, evaluate_halves
+from statetx.evaluation.one_line import Half, evaluate_halves
 
 DRUGS, DOSES, GENES, CELLS, CONTROLS = 4, (0.1, 1.0, 10.0), 120, 80, 300
 LABELS = [f"Drug{drug}_{dose:g}" for drug in range(DRUGS) for dose in DOSES]

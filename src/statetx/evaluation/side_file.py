@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import anndata as ad
+import h5py
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from statetx.errors import DataError, did_you_mean
+from statetx.evaluation.stored import StoredCells
 from statetx.labels import controls
 
 Scale = Literal["log1p", "counts"]
@@ -31,8 +36,8 @@ class Side:
     ----------
     path, genes
         The file and its gene names.
-    matrix
-        Cells x genes as stored, dense or CSR.
+    cells
+        Cells x genes as stored.
     labels, lines
         Perturbation and cell line of every cell (object arrays of str); aliases of the control
         are replaced by its first label.
@@ -42,10 +47,15 @@ class Side:
 
     path: Path
     genes: list[str]
-    matrix: Any
+    cells: StoredCells
     labels: np.ndarray
     lines: np.ndarray
     embedding: np.ndarray | None
+
+    @cached_property
+    def totals(self) -> np.ndarray:
+        """Sum of every cell, float64 [n]."""
+        return self.cells.totals()
 
     def of(self, line: str) -> np.ndarray:
         """Rows of a cell line."""
@@ -69,83 +79,136 @@ def read_side(
         not finite, negative, or not on the declared scale.
     """
     path = Path(path)
+    values = _Values(path)
     try:
-        data = ad.read_h5ad(path)
+        with h5py.File(path, "r") as file:
+            obs, genes = (
+                _frame(file, path, "obs"),
+                [str(x) for x in _frame(file, path, "var").index],
+            )
+            columns = {
+                column: _labels(obs, column, path)
+                for column in [pert_col, *([celltype_col] if celltype_col else [])]
+            }
+            embedding = None if embed_key is None else _embedding(file, path, embed_key)
+            cells = StoredCells.read(file, path, values.look)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(
             f"cannot read the cells: {error}", where=path, fix="is it a whole h5ad file?"
         ) from error
-    columns = {}
-    for column in [pert_col, *([celltype_col] if celltype_col else [])]:
-        if column not in data.obs:
-            raise DataError(
-                f"no obs column {column!r}", where=path, fix=did_you_mean(column, data.obs.columns)
-            )
-        if data.obs[column].isna().any():
-            raise DataError(
-                f"{int(data.obs[column].isna().sum())} cells have no label",
-                where=f"{path}, obs column {column!r}",
-                fix="label these cells or leave them out",
-            )
-        columns[column] = data.obs[column].astype(str).to_numpy(dtype=object)
-    genes = [str(gene) for gene in data.var_names]
+    if cells.shape != (len(obs), len(genes)):
+        raise DataError(
+            f"X is {cells.shape[0]} x {cells.shape[1]}, but there are {len(obs)} cells and "
+            f"{len(genes)} genes",
+            where=path,
+            fix="the file is damaged: write it again",
+        )
     if len(set(genes)) < len(genes):
-        twice = next(gene for i, gene in enumerate(genes) if gene in genes[:i])
+        twice = next(gene for gene, n in Counter(genes).items() if n > 1)
         raise DataError(
             f"gene {twice!r} stands twice", where=path, fix="make gene names unique, on both sides"
         )
-    embedding = None
-    if embed_key is not None:
-        if embed_key not in data.obsm:
-            raise DataError(
-                f"no obsm matrix {embed_key!r}", where=path, fix=did_you_mean(embed_key, data.obsm)
-            )
-        embedding = np.asarray(data.obsm[embed_key], dtype=np.float64)
-    matrix = data.X.tocsr() if sparse.issparse(data.X) else np.asarray(data.X)
-    if matrix.dtype == np.float16:
-        matrix = matrix.astype(np.float32)
-    _check_values(matrix, path, scale)
+    values.judge(scale)
     first, *aliases = controls(control_pert)
     labels = columns[pert_col].copy()
     labels[np.isin(labels, aliases)] = first
     lines = columns[celltype_col] if celltype_col else np.full(len(labels), "all", dtype=object)
-    return Side(path, genes, matrix, labels, lines, embedding)
+    return Side(path, genes, cells, labels, lines, embedding)
 
 
-def _check_values(matrix: Any, path: Path, scale: Scale) -> None:
-    values = matrix.data if sparse.issparse(matrix) else matrix.ravel()
-    if not np.isfinite(values).all():
-        raise DataError(
-            f"{int((~np.isfinite(values)).sum())} values are NaN or infinite",
-            where=f"{path}, X",
-            fix="a prediction with such values is broken: make it again",
-        )
-    if values.size and values.min() < 0:
-        raise DataError(
-            f"{int((values < 0).sum())} values are negative, the least is {values.min():g}",
-            where=f"{path}, X",
-            fix="counts and log1p values are at least 0; scaled (z-scored) data cannot be scored",
-        )
-    fractions = bool((np.abs(values - np.rint(values)) > WHOLE).any())
-    if scale == "counts" and fractions:
-        raise DataError(
-            "these are no counts: some values are not whole",
-            where=f"{path}, X",
-            fix="say scale log1p if they are ln(1 + normalised counts)",
-        )
-    if scale == "log1p" and values.size and (values.max() >= LARGEST_LOG or not fractions):
-        what = "all values are whole" if not fractions else f"the largest is {values.max():g}"
-        raise DataError(
-            f"these are no log1p values: {what}",
-            where=f"{path}, X",
-            fix="say scale counts if they are raw counts; otherwise give ln(1 + normalised counts)",
-        )
+def _frame(file: h5py.File, path: Path, name: str) -> pd.DataFrame:
+    if name not in file:
+        raise DataError(f"there is no {name!r}", where=path, fix="is it a whole h5ad file?")
+    frame: pd.DataFrame = ad.io.read_elem(file[name])
+    return frame
 
 
-def median_total(matrix: Any) -> float:
-    """Median counts per cell, as scanpy takes it: of a dense matrix, empty cells do not count."""
-    totals = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
-    chosen = totals if sparse.issparse(matrix) else totals[totals > 0]
+def _labels(obs: pd.DataFrame, column: str, path: Path) -> np.ndarray:
+    if column not in obs:
+        raise DataError(
+            f"no obs column {column!r}", where=path, fix=did_you_mean(column, obs.columns)
+        )
+    if obs[column].isna().any():
+        raise DataError(
+            f"{int(obs[column].isna().sum())} cells have no label",
+            where=f"{path}, obs column {column!r}",
+            fix="label these cells or leave them out",
+        )
+    return obs[column].astype(str).to_numpy(dtype=object)
+
+
+def _embedding(file: h5py.File, path: Path, key: str) -> np.ndarray:
+    held = list(file["obsm"]) if "obsm" in file else []
+    if key not in held:
+        raise DataError(f"no obsm matrix {key!r}", where=path, fix=did_you_mean(key, held))
+    return np.asarray(ad.io.read_elem(file["obsm"][key]), dtype=np.float64)
+
+
+class _Values:
+    """What the stored values of a file show of its scale, chunk by chunk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.n = self.broken = self.negative = 0
+        self.least, self.largest, self.fractions = np.inf, -np.inf, False
+
+    def look(self, values: np.ndarray) -> None:
+        """Take in a chunk."""
+        if not values.size:
+            return
+        low, high = values.min(), values.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            self.broken += int((~np.isfinite(values)).sum())
+        if low < 0:
+            self.negative += int((values < 0).sum())
+        self.n += values.size
+        self.least, self.largest = min(self.least, float(low)), max(self.largest, float(high))
+        if not self.fractions and values.dtype.kind == "f":
+            self.fractions = bool((np.abs(values - np.rint(values)) > WHOLE).any())
+
+    def judge(self, scale: Scale) -> None:
+        """Refuse values that are no expression, or not on the declared scale."""
+        where = f"{self.path}, X"
+        if self.broken:
+            raise DataError(
+                f"{self.broken} values are NaN or infinite",
+                where=where,
+                fix="a prediction with such values is broken: make it again",
+            )
+        if self.negative:
+            raise DataError(
+                f"{self.negative} values are negative, the least is {self.least:g}",
+                where=where,
+                fix="counts and log1p values are at least 0; scaled (z-scored) data cannot be scored",
+            )
+        if scale == "counts" and self.fractions:
+            raise DataError(
+                "these are no counts: some values are not whole",
+                where=where,
+                fix="say scale log1p if they are ln(1 + normalised counts)",
+            )
+        if scale == "log1p" and self.n and (self.largest >= LARGEST_LOG or not self.fractions):
+            what = "all values are whole"
+            if self.fractions:
+                what = f"the largest is {self.largest:g}"
+            raise DataError(
+                f"these are no log1p values: {what}",
+                where=where,
+                fix="say scale counts if they are raw counts; otherwise give ln(1 + normalised counts)",
+            )
+
+
+def median_total(totals: np.ndarray, is_sparse: bool) -> float:
+    """Median counts per cell, as scanpy takes it: of a dense matrix, empty cells do not count.
+
+    Parameters
+    ----------
+    totals
+        float64 [n].
+    is_sparse
+        How the file stores them.
+    """
+    chosen = totals if is_sparse else totals[totals > 0]
     return float(np.median(chosen)) if len(chosen) else 0.0
 
 

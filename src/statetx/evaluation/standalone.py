@@ -3,65 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy import sparse
 
-from statetx.data.seeds import generator
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
-from statetx.evaluation.columns import COLUMNS, DROPPED, IDENTITY, write_note
-from statetx.evaluation.covariance import covariance_agreement
-from statetx.evaluation.de import DERow, SortedControl, de_row, mean_of, table_of
-from statetx.evaluation.distances import (
-    EnergyFrom,
-    all_distances,
-    at_most,
-    gamma_grid,
-    median_squared_distance,
-)
-from statetx.evaluation.pseudobulk import Group, Profile
-from statetx.evaluation.scores import Condition, score
+from statetx.evaluation.one_line import Half, Result, evaluate_halves
 from statetx.evaluation.side_file import Scale, Side, log_normalised, median_total, read_side
 from statetx.evaluation.tables import write_aggregate, write_results
 from statetx.labels import controls as control_labels
-from statetx.labels import parse
 from statetx.provenance import whole
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Half:
-    """One side of one cell line, on the log1p scale: cells of every label."""
+class _ByLabel(Mapping[str, Any]):
+    """Cells of each label of one line, taken out of a file's when asked for."""
 
-    cells: dict[str, Any]
-    control: Any
-    embedded: dict[str, np.ndarray]
+    def __init__(self, side: Side, rows: dict[str, np.ndarray], target: float | None) -> None:
+        self._side, self._rows, self._target = side, rows, target
 
+    def __getitem__(self, label: str) -> Any:
+        cells = self._side.cells.rows(self._rows[label])
+        return cells if self._target is None else log_normalised(cells, self._target)
 
-@dataclass(frozen=True)
-class Result:
-    """Scores of one cell line.
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
 
-    Attributes
-    ----------
-    labels
-        Perturbations, sorted.
-    columns
-        cell-eval's columns.
-    scores
-        Ours, one row per perturbation.
-    """
-
-    labels: list[str]
-    columns: dict[str, cell_eval.Column]
-    scores: pd.DataFrame
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 def evaluate_files(
@@ -77,6 +51,7 @@ def evaluate_files(
     scale: Scale = "log1p",
     max_cells: int = 1500,
     seed: int = 0,
+    skip: Sequence[str] = (),
 ) -> dict[str, Result]:
     """Score predicted against real cells, cell line by cell line.
 
@@ -89,7 +64,7 @@ def evaluate_files(
     Parameters
     ----------
     pred, real
-        h5ad files with equal genes in equal order.
+        h5ad files with equal genes, in whatever order.
     pert_col
         obs column with the perturbation label.
     control_pert
@@ -108,6 +83,9 @@ def evaluate_files(
     max_cells, seed
         Largest number of cells per condition for our tests and distances, and the seed of the draw.
 
+    skip
+        cell-eval's metrics to leave out of ``results.csv``.
+
     Returns
     -------
     Cell line -> scores (the line is ``all`` without `celltype_col`).
@@ -119,7 +97,8 @@ def evaluate_files(
     ConfigError
         Unknown profile or scale.
     """
-    cell_eval.columns(profile)
+    cell_eval.columns(profile, skip)
+    cell_eval.say_absent(profile, skip)
     if scale not in ("log1p", "counts"):
         raise ConfigError(f"no scale {scale!r}", fix=did_you_mean(scale, ["log1p", "counts"]))
     truth_side, pred_side = (
@@ -127,13 +106,13 @@ def evaluate_files(
         for path in (real, pred)
     )
     control = control_labels(control_pert)[0]
-    _check_fit(truth_side, pred_side)
+    pred_side = _check_fit(truth_side, pred_side)
     results, homes = {}, {}
     for line in sorted(set(truth_side.lines)):
         homes[line] = Path(out) / line.replace("/", "-") if celltype_col else Path(out)
         truth, own, shared = _halves(truth_side, pred_side, line, control, scale)
         results[line] = evaluate_halves(
-            line, truth, own, shared, truth_side.genes, profile, max_cells, seed
+            line, truth, own, shared, truth_side.genes, profile, max_cells, seed, skip=skip
         )
     if len(set(homes.values())) < len(homes):
         raise DataError(
@@ -148,16 +127,23 @@ def evaluate_files(
     return results
 
 
-def _check_fit(real: Side, pred: Side) -> None:
-    if real.genes != pred.genes:
-        missing = sorted(set(real.genes) ^ set(pred.genes))
+def _check_fit(real: Side, pred: Side) -> Side:
+    """Return the prediction with its genes in the order of the real cells."""
+    alone = [sorted(set(x.genes) - set(y.genes)) for x, y in ((real, pred), (pred, real))]
+    if any(alone):
+        shown = [f"{len(names)} ({', '.join(map(repr, names[:3]))})" for names in alone if names]
+        sides = [what for what, names in zip(("real", "predicted"), alone, strict=True) if names]
         raise DataError(
-            f"{len(missing)} genes are on one side only, such as {missing[0]!r}"
-            if missing
-            else "the genes are the same but in another order",
+            "genes are on one side only: "
+            + ", ".join(f"{n} {side}" for n, side in zip(shown, sides, strict=True)),
             where=f"{pred.path} against {real.path}",
-            fix="bring the prediction to the genes of the real cells, in their order",
+            fix="bring the prediction to the genes of the real cells",
         )
+    if real.genes != pred.genes:
+        log.info("%s: genes put into the order of %s, by name", pred.path, real.path)
+        place = {gene: i for i, gene in enumerate(pred.genes)}
+        order = np.array([place[gene] for gene in real.genes])
+        pred = replace(pred, genes=real.genes, cells=pred.cells.reordered(order))
     differ = sorted(set(real.lines) ^ set(pred.lines))
     if differ:
         side = real if differ[0] in set(pred.lines) else pred
@@ -166,6 +152,7 @@ def _check_fit(real: Side, pred: Side) -> None:
             where=side.path,
             fix=did_you_mean(differ[0], sorted(set(side.lines))),
         )
+    return pred
 
 
 def _halves(
@@ -191,12 +178,13 @@ def _halves(
             where=side.path,
             fix=did_you_mean(name, sorted(set(side.labels[side.of(line)]))),
         )
-    raw = [side.matrix[own] for side, own in zip((real, pred), rows, strict=True)]
-    values, rescaled = raw, raw[1]
+    found = [_rows_of(own, names) for own, names in zip(rows, labels, strict=True)]
+    targets: list[float | None] = [None, None]
     if scale == "counts":
-        targets = [median_total(matrix) for matrix in raw]
-        values = [log_normalised(m, target) for m, target in zip(raw, targets, strict=True)]
-        rescaled = values[1]
+        targets = [
+            median_total(side.totals[own], side.cells.is_sparse)
+            for side, own in zip((real, pred), rows, strict=True)
+        ]
         if targets[0] != targets[1]:
             log.warning(
                 "cell line %s: median counts per cell differ (%g real, %g predicted); as in "
@@ -204,149 +192,33 @@ def _halves(
                 line,
                 *targets,
             )
-            rescaled = log_normalised(raw[1], targets[0])
     embedded = [
-        {} if side.embedding is None else _by_label(side.embedding[own], names, None)
-        for side, own, names in zip((real, pred), rows, labels, strict=True)
+        {}
+        if side.embedding is None
+        else {name: side.embedding[at].mean(axis=0) for name, at in where.items()}
+        for side, where in zip((real, pred), found, strict=True)
     ]
-    truth = Half(
-        _by_label(values[0], labels[0], control), values[0][labels[0] == control], embedded[0]
-    )
-    own_control = values[1][labels[1] == control]
-    if control not in labels[1]:
+    views = [
+        _ByLabel(side, at, to) for side, at, to in zip((real, pred), found, targets, strict=True)
+    ]
+    shared = views[1] if targets[0] == targets[1] else _ByLabel(pred, found[1], targets[0])
+    real_control = views[0][control]
+    own_control = real_control
+    if control in found[1]:
+        own_control = views[1][control]
+    else:
         log.warning("cell line %s: the prediction has no controls, the real ones are used", line)
-        own_control, embedded[1][control] = truth.control, embedded[0].get(control, np.empty(0))
+        if control in embedded[0]:
+            embedded[1][control] = embedded[0][control]
+    for where in found:
+        where.pop(control, None)
     return (
-        truth,
-        Half(_by_label(values[1], labels[1], control), own_control, embedded[1]),
-        Half(_by_label(rescaled, labels[1], control), truth.control, {}),
+        Half(views[0], real_control, embedded[0]),
+        Half(views[1], own_control, embedded[1]),
+        Half(shared, real_control, {}),
     )
 
 
-def _by_label(matrix: Any, labels: np.ndarray, without: str | None) -> dict[str, Any]:
-    return {str(name): matrix[labels == name] for name in sorted(set(labels)) if name != without}
-
-
-def _dense(cells: Any) -> np.ndarray:
-    return cells.toarray() if sparse.issparse(cells) else np.asarray(cells)
-
-
-def evaluate_halves(
-    line: str,
-    truth: Half,
-    own: Half,
-    shared: Half,
-    genes: list[str],
-    profile: str,
-    max_cells: int,
-    seed: int,
-    reference: np.ndarray | None = None,
-) -> Result:
-    """Score one cell line in memory.
-
-    Parameters
-    ----------
-    line
-        Its name.
-    truth, own, shared
-        Real side, prediction with its own controls (for cell-eval's columns), and prediction on the
-        real side's scale with the real controls (for ours).
-    genes
-        The G genes.
-    profile, max_cells, seed
-        As for `evaluate_files`.
-    reference
-        float64 [G], mean delta of training conditions; None: nothing is known of a training.
-    """
-    labels = sorted(truth.cells)
-    with_de, with_energy = cell_eval.needs_de(profile), cell_eval.needs_energy(profile)
-    parts: dict[str, Any] = {}
-    for name, half in (("real", truth), ("pred", own)):
-        parts[name] = np.array([mean_of(half.cells[label]) for label in labels])
-        parts[f"{name}_control"] = mean_of(half.control)
-        if with_de:
-            ranked = SortedControl.of(half.control)
-            rows = [de_row(label, half.cells[label], ranked) for label in labels]
-            parts[f"{name}_de"] = table_of(rows, genes)
-        if with_energy:
-            energy_from = EnergyFrom(_dense(half.control))
-            parts[f"{name}_energy"] = np.array(
-                [energy_from(_dense(half.cells[label])) for label in labels]
-            )
-    if truth.embedded:
-        control = next(iter(set(truth.embedded) - set(labels)))
-        for name, half in (("real", truth), ("pred", own)):
-            means = {label: cells.mean(axis=0) for label, cells in half.embedded.items()}
-            parts[f"{name}_embedded"] = np.array([means[p] - means[control] for p in labels])
-    columns = cell_eval.evaluate(cell_eval.Panel(labels, genes, **parts), profile)
-    ours = _ours(line, labels, truth, shared, genes, max_cells, seed, reference)
-    return Result(labels, columns, ours)
-
-
-def _ours(
-    line: str,
-    labels: list[str],
-    truth: Half,
-    shared: Half,
-    genes: list[str],
-    max_cells: int,
-    seed: int,
-    reference: np.ndarray | None,
-) -> pd.DataFrame:
-    rng = generator("standalone", seed, line)
-    control = at_most(_dense(truth.control), max_cells, rng)
-    whole_control = Group.of(_dense(truth.control))
-    profile = Profile(whole_control.mean, whole_control.noise)
-    gammas = _gammas(truth, control, rng)
-    ranked = SortedControl.of(control)
-    conditions: list[Condition] = []
-    tests: tuple[list[DERow], list[DERow]] = ([], [])
-    for label in labels:
-        real, pred = _dense(truth.cells[label]), _dense(shared.cells[label])
-        n = min(len(real), len(pred), max_cells)
-        if n < 2 or len(control) < 2:
-            continue
-        few = [at_most(cells, n, rng) for cells in (real, pred)]
-        distances = all_distances(few[1], few[0], gammas)
-        groups = [Group.of(cells) for cells in (real, pred)]
-        for side in (0, 1):
-            tests[side].append(de_row(label, few[side], ranked))
-        taken = parse(label)
-        conditions.append(
-            Condition(
-                label,
-                groups[0],
-                groups[1],
-                groups[0].mean - profile.mean,
-                groups[1].mean - profile.mean,
-                profile,
-                None if reference is None else (reference, reference),
-                distances,
-                covariance=covariance_agreement(few[1], few[0], tests[0][-1].log2_fold_change),
-                drug=taken.drug,
-                dose=float("nan") if taken.dose is None else taken.dose,
-            )
-        )
-    real_de, pred_de = (table_of(rows, genes) for rows in tests)
-    table = score(conditions, real_de, pred_de)
-    scored = {row["perturbation"]: row for row in table.to_dict("records")}
-    rows = []
-    for label in labels:
-        taken = parse(label)
-        row: dict[str, Any] = {"line": line, "perturbation": label, "drug": taken.drug}
-        row |= {"dose": taken.dose, "n_cells": truth.cells[label].shape[0]}
-        if label in scored:
-            row |= {str(key): value for key, value in scored[label].items()}
-        else:
-            row["note"] = write_note({DROPPED: "fewer than 2 cells on a side"})
-        rows.append(row)
-    return pd.DataFrame(rows, columns=[*IDENTITY, *COLUMNS, "note"])
-
-
-def _gammas(truth: Half, control: np.ndarray, rng: np.random.Generator) -> list[float]:
-    """Kernel widths from at most 500 treated and 500 control real cells."""
-    each = -(-500 // len(truth.cells))
-    treated = [_dense(at_most(cells, each, rng)) for cells in truth.cells.values()]
-    return gamma_grid(
-        median_squared_distance(np.concatenate([*treated, at_most(control, 500, rng)]))
-    )
+def _rows_of(rows: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows of each label, labels sorted."""
+    return {str(name): rows[labels == name] for name in sorted(set(labels))}

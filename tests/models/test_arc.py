@@ -120,8 +120,10 @@ def test_a_training_step_has_the_loss_and_gradients_of_the_original(
     # Where the recorded cells lie 1e-4 apart, the recorded float32 gradients are themselves off by up
     # to 4e-3 from float64 (tests/models/test_pertsets.py); with the linear encoder they do not.
     collapsed = settings["use_basal_projection"] and settings["loss"] in ("energy", "se")
+    # A gradient of a millionth of the largest one is rounding, which differs between processors.
+    least = 1e-7 * max(norms.values())
     for key, norm in norms.items():
-        assert ours[key] == pytest.approx(norm, rel=5e-3 if collapsed else 1e-4), key
+        assert ours[key] == pytest.approx(norm, rel=5e-3 if collapsed else 1e-4, abs=least), key
 
 
 @pytest.mark.parametrize("version", ["0111", "0912"])

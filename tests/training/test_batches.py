@@ -355,3 +355,18 @@ def test_a_token_of_sets_that_mix_batches_is_no_setting() -> None:
         small(batches="token")
     with pytest.raises(ValidationError, match="batches"):
         small(batches="both")
+
+
+def test_embeddings_and_tokens_leave_the_precision_of_the_stream_alone() -> None:
+    """They are float32; with them, a network under autocast would work in float32 altogether."""
+    network = _network(batch_encoder=True, batch_token=True, confidence_token=True)
+    seen: list[torch.dtype] = []
+    network.transformer_backbone.register_forward_pre_hook(lambda _, x: seen.append(x[0].dtype))
+    batch = _batch()
+    ids = torch.zeros(4, 7, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = network(batch.control, batch.perturbation, ids)
+        Objective().total(predicted, batch._replace(batches=ids))[0].backward()
+    assert seen == [torch.bfloat16]
+    assert network.batch_encoder.weight.grad is not None
+    assert network.batch_encoder.weight.grad.dtype == torch.float32

@@ -178,7 +178,8 @@ class PertSets(nn.Module):
         combined = encoded + basal
         ids = self._batches(batch, n_sets, n_cells)
         if ids is not None:
-            combined = combined + self.batch_encoder(ids)
+            # Embeddings and tokens are float32 under autocast too, and would make all behind them so.
+            combined = combined + self.batch_encoder(ids).to(combined.dtype)
         hidden, confidence, batch_logits = self._attend(combined, mask)
         if a.predict_residual and not a.down_then_up:
             hidden = hidden + basal
@@ -196,9 +197,10 @@ class PertSets(nn.Module):
         before, after = int(a.batch_token), int(a.confidence_token)
         parts = [combined]
         if before:
-            parts.insert(0, self.batch_token.expand(n_sets, 1, -1))
+            parts.insert(0, self.batch_token.expand(n_sets, 1, -1).to(combined.dtype))
         if after:
-            parts.append(self.confidence_token.confidence_token.expand(n_sets, 1, -1))
+            token = self.confidence_token.confidence_token.expand(n_sets, 1, -1)
+            parts.append(token.to(combined.dtype))
         if mask is not None and before + after:
             mask = functional.pad(mask, (before, after), value=True)
         attended = self.transformer_backbone(

@@ -186,13 +186,18 @@ def unseen(table: pd.DataFrame, perturbed: pd.DataFrame, one_hot: bool, log: Fin
     new = sorted(set(test["perturbation"]) - set(train["perturbation"]))
     if new:
         knows = "a model here knows a perturbation by its id only and cannot predict these: "
-        fix = "hold them out in some lines only, or leave such models out of the experiment"
+        fix = (
+            "hold them out in some lines only, give such models perturbation_features_file, or leave them "
+            "out of the experiment"
+        )
         log.found(
             "unseen-perturbations" if one_hot else "new-perturbations",
             f"{len(new)} of {test['perturbation'].nunique()} test perturbations are never seen in "
             f"training: {shown(new)}",
             "",
-            knows + fix if one_hot else "baselines fall back to the mean effect and flag it",
+            knows + fix
+            if one_hot
+            else "models that know features predict them; baselines fall back to the mean effect and flag it",
         )
     drug_of = dict(zip(perturbed["perturbation"], perturbed["drug"], strict=True))
     trained = {drug_of.get(label) for label in train["perturbation"]}

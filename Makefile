@@ -14,7 +14,7 @@ demo: $(VENV)/.run
 	@$(BIN)/statetx show results/demo/main/verdict.json --page results/reports/main.html
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from statetx.errors import ResultsError
 
@@ -128,6 +128,27 @@ def _followed(module: str) -> bool:
     return parts[0] == PACKAGE and len(parts) > 1 and parts[1] not in NEVER_FOLLOWED
 
 
+class _Source(NamedTuple):
+    """What a module's source says."""
+
+    meaning: str
+    imports: tuple[str, ...]
+
+
+@cache
+def _read(path: Path, module: str, _stamp: tuple[int, int]) -> _Source:
+    """Parse once: the workflow asks for 26 fingerprints of the same modules when it starts."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = tuple(filter(_followed, dict.fromkeys(_imports(tree, module))))
+    dumped = ast.dump(_Meaning().visit(tree))
+    return _Source(hashlib.sha256(dumped.encode()).hexdigest(), imports)
+
+
+def _source(module: str, path: Path) -> _Source:
+    stat = path.stat()
+    return _read(path, module, (stat.st_mtime_ns, stat.st_size))
+
+
 def followed_modules(roots: Iterable[str], package_dir: Path | None = None) -> dict[str, Path]:
     """Return every in-package module that `roots` import, directly or not, with its file."""
     base = package_dir or Path(__file__).parent
@@ -140,14 +161,8 @@ def followed_modules(roots: Iterable[str], package_dir: Path | None = None) -> d
         if path is None or path.name == "__init__.py":
             continue
         seen[module] = path
-        queue.extend(_imports(ast.parse(path.read_text(encoding="utf-8")), module))
+        queue.extend(_source(module, path).imports)
     return dict(sorted(seen.items()))
-
-
-@cache
-def _meaning(path: Path, _stamp: tuple[int, int]) -> str:
-    tree = _Meaning().visit(ast.parse(path.read_text(encoding="utf-8")))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def code_fingerprint(roots: Iterable[str], package_dir: Path | None = None) -> str:
@@ -168,11 +183,7 @@ def code_fingerprint(roots: Iterable[str], package_dir: Path | None = None) -> s
     missing = [root for root in roots if root not in modules]
     if missing:
         raise ResultsError(f"no source found for the code root {missing[0]!r}")
-    parts = []
-    for module, path in modules.items():
-        stat = path.stat()
-        parts.append((module, _meaning(path, (stat.st_mtime_ns, stat.st_size))))
-    return digest(parts)
+    return digest([(module, _source(module, path).meaning) for module, path in modules.items()])
 
 
 # ---------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from road import copy_project, edit, run, snakemake, would_run
+from typer.testing import CliRunner
 
+from statetx.cli import app
 from statetx.config import Simulate
 from statetx.data.simulate import simulate
 
@@ -83,6 +85,7 @@ def test_the_road(done):
         assert list(home.glob("scores/best/*/scores.csv"))
     assert (done / "results/reports/main.html").exists()
     assert jobs(done) == {}
+    assert would_run(done, "genes_all", config="mine.yaml") == {}
 
 
 def test_basal_cells_of_predictions_are_test_controls(done):
@@ -106,23 +109,25 @@ def test_basal_cells_of_predictions_are_test_controls(done):
     assert seen > 0
 
 
-def test_genes_know_nothing_of_test_cells(done, tmp_path):
+def test_genes_know_nothing_of_test_cells(done, tmp_path, monkeypatch):
     """Scrambled cells of the held-out block: another store, the same genes."""
-    home = copy_project(tmp_path)
-    (home / "config/mine.yaml").write_text(CONFIG)
-    plates(home)
+    (tmp_path / "mine.yaml").write_text(CONFIG)
+    plates(tmp_path)
     plan = pd.read_parquet(done / "results/mine/block/plan.parquet")
     tested = set(plan.loc[plan["role"] == "test", ["line", "perturbation"]].apply(tuple, axis=1))
     rng = np.random.default_rng(0)
-    for path in sorted((home / "data").glob("*.h5ad")):
+    for path in sorted((tmp_path / "data").glob("*.h5ad")):
         cells = ad.read_h5ad(path)
         held = [pair in tested for pair in zip(cells.obs["cell_line"], cells.obs["drug_dose"], strict=True)]  # fmt: skip
         counts = cells.X.toarray()
         counts[held] = rng.poisson(3, counts[held].shape)
         cells.X = counts
         cells.write_h5ad(path)
-    run(home, "-m", "snakemake", "genes_all", "--configfile", "config/mine.yaml", "--cores", "2")
-    there = home / "results/mine/block/genes/30.txt"
+    monkeypatch.chdir(tmp_path)
+    for stage, name in (("pack", "mine"), ("split", "mine/block"), ("genes", "mine/block")):
+        ended = CliRunner().invoke(app, [stage, "--config", "mine.yaml", "--run", name])
+        assert ended.exit_code == 0, ended.output
+    there = tmp_path / "results/mine/block/genes/30.txt"
     assert there.read_text() == (done / "results/mine/block/genes/30.txt").read_text()
 
 

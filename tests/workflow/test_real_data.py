@@ -17,6 +17,8 @@ def home(tmp_path_factory):
 
 
 def test_norman_held_out_perturbations(home, shared):
+    # Two parts instead of four: half the jobs, every perturbation is still held out once.
+    edit(home / "config/examples/norman_k562.yaml", "k: 4", "k: 2")
     snakemake(home, "--config", f"data_root={shared / 'data'}", config="examples/norman_k562.yaml")
     verdict = json.loads((home / "results/norman/norman_k562/verdict.json").read_text())
     assert verdict["cohort"]["n_conditions"] == 33, "each perturbation is tested once"

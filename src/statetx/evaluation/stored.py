@@ -14,7 +14,7 @@ from scipy import sparse
 from statetx.data.matrix import Matrix
 from statetx.data.pack_kernels import take_rows
 
-CHUNK_ROWS = 8192
+CHUNK_ROWS = 2048
 """Rows that are read at once."""
 
 

@@ -83,13 +83,15 @@ class Watch:
         Largest sum of RssAnon (and RssShmem, which no file backs either) [bytes].
     file
         Largest sum of RssFile: mapped files, which the kernel can drop at any time [bytes].
+    resident
+        Largest sum of both; what processes share counts once for each of them [bytes].
     disk
         Largest disk use under `directory` [bytes].
     """
 
     def __init__(self, pid: int, directory: Path | None = None) -> None:
         self.pid, self.directory = pid, directory
-        self.anon = self.file = self.disk = 0
+        self.anon = self.file = self.resident = self.disk = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -113,8 +115,9 @@ class Watch:
                 if self.directory is not None:
                     self.disk = max(self.disk, disk_bytes(self.directory))
             held = [_resident(pid) for pid in pids]
-            self.anon = max(self.anon, sum(anon for anon, _ in held))
-            self.file = max(self.file, sum(mapped for _, mapped in held))
+            anon, mapped = (sum(part) for part in zip(*held, strict=True))
+            self.anon, self.file = max(self.anon, anon), max(self.file, mapped)
+            self.resident = max(self.resident, anon + mapped)
             count += 1
             self._stop.wait(max(0.0, INTERVAL - (time.monotonic() - begin)))
 

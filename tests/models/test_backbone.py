@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional
 
 from statetx.errors import ModelError
-from statetx.models import arc
+from statetx.models import arc, backbone
 from statetx.models.architecture import Architecture
 from statetx.models.backbone import ATTENTION, Backbone, Shape
 from statetx.models.gpt2 import Gpt2Backbone, Gpt2Shape
@@ -231,3 +232,34 @@ def test_a_setting_that_changes_what_is_computed_is_not_passed_over(setting: dic
     arc.load(_weights(), {"transformer_backbone_kwargs": given | plain})
     with pytest.raises(ModelError, match=next(iter(setting))):
         arc.load(_weights(), {"transformer_backbone_kwargs": given | setting})
+
+
+def test_the_short_forms_have_the_right_gradients() -> None:
+    """Norm, gate and attention of the CPU against finite differences, and torch's own operations."""
+    torch.manual_seed(0)
+    x, up = (torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(backbone._Norm.apply, (x, weight))
+    assert torch.autograd.gradcheck(backbone._Gate.apply, (x, up))
+    heads = [torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    assert torch.autograd.gradcheck(backbone._attended, heads)
+    torch.testing.assert_close(
+        backbone._Norm.apply(x, weight), functional.rms_norm(x, (6,), weight, backbone.EPSILON)
+    )
+    torch.testing.assert_close(backbone._Gate.apply(x, up), functional.silu(x) * up)
+    torch.testing.assert_close(
+        backbone._attended(*heads), functional.scaled_dot_product_attention(*heads)
+    )
+
+
+def test_half_precision_norms_are_computed_in_float32() -> None:
+    torch.manual_seed(1)
+    x = (100 * torch.randn(4, 300)).to(torch.bfloat16).requires_grad_()
+    weight = torch.randn(300, requires_grad=True)
+    got = backbone._Norm.apply(x, weight)
+    wide = x.detach().float()
+    expected = functional.rms_norm(wide, (300,), weight.detach(), backbone.EPSILON)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), expected, rtol=8e-3, atol=1e-6)
+    got.float().sum().backward()
+    assert (x.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.float32)

@@ -140,6 +140,11 @@ class Training(Section):
         "real one for 3 validations; null: never",
         json_schema_extra=unit("share"),
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of the network's products; auto: bfloat16 on GPUs, float32 on CPUs. On a CPU with "
+        "bfloat16 instructions (AMX), bfloat16 rounds the factors of products only",
+    )
     compile: bool = Field(
         False, description="compile the network (torch.compile); minutes at the start"
     )

@@ -13,10 +13,11 @@ Layer (RMS in float32, no biases):
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from statetx.errors import ModelError, did_you_mean
@@ -86,10 +87,67 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
+        if x.device.type == "cpu":
+            normed: Tensor = _Norm.apply(x, self.weight)  # type: ignore[no-untyped-call]
+            return normed
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPSILON)
         # The weight is float32 also under autocast: without the cast, everything behind would be too.
         return (self.weight * (wide * scale)).to(x.dtype)
+
+
+class _Norm(torch.autograd.Function):
+    """RMSNorm with the passes over memory that it needs; a compiler finds them on a GPU.
+
+    On two CPU cores, with `_Gate`, 17 % of a step of hidden 328.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x.dtype))
+        scale = length.square_().div_(x.shape[-1]).add_(EPSILON).rsqrt_()
+        unit = x * scale
+        ctx.save_for_backward(unit, scale, weight)
+        return (unit * weight).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
+        unit, scale, weight = ctx.saved_tensors
+        of_weight = slope * unit
+        along = (of_weight @ weight.to(of_weight.dtype))[..., None].div_(unit.shape[-1])
+        to_x = (slope * weight).addcmul_(unit, along, value=-1).mul_(scale)
+        return to_x.to(slope.dtype), of_weight.flatten(0, -2).sum(0).to(weight.dtype)
+
+
+def _wide(kind: torch.dtype) -> torch.dtype:
+    return torch.float32 if kind in (torch.float16, torch.bfloat16) else kind
+
+
+class _Gate(torch.autograd.Function):
+    """silu(gate) * up, keeping the two factors only."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        to_gate = torch.ops.aten.silu_backward(slope * up, gate)
+        return to_gate, functional.silu(gate).mul_(slope)
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention, all [B, heads, S, head_dim], as three products: of float32 cells on a CPU.
+
+    torch's own kernel multiplies in blocks; with products in bfloat16 its backward pass took 18 times
+    as long as that of these products, in float32 as long.
+    """
+    weights = torch.softmax((query * query.shape[-1] ** -0.5) @ key.mT, dim=-1)
+    return weights @ value
 
 
 class Attention(nn.Module):
@@ -126,9 +184,13 @@ class Attention(nn.Module):
                 # A row that sees nothing would be NaN; what stands in masked rows means nothing.
                 itself = torch.eye(cells, dtype=torch.bool, device=x.device)
                 seen, causal = (seen & before) | itself, False
-        attended = functional.scaled_dot_product_attention(
-            query, key, self._heads(value), attn_mask=seen, is_causal=causal
-        )  # [B, heads, S, head_dim]
+        # attended: [B, heads, S, head_dim]
+        if x.device.type == "cpu" and seen is None and not causal:
+            attended = _attended(query, key, self._heads(value))
+        else:
+            attended = functional.scaled_dot_product_attention(
+                query, key, self._heads(value), attn_mask=seen, is_causal=causal
+            )
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
 
@@ -157,7 +219,10 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, H] -> [B, S, H]."""
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if x.device.type == "cpu":
+            return self.down_proj(_Gate.apply(gate, up))  # type: ignore[no-untyped-call]
+        return self.down_proj(functional.silu(gate) * up)
 
 
 class Layer(nn.Module):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -51,6 +52,17 @@ class _Energy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+        with _exact(x.device):
+            return _Energy._value(ctx, x, y, mask)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        with _exact(slope.device):
+            return _Energy._slopes(ctx, slope)
+
+    @staticmethod
+    def _value(ctx: Any, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
         sets, cells, _ = x.shape
         if mask is None:
             weight, other = (x.new_full(t.shape[:2], 1 / t.shape[1]) for t in (x, y))
@@ -64,7 +76,7 @@ class _Energy(torch.autograd.Function):
         torch.sub(x, centre, out=both[:, :cells])
         torch.sub(y, centre, out=both[:, cells:])
         products = both @ both[:, cells:].mT
-        norms = torch.linalg.vecdot(both, both)
+        norms = torch.linalg.vector_norm(both, dim=-1).square_()
         cross, pull = _distances(products[:, :cells], norms[:, :cells], norms[:, cells:])
         within, push = _self_distances(x - _centre(x, weight))
         own = products[:, cells:]
@@ -80,8 +92,7 @@ class _Energy(torch.autograd.Function):
         )
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def _slopes(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         both, pull, push = ctx.saved_tensors
         cells = pull.shape[1]
         to_x = to_y = None
@@ -94,6 +105,24 @@ class _Energy(torch.autograd.Function):
             to_y = both[:, cells:] * pull.sum(1)[:, :, None] - pull.mT @ both[:, :cells]
             to_y = to_y * slope[:, None, None]
         return to_x, to_y, None
+
+
+@contextlib.contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Keep products on a CPU in float32 where the network's may be rounded to bfloat16.
+
+    A distance is a difference of products: with factors of 3 digits, near cells get distances from
+    noise. On a GPU, TF32 is allowed for (see `energy`).
+    """
+    before = torch.get_float32_matmul_precision()
+    if device.type != "cpu" or before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _centre(x: Tensor, weight: Tensor) -> Tensor:

@@ -313,11 +313,12 @@ def _short(value: float) -> str:
 
 
 class Progress(lightning.Callback):
-    """A bar on a terminal; nothing in a log file."""
+    """A bar on a terminal; in a log file one line, when the first step is done: all is well so far."""
 
     def __init__(self, last_step: int) -> None:
         self.last_step = last_step
         self._bar: Any = None
+        self._first = True
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -345,6 +346,9 @@ class Progress(lightning.Callback):
         if not stepped(trainer, batch_idx):
             return
         bar = self._bar
+        if self._first:
+            self._first = False
+            log.info("first step taken")
         if not bar.disable:
             bar.set_postfix(loss=f"{pl_module.train_loss:.4g}", refresh=False)
         bar.update(1)

@@ -31,7 +31,7 @@ from statetx.training.monitors import COMPARES
 from statetx.training.plot import draw
 from statetx.training.ranks import Ranks, first_says, joined, usr1_is_term
 from statetx.training.stream import Stream, make_loader, say_sets, validation_batches
-from statetx.training.trainer import make_trainer, quiet, wandb_logger
+from statetx.training.trainer import make_trainer, products, quiet, wandb_logger
 
 log = logging.getLogger("statetx.training")
 
@@ -100,10 +100,11 @@ def _train(
         module = PertSetsModule(network, settings, task.seed, objective, features)
         if settings.compile:
             module.model.compile()
-        callbacks = [validation, curves, checkpoints, Progress(last_step)]
+        callbacks = [Progress(last_step), validation, curves, checkpoints]
         trainer = make_trainer(settings, places.state, logger, callbacks, ranks)
         begin = time.perf_counter()
-        _run(trainer, module, loader, places.state, resume, validation)
+        with products(settings):
+            _run(trainer, module, loader, places.state, resume, validation)
         log.info(
             "training took %.0f s, of which %.1f s waiting for cells",
             time.perf_counter() - begin,

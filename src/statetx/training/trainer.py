@@ -66,8 +66,6 @@ def make_trainer(
     """Return a trainer for ``training`` settings that leaves all writing to `callbacks`."""
     state.mkdir(parents=True, exist_ok=True)
     gpu = torch.cuda.is_available()
-    if gpu:
-        torch.set_float32_matmul_precision("high")  # what autocast leaves in float32: TF32
     # Under a Slurm job Lightning would requeue the job itself on a signal, behind the workflow.
     environment: ClusterEnvironment = LightningEnvironment()
     strategy: Any = "auto"
@@ -80,7 +78,7 @@ def make_trainer(
         devices=ranks.local_world,
         num_nodes=ranks.world // ranks.local_world,
         strategy=strategy,
-        precision="bf16-mixed" if gpu else "32-true",
+        precision="bf16-mixed" if gpu and settings.precision != "float32" else "32-true",
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,
         max_epochs=-1,
@@ -94,6 +92,25 @@ def make_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+
+
+@contextlib.contextmanager
+def products(settings: Training) -> Iterator[None]:
+    """Let products of float32 be taken in the precision that the settings allow.
+
+    On a GPU that is TF32, for what autocast leaves in float32; on a CPU, bfloat16 when it is asked for,
+    where the CPU has instructions for it. The energy loss keeps its own products exact.
+    """
+    before = torch.get_float32_matmul_precision()
+    if torch.cuda.is_available():
+        level = "highest" if settings.precision == "float32" else "high"
+    else:
+        level = "medium" if settings.precision == "bfloat16" else "highest"
+    torch.set_float32_matmul_precision(level)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def wandb_logger(tracking: Tracking, run_dir: Path) -> Any:

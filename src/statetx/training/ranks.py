@@ -24,6 +24,8 @@ import torch.distributed as dist
 
 from statetx.errors import ModelError, StatetxError
 
+log = logging.getLogger("statetx")
+
 RENDEZVOUS_S = 600
 """How long the processes may take to find each other; all of them import torch first."""
 SAVING_S = 120
@@ -53,6 +55,8 @@ def joined() -> Iterator[Ranks]:
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if gpu else "gloo")
+    if dist.get_rank():  # what happens in all of them is told once
+        log.setLevel(logging.ERROR)
     yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]))
     # Not after an error: the others do not come, and the process ends anyway.
     dist.destroy_process_group()
@@ -127,7 +131,7 @@ def launch(work: Callable[..., None], arguments: dict[str, Any], processes: int)
         max_restarts=0,
         monitor_interval=0.5,
     )
-    level = logging.getLogger("statetx").level
+    level = log.level
     threads = max(1, torch.get_num_threads() // processes)
     with tempfile.TemporaryDirectory() as reports, usr1_is_term(), _handlers_restored():
         try:
@@ -145,10 +149,8 @@ def _process(
     work: Callable[..., None], arguments: dict[str, Any], reports: str, threads: int, level: int
 ) -> None:
     """Run in each process; an error that a user can mend is reported, and ends all of them."""
-    first = os.environ["RANK"] == "0"
     logging.basicConfig(format="%(message)s")
-    # What happens in all of them is told once.
-    logging.getLogger("statetx").setLevel(level if first else logging.ERROR)
+    log.setLevel(level)
     torch.set_num_threads(threads)
     try:
         work(**arguments)

@@ -370,3 +370,29 @@ def test_chromium_draws_the_page_without_a_complaint(tmp_path, sample):
     assert picture.shape[:2] == (3000, 1280)
     grey = picture[..., :3].mean(axis=2)
     assert (abs(grey - grey[5, 5]) > 0.2).mean() > 0.01  # ink, not an empty sheet
+
+
+def test_the_mean_of_seeds_is_told_and_strata_are_drawn(tmp_path):
+    content = samples.verdict()
+    (model,) = [row for row in content["rows"] if row["role"] == "model"]
+    judged = list(content["comparisons"])
+    for seed in (1, None):
+        content["rows"].append({**model, "seed": seed})
+        content["comparisons"] += [{**c, "seed": seed} for c in judged]
+    name = content["metrics"][0]["name"]
+    content["strata"] = [
+        {"model": "pertsets", "seed": seed, "metric": name, "against": "context_mean",
+         "stratum": stratum, "n": 8, "difference": 0.1 * i, "low": 0.1 * i - 0.02, "high": 0.1 * i + 0.02}
+        for seed in (0, 1, None) for i, stratum in enumerate(("weak", "medium", "strong"))
+    ]  # fmt: skip
+    arguments = samples.demo(tmp_path, content)
+    page(**arguments, out=tmp_path / "page.html", title=None)
+    text = (tmp_path / "page.html").read_text()
+    told = re.findall(r"pertsets, (?:seed \d|mean of \d seeds) is [A-Z]+", text)
+    assert told
+    assert all("mean of 2 seeds" in sentence for sentence in told)
+    table = text.split("Weak and strong effects")[1].split("</table>")[0]
+    assert [part in table for part in ("weak", "medium", "strong")] == [True] * 3
+    assert table.count("8 conditions") == 3
+    assert "+0.200" in table
+    assert "[+0.180, +0.220]" in table

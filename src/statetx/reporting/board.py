@@ -142,7 +142,10 @@ def layout(raw: dict[str, Any]) -> Board:
         power = exponent(metric_named(metrics, item["metric"]), columns)
         item["difference_text"], item["interval_text"] = words.difference(item, power)
         item["unit"] = words.power(power)
-    sentences = [_sentence(model, primary, headline, comparisons, columns) for model in models]
+    # Where the mean of its seeds is judged, the seeds one by one stand in the tables only.
+    means = {model.name for model in models if model.seed is None}
+    told = [model for model in models if model.seed is None or model.name not in means]
+    sentences = [_sentence(model, primary, headline, comparisons, columns) for model in told]
     return Board(raw, columns, metrics, rows, models, primary, sentences, comparisons)
 
 

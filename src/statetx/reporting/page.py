@@ -70,6 +70,7 @@ def page(
         "board": told,
         "forest": _markup(figures.forest(told)),
         "heatmap": heatmap(told),
+        "strata": strata(told),
         "curves": _markup(figures.curves(drawn)),
         "chosen": runs.grouped((c.why_chosen, c.title) for c in curves if c.table is not None),
         "no_curves": runs.grouped((c.why_not, c.model) for c in curves if c.table is None),
@@ -137,6 +138,46 @@ def _store_facts(store: Mapping[str, Any]) -> dict[str, Any]:
         "cells": f"{sum(line.get('n_cells') or 0 for line in lines):,}",
         "of which controls": f"{sum(line.get('n_controls') or 0 for line in lines):,}",
         **{k: v for k, v in store.items() if k not in ("lines", "sources")},
+    }
+
+
+def strata(told: Board) -> dict[str, Any] | None:
+    """Lay out models x strength of the real effect: difference from the best baseline.
+
+    Returns
+    -------
+    dict or None
+        ``metric, unit, names, sizes, rows``; a row has ``title`` and a (difference, interval) per name.
+        None where the verdict holds no strata of the main headline metric.
+    """
+    metric = told.primary or told.metrics[0]
+    entries = [e for e in told.raw.get("strata") or [] if e.get("metric") == metric["name"]]
+    if not entries:
+        return None
+    power = boards.exponent(metric, told.columns)
+    places = words.decimals((e.get("difference") or 0) / 10**power for e in entries)
+    names = list(dict.fromkeys(e["stratum"] for e in entries))
+    found = {(e["model"], e.get("seed"), e["stratum"]): e for e in entries}
+
+    def cell(entry: Mapping[str, Any]) -> tuple[str, str]:
+        middle, low, high = (
+            value / 10**power if words.is_number(value := entry.get(key)) else None
+            for key in ("difference", "low", "high")
+        )
+        return words.number(middle, places, sign=True), words.interval(low, high, places, sign=True)
+
+    return {
+        "metric": metric,
+        "unit": words.power(power),
+        "names": names,
+        "sizes": [max(e["n"] for e in entries if e["stratum"] == name) for name in names],
+        "rows": [
+            {
+                "title": model.title,
+                "cells": [cell(found.get((model.name, model.seed, name), {})) for name in names],
+            }
+            for model in told.models
+        ],
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,11 +50,6 @@ class Side:
     labels: np.ndarray
     lines: np.ndarray
     embedding: np.ndarray | None
-
-    @cached_property
-    def totals(self) -> np.ndarray:
-        """Sum of every cell, float64 [n]."""
-        return self.cells.totals()
 
     def of(self, line: str) -> np.ndarray:
         """Rows of a cell line."""

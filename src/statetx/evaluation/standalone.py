@@ -182,7 +182,7 @@ def _halves(
     targets: list[float | None] = [None, None]
     if scale == "counts":
         targets = [
-            median_total(side.totals[own], side.cells.is_sparse)
+            median_total(side.cells.totals[own], side.cells.is_sparse)
             for side, own in zip((real, pred), rows, strict=True)
         ]
         if targets[0] != targets[1]:

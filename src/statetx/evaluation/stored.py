@@ -1,18 +1,21 @@
-"""All cells of one h5ad, compact in memory, handed out by rows."""
+"""All cells of one h5ad, handed out by rows: in a temporary file, so that memory is that of a label."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
 from scipy import sparse
 
 from statetx.data.matrix import Matrix
-from statetx.data.pack_kernels import take_rows
+from statetx.errors import ResultsError
+from statetx.provenance import no_room
 
 CHUNK_ROWS = 2048
 """Rows that are read at once."""
@@ -20,26 +23,31 @@ CHUNK_ROWS = 2048
 
 @dataclass(frozen=True)
 class StoredCells:
-    """Cells x genes; places take 2 bytes instead of 4 up to 65,536 genes.
+    """Cells x genes in files that vanish with it; of sparse rows, the values and their places.
 
     Attributes
     ----------
     shape
         Cells, genes.
-    values
-        Stored values [nnz], or [n, G] of a dense matrix, in the precision of the file.
-    places, starts
-        Gene of every value, and where each row begins [n + 1]; None of a dense matrix.
+    kind
+        Type of the values, as in the source.
+    starts
+        Where each row begins, int64 [n + 1]; None of a dense matrix.
+    totals
+        Sum of every cell, float64 [n].
     """
 
     shape: tuple[int, int]
-    values: np.ndarray
-    places: np.ndarray | None = None
-    starts: np.ndarray | None = None
+    kind: np.dtype
+    starts: np.ndarray | None
+    totals: np.ndarray
+    _values: IO[bytes]
+    _places: IO[bytes]
+    _gene: np.ndarray | None = None
 
     @classmethod
     def read(cls, file: h5py.File, path: Path, check: Callable[[np.ndarray], None]) -> StoredCells:
-        """Read X by chunks.
+        """Copy X by chunks.
 
         Parameters
         ----------
@@ -52,61 +60,90 @@ class StoredCells:
         ------
         DataError
             X is missing, of an unknown layout, or damaged; whatever `check` raises.
+        ResultsError
+            There is no room for the copy.
         """
         x = Matrix(file, "X", path)
-        kind = np.dtype(np.float32) if x.dtype == np.float16 else x.dtype
-        if x.nonzeros is None:
-            dense = np.empty(x.shape, dtype=kind)
+        kind = np.dtype(np.float32) if x.dtype == np.float16 else np.dtype(x.dtype)
+        dense = x.nonzeros is None
+        starts = None if dense else np.zeros(x.shape[0] + 1, dtype=np.int64)
+        totals = np.zeros(x.shape[0])
+        values, places = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        try:
             for start, stop in x.chunks(CHUNK_ROWS):
-                dense[start:stop] = file["X"][start:stop]
-                check(dense[start:stop])
-            return cls(x.shape, dense)
-        values = np.empty(x.nonzeros, dtype=kind)
-        few = x.shape[1] <= np.iinfo(np.uint16).max + 1
-        places = np.empty(x.nonzeros, dtype=np.uint16 if few else np.int32)
-        starts = np.zeros(x.shape[0] + 1, dtype=np.int64)
-        for start, stop in x.chunks(CHUNK_ROWS):
-            rows = x.rows(start, stop)
-            check(rows.data)
-            first = starts[start]
-            starts[start : stop + 1] = first + rows.indptr
-            values[first : first + rows.nnz] = rows.data
-            places[first : first + rows.nnz] = rows.indices
-        return cls(x.shape, values[: starts[-1]], places[: starts[-1]], starts)
+                if starts is None:
+                    rows = np.ascontiguousarray(file["X"][start:stop], dtype=kind)
+                    check(rows)
+                    totals[start:stop] = rows.sum(axis=1, dtype=np.float64)
+                    values.write(rows.data)
+                    continue
+                cells = x.rows(start, stop)
+                check(cells.data)
+                totals[start:stop] = np.asarray(cells.sum(axis=1, dtype=np.float64)).ravel()
+                starts[start : stop + 1] = starts[start] + cells.indptr
+                values.write(cells.data.astype(kind, copy=False).data)
+                places.write(cells.indices.astype(_places_of(x.shape[1])).data)
+            values.flush()
+            places.flush()
+        except OSError as error:
+            if not no_room(error):
+                raise
+            raise ResultsError(
+                f"no room for a copy of the cells: {error.strerror}",
+                where=tempfile.gettempdir(),
+                fix="free some, or set TMPDIR to a directory with more",
+            ) from error
+        return cls(x.shape, kind, starts, totals, values, places)
 
     @property
     def is_sparse(self) -> bool:
-        """Whether the file held a sparse matrix."""
+        """Whether the source held a sparse matrix."""
         return self.starts is not None
 
     def rows(self, rows: np.ndarray) -> Any:
-        """Return some cells: CSR if the file was sparse, else an array."""
-        if self.places is None or self.starts is None:
-            return self.values[rows]
+        """Return some cells: CSR if the source was sparse, else an array."""
+        if self.starts is None:
+            each = np.full(len(rows), self.shape[1])
+            dense = _gather(self._values, rows * self.shape[1], each, self.kind)
+            dense = dense.reshape(len(rows), self.shape[1])
+            return dense if self._gene is None else dense[:, np.argsort(self._gene)]
         begin = self.starts[rows]
         lengths = self.starts[rows + 1] - begin
+        values = _gather(self._values, begin, lengths, self.kind)
+        places = _gather(self._places, begin, lengths, _places_of(self.shape[1]))
+        places = places.astype(np.int32) if self._gene is None else self._gene[places]
         pointers = np.concatenate([[0], np.cumsum(lengths)])
-        places = np.empty(pointers[-1], dtype=self.places.dtype)
-        values = np.empty(pointers[-1], dtype=self.values.dtype)
-        take_rows(begin, lengths, self.places, self.values, pointers[:-1], places, values)
-        cells = (values, places.astype(np.int32), pointers)
-        return sparse.csr_matrix(cells, shape=(len(rows), self.shape[1]))
+        return sparse.csr_matrix((values, places, pointers), shape=(len(rows), self.shape[1]))
 
     def reordered(self, order: np.ndarray) -> StoredCells:
         """Return the same cells with gene ``order[i]`` at place i."""
-        if self.places is None:
-            return StoredCells(self.shape, self.values[:, order])
-        place = np.empty(len(order), dtype=self.places.dtype)
-        place[order] = np.arange(len(order))
-        return StoredCells(self.shape, self.values, place[self.places], self.starts)
+        gene = np.empty(len(order), dtype=np.int32)
+        gene[order] = np.arange(len(order))
+        return replace(self, _gene=gene)
 
-    def totals(self) -> np.ndarray:
-        """Sum of every cell, float64 [n]."""
-        if self.starts is None:
-            return self.values.sum(axis=1, dtype=np.float64)
-        out = np.zeros(self.shape[0])
-        some = np.flatnonzero(np.diff(self.starts))
-        if len(some):
-            # reduceat gives the next value instead of 0 for an empty row.
-            out[some] = np.add.reduceat(self.values, self.starts[some], dtype=np.float64)
+
+def _places_of(n_genes: int) -> np.dtype:
+    """Type of the places of values: two bytes up to 65,536 genes."""
+    return np.dtype(np.uint16 if n_genes <= np.iinfo(np.uint16).max + 1 else np.int32)
+
+
+def _gather(file: IO[bytes], begin: np.ndarray, lengths: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """Read stretches of a file of `kind` one behind the other; neighbours in the file at once."""
+    out = np.empty(int(lengths.sum()), dtype=kind)
+    if not len(out):
         return out
+    view = out.view(np.uint8).data
+    apart = np.flatnonzero(begin[1:] != begin[:-1] + lengths[:-1]) + 1
+    firsts = np.concatenate([[0], apart])
+    sizes = np.add.reduceat(lengths, firsts) * kind.itemsize
+    ends = np.cumsum(sizes)
+    for offset, size, end in zip(
+        (begin[firsts] * kind.itemsize).tolist(), sizes.tolist(), ends.tolist(), strict=True
+    ):
+        done = end - size
+        while done < end:
+            got = os.preadv(file.fileno(), [view[done:end]], offset + size - (end - done))
+            if not got:
+                raise OSError("the temporary copy of the cells is shorter than it was")
+            done += got
+    return out

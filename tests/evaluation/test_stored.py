@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -68,7 +69,8 @@ def test_no_room_names_the_place(
 
         def flush(self) -> None: ...
 
-    monkeypatch.setattr(stored.tempfile, "TemporaryFile", Full)
+    full = SimpleNamespace(TemporaryFile=Full, gettempdir=lambda: "/tmp")
+    monkeypatch.setattr(stored, "tempfile", full)
     with pytest.raises(ResultsError, match="no room for a copy") as caught:
         _read(source[0])
     assert "TMPDIR" in (caught.value.fix or "")

@@ -65,7 +65,7 @@ from statetx.evaluation.agreement import agreement
 from statetx.evaluation.cell_eval import distances_between, pearson
 from statetx.evaluation.columns import COLUMNS, SCORED_ZERO, write_note
 from statetx.evaluation.de import DETable
-from statetx.evaluation.doses import dose_response
+from statetx.evaluation.dose_response import dose_response
 from statetx.evaluation.pseudobulk import Group, Profile
 
 AGREEMENT = {

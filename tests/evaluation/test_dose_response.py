@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from statetx.evaluation.doses import dose_response
+from statetx.evaluation.dose_response import dose_response
 
 
 def test_each_drug_has_its_own_order() -> None:

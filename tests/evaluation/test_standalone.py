@@ -144,6 +144,21 @@ def test_counts_are_normalised_as_scanpy_does(files, caplog) -> None:
     assert "median counts per cell differ" in caplog.text
 
 
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize("dtype", [np.int32, np.float32, np.float64])
+def test_counts_are_rounded_as_scanpy_rounds_them(kind, dtype) -> None:
+    """Total and quotient in the precision of the cells, float32 for integers: to the last bit."""
+    counts = make(predicted=False)[0].astype(dtype)
+    wide = np.float64 if dtype == np.float64 else np.float32
+    target = 403.0
+    totals = counts.sum(axis=1, dtype=np.float64).astype(wide)
+    expected = np.log1p(counts.astype(wide) / (totals / wide(target))[:, None])
+    got = log_normalised(kind(counts), target)
+    got = got.toarray() if sparse.issparse(got) else got
+    assert got.dtype == wide
+    np.testing.assert_array_equal(got, expected)
+
+
 def test_control_aliases(files) -> None:
     pred, real, out = files
     renamed = data(True)

@@ -235,16 +235,22 @@ def _strata(bench: Bench) -> list[dict[str, Any]]:
             against = _best_baseline(bench, judged, one.seed)
             if against is None:
                 continue
+            i, j = bench.number(one), bench.number(against)
             for name, among in bench.strata.items():
-                i, j = bench.number(one), bench.number(against)
                 gap = bench.gap(judged, i, j, among)
                 low, high = gap.interval()
                 known = among & np.isfinite(judged.values(i)) & np.isfinite(judged.values(j))
                 out.append(
                     {
-                        **{"model": one.name, "seed": one.seed, "metric": judged.metric.name},
-                        **{"against": against.name, "stratum": name, "n": int(known.sum())},
-                        **{"difference": gap.mean, "low": low, "high": high},
+                        "model": one.name,
+                        "seed": one.seed,
+                        "metric": judged.metric.name,
+                        "against": against.name,
+                        "stratum": name,
+                        "n": int(known.sum()),
+                        "difference": gap.mean,
+                        "low": low,
+                        "high": high,
                     }
                 )
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cell_eval_fixture import make
+from scipy import sparse
 from scipy.spatial.distance import cdist, pdist
 
 from statetx.errors import DataError
@@ -60,6 +61,52 @@ def test_blocks_do_not_matter(monkeypatch, block: int) -> None:
     kernel = [np.exp(-0.05 * cdist(a, b, "sqeuclidean")) for a, b in ((x, x), (y, y), (x, y))]
     expected = kernel[0].mean() + kernel[1].mean() - 2 * kernel[2].mean()
     assert distances.mmd(x, y, [0.05], "V") == pytest.approx(expected, abs=1e-12)
+
+
+def counts(n: int, genes: int, density: float, seed: int) -> np.ndarray:
+    """log1p values, some cells empty, some genes silent."""
+    generator = np.random.default_rng(seed)
+    kept = generator.random((n, genes)) < density
+    kept[:, ::17] = False
+    kept[::29] = False
+    return np.log1p(generator.gamma(2, 2, (n, genes)) * kept).astype(np.float32)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (63, 64), (65, 3), (130, 300)])
+@pytest.mark.parametrize("genes", [5, 128, 300])
+@pytest.mark.parametrize("density", [(0.1, 0.3), (0.3, 1.0), (1.0, 0.1)])
+def test_sparse_cells_give_the_sums_over_all_pairs(
+    sizes: tuple[int, int], genes: int, density: tuple[float, float]
+) -> None:
+    x, y = (counts(n, genes, d, i) for i, (n, d) in enumerate(zip(sizes, density, strict=True)))
+    gammas = [0.001, 0.002, 0.004, 0.05, 3.0]
+    centre = y.mean(axis=0)
+    for one, other in ((x, y), (sparse.csr_matrix(x), sparse.csr_matrix(y)), (x, None), (y, None)):
+        clouds = [None if cells is None else pairs.Cloud(cells, centre) for cells in (one, other)]
+        assert clouds[0] is not None
+        found = pairs.pair_sums(clouds[0], clouds[1], gammas)
+        left = np.asarray(one.todense() if sparse.issparse(one) else one, dtype=np.float64)
+        distance = cdist(left, left if other is None else y.astype(np.float64))
+        expected = [distance.sum(), *(np.exp(-g * distance**2).sum() for g in gammas)]
+        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("density", [0.2, 1.0])
+def test_cells_that_nearly_agree_keep_their_distances(density: float) -> None:
+    """A collapsed model's: float32 products alone would lose them in rounding."""
+    generator = np.random.default_rng(9)
+    one = counts(2, 200, density, 3)[1]
+    shift = 1e-3 * generator.random((70, 200)) * (one > 0)
+    x = (one + shift).astype(np.float32)
+    y = (x + 1e-4 * (x > 0) * generator.random(x.shape)).astype(np.float32)
+    for left, right in ((x, y), (x, None)):
+        other = None if right is None else pairs.Cloud(right, one)
+        found = pairs.pair_sums(pairs.Cloud(left, one), other)[0]
+        other = pairs.Cloud(x if right is None else right, one * 0)
+        far = pairs.pair_sums(pairs.Cloud(left, one * 0), other)[0]
+        expected = cdist(left.astype(float), (x if right is None else right).astype(float)).sum()
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert far == pytest.approx(expected, rel=1e-5)
 
 
 def test_float32_far_from_the_origin_keeps_its_digits() -> None:

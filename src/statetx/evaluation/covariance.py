@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from scipy import sparse
 
 from statetx.evaluation.cell_eval import pearson
 
@@ -14,9 +17,7 @@ CELLS, FEWEST_CELLS = 500, 50
 """Most and fewest cells on each side: with fewer, correlations are mostly noise."""
 
 
-def covariance_agreement(
-    pred: np.ndarray, real: np.ndarray, fold_change: np.ndarray
-) -> float | None:
+def covariance_agreement(pred: Any, real: Any, fold_change: np.ndarray) -> float | None:
     """Pearson between the gene-gene correlations of both sides, over the most changed genes.
 
     As cell-eval2's ``cell_cov_corr``: the 100 genes of largest real |log2 fold change| that at least
@@ -25,7 +26,7 @@ def covariance_agreement(
     Parameters
     ----------
     pred, real
-        Cells [n, G] and [m, G], log1p.
+        Cells [n, G] and [m, G], log1p, dense or sparse.
     fold_change
         float64 [G], real log2 fold change.
 
@@ -34,8 +35,8 @@ def covariance_agreement(
     NaN with fewer than 50 cells on a side or 20 such genes, None where the predicted side has no
     correlations (constant cells).
     """
-    n = min(len(real), len(pred), CELLS)
-    seen = np.flatnonzero((real > 0).sum(axis=0) >= EXPRESSED)
+    n = min(real.shape[0], pred.shape[0], CELLS)
+    seen = np.flatnonzero(np.asarray((real > 0).sum(axis=0)).ravel() >= EXPRESSED)
     if n < FEWEST_CELLS or len(seen) < FEWEST_GENES:
         return float("nan")
     size = np.nan_to_num(np.abs(fold_change[seen]), nan=0.0, posinf=np.inf)
@@ -48,10 +49,11 @@ def covariance_agreement(
     return value
 
 
-def _correlations(cells: np.ndarray, n: int, genes: np.ndarray) -> np.ndarray:
+def _correlations(cells: Any, n: int, genes: np.ndarray) -> np.ndarray:
     """Correlation matrix over `n` cells spread over all of them; 0 for a gene that is constant."""
-    chosen = np.linspace(0, len(cells) - 1, n).astype(int)
-    values = np.asarray(cells[np.ix_(chosen, genes)], dtype=np.float64)
+    chosen = cells[np.linspace(0, cells.shape[0] - 1, n).astype(int)]
+    taken = chosen.toarray() if sparse.issparse(chosen) else np.asarray(chosen)
+    values = taken[:, genes].astype(np.float64)
     values -= values.mean(axis=0)
     length = np.linalg.norm(values, axis=0)
     # A constant gene leaves rounding noise after centring.

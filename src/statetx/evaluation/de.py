@@ -17,8 +17,9 @@ float64 up to 200,000 cells.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,13 @@ import pandas as pd
 from scipy import sparse
 
 from statetx.errors import DataError, ResultsError
-from statetx.evaluation.kernels import rank_genes, sort_genes, threads_for
+from statetx.evaluation.kernels import (
+    gather_dense,
+    gather_sparse,
+    rank_genes,
+    threads_for,
+    tie_terms,
+)
 from statetx.provenance import whole
 
 ALPHA = np.float32(0.05)
@@ -52,91 +59,131 @@ class RankSum(NamedTuple):
     pvalue: np.ndarray
 
 
-def _by_gene(cells: Cells, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where each gene's non-zero values begin (int64 [G + 1]), and the values (float64)."""
-    if sparse.issparse(cells):
-        columns = cells.tocsc()
-        if columns is cells:
-            columns = columns.copy()
-        columns.sum_duplicates()
-        columns.eliminate_zeros()
-        starts, values = columns.indptr.astype(np.int64), columns.data.astype(np.float64)
-    else:
-        transposed = np.ascontiguousarray(np.asarray(cells).T)
-        present = transposed != 0
-        starts = np.zeros(len(transposed) + 1, dtype=np.int64)
-        np.cumsum(present.sum(axis=1), out=starts[1:])
-        values = transposed[present].astype(np.float64)
-    if not np.isfinite(values).all():
-        raise DataError(
-            f"{what} hold NaN or infinite values: ranks are undefined",
-            fix="mend or drop these cells",
-        )
-    return starts, values
-
-
 @dataclass(frozen=True)
-class SortedControl:
-    """Control cells, every gene sorted once, ready to be compared with many targets.
+class SortedCells:
+    """Cells gene by gene, the non-zero values of each sorted, ready to be compared.
 
     Attributes
     ----------
     n_cells
-        Number of control cells.
+        Number of cells.
+    starts
+        int64 [G + 1], where each gene's values begin.
+    values
+        [nnz], float32 or float64.
     mean
-        float64 [G], arithmetic mean of the values as stored.
+        float64 [G], zeros included.
     """
 
     n_cells: int
+    starts: np.ndarray
+    values: np.ndarray
     mean: np.ndarray
-    _starts: np.ndarray = field(repr=False)
-    _values: np.ndarray = field(repr=False)
-    _ties: np.ndarray = field(repr=False)
-    _negatives: np.ndarray = field(repr=False)
 
     @classmethod
-    def of(cls, cells: Cells) -> SortedControl:
-        """Sort control cells.
+    def of(cls, cells: Cells) -> SortedCells:
+        """Sort cells.
 
         Parameters
         ----------
         cells
-            [n, G], dense or sparse, any sign.
+            [n, G], n >= 1, dense or sparse, any sign.
 
         Raises
         ------
         DataError
             No cells, or values that are not finite.
         """
-        if cells.shape[0] == 0:
-            raise DataError("there are no control cells to compare with")
-        starts, values = _by_gene(cells, "control cells")
-        ties = np.zeros(len(starts) - 1)
-        negatives = np.zeros(len(starts) - 1, dtype=np.int64)
-        with threads_for(len(values)):
-            sort_genes(starts, values, ties, negatives)
-        return cls(cells.shape[0], mean_of(cells), starts, values, ties, negatives)
-
-    def test(self, target: Cells) -> RankSum:
-        """Compare target cells [n, G] with these controls."""
-        if target.shape[0] == 0:
-            raise DataError("there are no cells to compare with the controls")
-        if target.shape[1] != len(self.mean):
+        n, n_genes = cells.shape
+        if n == 0:
+            raise DataError("there are no cells to compare")
+        starts, sums = np.zeros(n_genes + 1, dtype=np.int64), np.zeros(n_genes)
+        if sparse.issparse(cells):
+            rows = cells.tocsr()
+            if not rows.has_canonical_format:
+                rows = rows.copy()
+                rows.sum_duplicates()
+            data = _as_float(rows.data)
+            values = np.empty(len(data), dtype=data.dtype)
+            gather_sparse(rows.indptr, rows.indices, data, starts, values, sums)
+        else:
+            dense = _as_float(np.asarray(cells))
+            values = np.empty(dense.size, dtype=dense.dtype)
+            with threads_for(dense.size):
+                gather_dense(dense, starts, values, sums)
+        values = values[: starts[-1]]
+        if not np.isfinite(values).all():
             raise DataError(
-                f"{target.shape[1]} genes in the target, {len(self.mean)} in the control"
+                "cells hold NaN or infinite values: ranks are undefined",
+                fix="mend or drop these cells",
             )
-        starts, values = _by_gene(target, "cells")
-        statistic, pvalue = np.empty(len(self.mean)), np.empty(len(self.mean))
-        with threads_for(len(values)):
+        bounds = starts.tolist()
+        for start, stop in itertools.pairwise(bounds):
+            # numpy sorts in vector registers: 4 times as fast as the sort inside compiled loops.
+            values[start:stop].sort()
+        return cls(n, starts, values, sums / n)
+
+    def astype(self, kind: np.dtype) -> SortedCells:
+        """The same with values of another type."""
+        return replace(self, values=self.values.astype(kind, copy=False))
+
+
+def _as_float(values: np.ndarray) -> np.ndarray:
+    """float32 and float64 as they are; of other types, one that holds their values exactly."""
+    if values.dtype in (np.float32, np.float64):
+        return values
+    return values.astype(np.float32 if values.dtype == np.float16 else np.float64)
+
+
+@dataclass(frozen=True)
+class SortedControl:
+    """Control cells, sorted once, to be compared with many targets.
+
+    Attributes
+    ----------
+    cells
+        The cells.
+    """
+
+    cells: SortedCells
+    _ties: np.ndarray = field(repr=False)
+    _negatives: np.ndarray = field(repr=False)
+
+    @classmethod
+    def of(cls, cells: Cells) -> SortedControl:
+        """Sort control cells [n, G]; raises as `SortedCells.of`."""
+        own = SortedCells.of(cells)
+        ties, negatives = np.zeros(cells.shape[1]), np.zeros(cells.shape[1], dtype=np.int64)
+        with threads_for(len(own.values)):
+            tie_terms(own.starts, own.values, ties, negatives)
+        return cls(own, ties, negatives)
+
+    def test(self, target: SortedCells) -> RankSum:
+        """Compare target cells with these controls.
+
+        Raises
+        ------
+        DataError
+            Another number of genes.
+        """
+        own, control = target, self.cells
+        if len(own.mean) != len(control.mean):
+            raise DataError(
+                f"{len(own.mean)} genes in the target, {len(control.mean)} in the control"
+            )
+        if own.values.dtype != control.values.dtype:
+            own, control = (side.astype(np.dtype(np.float64)) for side in (own, control))
+        statistic, pvalue = np.empty(len(own.mean)), np.empty(len(own.mean))
+        with threads_for(len(own.values) + min(8 * len(own.values), len(control.values))):
             rank_genes(
-                self._starts,
-                self._values,
+                control.starts,
+                control.values,
                 self._ties,
                 self._negatives,
-                self.n_cells,
-                starts,
-                values,
-                target.shape[0],
+                control.n_cells,
+                own.starts,
+                own.values,
+                own.n_cells,
                 statistic,
                 pvalue,
             )
@@ -160,7 +207,7 @@ def rank_sum(target: Cells, control: Cells) -> RankSum:
     DataError
         No cells on a side, different numbers of genes, or values that are not finite.
     """
-    return SortedControl.of(control).test(target)
+    return SortedControl.of(control).test(SortedCells.of(target))
 
 
 def mean_of(cells: Cells) -> np.ndarray:
@@ -310,11 +357,11 @@ class DERow:
             return np.where((target == 0) & (ref == 0), 0.0, np.log2(target / ref))
 
 
-def de_row(label: str, cells: Cells, control: SortedControl) -> DERow:
+def de_row(label: str, cells: Cells | SortedCells, control: SortedControl) -> DERow:
     """Test one perturbation against the controls."""
-    return DERow(
-        label, cells.shape[0], control.n_cells, mean_of(cells), control.mean, control.test(cells)
-    )
+    own = cells if isinstance(cells, SortedCells) else SortedCells.of(cells)
+    ref = control.cells
+    return DERow(label, own.n_cells, ref.n_cells, own.mean, ref.mean, control.test(own))
 
 
 def table_of(rows: Sequence[DERow], genes: Sequence[str]) -> DETable:

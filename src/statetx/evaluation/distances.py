@@ -7,15 +7,15 @@ with squared distances it is twice the squared difference of the means and sees 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from scipy.spatial.distance import pdist
 
 from statetx.errors import DataError
 from statetx.evaluation.pairs import Cloud, centre_of, pair_sums
+from statetx.evaluation.pseudobulk import Group
 
 Statistic = Literal["U", "V"]
 
@@ -32,15 +32,15 @@ class Sample:
     Parameters
     ----------
     cells
-        [n, D], in float64 or float32: the precision of the products.
+        [n, D], dense or sparse, float64 or float32: the precision of the products.
     centre
         [D], shared by the samples that are compared: any point near the cells.
     gammas
         Kernel widths, shared too.
     """
 
-    def __init__(self, cells: np.ndarray, centre: np.ndarray, gammas: Sequence[float] = ()) -> None:
-        self.cloud = Cloud.of(cells, centre)
+    def __init__(self, cells: Any, centre: np.ndarray, gammas: Sequence[float] = ()) -> None:
+        self.cloud = Cloud(cells, centre)
         self.gammas = gammas
         self._sums = pair_sums(self.cloud, None, gammas)
 
@@ -76,10 +76,10 @@ def _gaps(x: Sample, y: Sample, between: np.ndarray, statistic: Statistic) -> np
 
 
 def _both(
-    x: np.ndarray, y: np.ndarray, gammas: Sequence[float] = (), centre: np.ndarray | None = None
+    x: Any, y: Any, gammas: Sequence[float] = (), centre: np.ndarray | None = None
 ) -> tuple[Sample, Sample, np.ndarray]:
     if centre is None:
-        centre = centre_of(y) if len(y) else np.zeros(y.shape[1])
+        centre = centre_of(y) if y.shape[0] else np.zeros(y.shape[1])
     one, two = Sample(x, centre, gammas), Sample(y, centre, gammas)
     return one, two, one.between(two)
 
@@ -118,10 +118,11 @@ def mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float], statistic: Statis
 
 
 def all_distances(
-    pred: np.ndarray,
-    real: np.ndarray,
+    pred: Any,
+    real: Any,
     gammas: Sequence[float],
     centre: np.ndarray | None = None,
+    groups: Iterable[Group] | None = None,
 ) -> tuple[dict[str, float], tuple[Sample, Sample]]:
     """Return every distance column of ``scores.csv`` from one pass over the pairs, and both samples.
 
@@ -137,13 +138,16 @@ def all_distances(
     Parameters
     ----------
     pred, real
-        Cells [n, D] and [m, D] in the same space.
+        Cells [n, D] and [m, D] in the same space, dense or sparse.
     gammas
         Kernel widths fixed on training cells.
     centre
         [D], of the samples; the mean of the real cells by default.
+    groups
+        Both sides summed up, if they are already.
     """
-    width = _mean_squared_distance(pred, real) / 4
+    pooled = Group.merged(groups or (Group.of(pred), Group.of(real)))
+    width = pooled.spread / 2  # a quarter of the mean squared distance of two of the cells
     tahoe = [1 / (width * 2**i) for i in range(5)] if width > 0 else []
     both = _both(pred, real, [*gammas, *CELLOT, *tahoe], centre)
     unbiased, biased = _gaps(*both, "U"), _gaps(*both, "V")
@@ -157,14 +161,6 @@ def all_distances(
     return found, both[:2]
 
 
-def _mean_squared_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean squared distance over the pairs of distinct cells of both, from their moments."""
-    cells = np.concatenate([x, y])
-    moved = np.subtract(cells, centre_of(cells), dtype=np.float64)
-    n = len(cells)
-    return float(2 * np.einsum("ij,ij->", moved, moved) / (n - 1)) if n > 1 else 0.0
-
-
 class EnergyFrom:
     """Energy distance (V) of many sets of cells from the same controls, whose own term is kept.
 
@@ -176,7 +172,7 @@ class EnergyFrom:
         [D], as of the samples that are compared; the mean of the controls by default.
     """
 
-    def __init__(self, controls: np.ndarray, centre: np.ndarray | None = None) -> None:
+    def __init__(self, controls: Any, centre: np.ndarray | None = None) -> None:
         self._centre = centre_of(controls) if centre is None else centre
         self._cells = controls
 
@@ -192,14 +188,19 @@ class EnergyFrom:
         within = sample.within("V")[0] + self._controls.within("V")[0]
         return float(2 * between - within)
 
-    def __call__(self, cells: np.ndarray) -> float:
+    def __call__(self, cells: Any) -> float:
         """Energy distance of cells [n, D]."""
         return self.of(Sample(cells, self._centre))
 
 
 def median_squared_distance(cells: np.ndarray) -> float:
     """Median squared distance over all pairs of distinct cells [n, D]."""
-    return float(np.median(pdist(np.asarray(cells, dtype=np.float64), "sqeuclidean")))
+    moved = np.subtract(cells, centre_of(cells), dtype=np.float64)
+    norms = np.einsum("ij,ij->i", moved, moved)
+    both = np.add.outer(norms, norms)
+    square = both - 2 * (moved @ moved.T)
+    square[square <= 1e-14 * both] = 0.0
+    return float(np.median(square[np.triu_indices(len(moved), 1)]))
 
 
 def gamma_grid(median: float) -> list[float]:
@@ -215,7 +216,7 @@ def gamma_grid(median: float) -> list[float]:
     return [2.0**j / median for j in GRID]
 
 
-def at_most(cells: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
+def at_most(cells: Any, n: int, generator: np.random.Generator) -> Any:
     """At most `n` of the cells, drawn without replacement."""
     if cells.shape[0] <= n:
         return cells

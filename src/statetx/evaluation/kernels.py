@@ -56,16 +56,73 @@ def _tie(count: float) -> float:
     return count * count * count - count
 
 
+@njit(cache=True)
+def gather_sparse(
+    pointers: Array, genes: Array, data: Array, starts: Array, values: Array, sums: Array
+) -> None:
+    """Put the non-zero values of CSR cells gene by gene.
+
+    Parameters
+    ----------
+    pointers, genes, data
+        CSR, no place twice; zeros may be stored.
+    starts
+        int64 [G + 1], zeros; receives where each gene's values begin.
+    values
+        [nnz], receives the values, in the order of the cells within a gene.
+    sums
+        float64 [G], zeros; receives the sum of each gene.
+    """
+    for k in range(pointers[0], pointers[-1]):
+        if data[k] != 0:
+            starts[genes[k] + 1] += 1
+    for gene in range(len(sums)):
+        starts[gene + 1] += starts[gene]
+    place = starts[:-1].copy()
+    for k in range(pointers[0], pointers[-1]):
+        if data[k] != 0:
+            gene = genes[k]
+            values[place[gene]] = data[k]
+            place[gene] += 1
+            sums[gene] += data[k]
+
+
+_STRIPE = 64
+"""Genes of dense cells that are read at once: one or two cache lines of each cell."""
+
+
 @njit(parallel=True, cache=True)
-def sort_genes(starts: Array, values: Array, ties: Array, negatives: Array) -> None:
-    """Sort each gene's non-zero values in place; fill its tie term and its number of negatives.
+def gather_dense(cells: Array, starts: Array, values: Array, sums: Array) -> None:
+    """Put the non-zero values of dense cells [n, G] gene by gene, as `gather_sparse`."""
+    n, n_genes = cells.shape
+    stripes = (n_genes + _STRIPE - 1) // _STRIPE
+    for stripe in prange(stripes):
+        for i in range(n):
+            for gene in range(stripe * _STRIPE, min(n_genes, (stripe + 1) * _STRIPE)):
+                starts[gene + 1] += cells[i, gene] != 0
+    for gene in range(n_genes):
+        starts[gene + 1] += starts[gene]
+    place = starts[:-1].copy()
+    for stripe in prange(stripes):
+        for i in range(n):
+            for gene in range(stripe * _STRIPE, min(n_genes, (stripe + 1) * _STRIPE)):
+                value = cells[i, gene]
+                if value != 0:
+                    values[place[gene]] = value
+                    place[gene] += 1
+                    sums[gene] += value
+
+
+@njit(parallel=True, cache=True)
+def tie_terms(starts: Array, values: Array, ties: Array, negatives: Array) -> None:
+    """Fill each gene's tie term and its number of negatives.
 
     Parameters
     ----------
     starts
         int64 [G + 1], where each gene's values begin in `values`.
     values
-        float64 [nnz], sorted within genes on return.
+        [nnz], not zero, sorted within genes.
     ties
         float64 [G], receives the sum of t^3 - t over the distinct non-zero values.
     negatives
@@ -73,7 +130,6 @@ def sort_genes(starts: Array, values: Array, ties: Array, negatives: Array) -> N
     """
     for gene in prange(len(starts) - 1):
         start, stop = starts[gene], starts[gene + 1]
-        values[start:stop] = np.sort(values[start:stop])
         tie = 0.0
         i = start
         while i < stop:
@@ -84,6 +140,27 @@ def sort_genes(starts: Array, values: Array, ties: Array, negatives: Array) -> N
             i = j
         ties[gene] = tie
         negatives[gene] = _first_not_below(values, start, stop, 0.0) - start
+
+
+_WALK = 8
+"""Up to so many control values per target value it is faster to walk along them than to search."""
+
+
+@njit(inline="always")
+def _merge(values: Array, start: int, stop: int, own: Array, lefts: Array) -> None:
+    """Fill the first place in values[start:stop] that is not below each of own, both sorted.
+
+    Without branches on the values: a wrong guess costs as much as six steps.
+    """
+    i, j = start, 0
+    while i < stop and j < len(own):
+        is_below = values[i] < own[j]
+        lefts[j] = i
+        i += is_below
+        j += not is_below
+    while j < len(own):
+        lefts[j] = stop
+        j += 1
 
 
 @njit(parallel=True, cache=True)
@@ -101,14 +178,17 @@ def rank_genes(
 ) -> None:
     """Fill U of the target and its two-sided asymptotic p for every gene.
 
-    The control is sorted (`sort_genes`); the target is not, and is left as it is. Zeros are stored
-    on neither side.
+    Both sides are sorted within genes and of one type. Zeros are stored on neither side.
     """
     n = float(n_control + n_target)
     pairs = float(n_control) * float(n_target)
     for gene in prange(len(control_starts) - 1):
         start, stop = control_starts[gene], control_starts[gene + 1]
-        own = np.sort(target_values[target_starts[gene] : target_starts[gene + 1]])
+        own = target_values[target_starts[gene] : target_starts[gene + 1]]
+        walk = stop - start <= _WALK * len(own)
+        lefts = np.empty(len(own) if walk else 0, dtype=np.int64)
+        if walk:
+            _merge(control_values, start, stop, own, lefts)
         control_zeros = float(n_control - (stop - start))
         target_zeros = float(n_target - len(own))
         u = target_zeros * (control_negatives[gene] + 0.5 * control_zeros)
@@ -121,8 +201,14 @@ def rank_genes(
             while j < len(own) and own[j] == value:
                 j += 1
             count = float(j - i)
-            left = _first_not_below(control_values, seek, stop, value)
-            seek = _first_above(control_values, left, stop, value)
+            if walk:
+                left = seek = lefts[i]
+                while seek < stop and control_values[seek] == value:
+                    seek += 1
+            else:
+                left = seek = _first_not_below(control_values, seek, stop, value)
+                if left < stop and control_values[left] == value:
+                    seek = _first_above(control_values, left, stop, value)
             equal = float(seek - left)
             below = float(left - start) + (control_zeros if value > 0.0 else 0.0)
             u += count * (below + 0.5 * equal)
@@ -135,91 +221,3 @@ def rank_genes(
         else:
             z = (max(u, pairs - u) - 0.5 * pairs - 0.5) / math.sqrt(variance)
             pvalue[gene] = min(1.0, math.erfc(z / math.sqrt(2.0)))
-
-
-_FAST = {"reassoc", "contract", "nsz"}
-"""Lets sums run in vector registers; NaN and infinity keep their meaning."""
-
-
-@njit(inline="always", fastmath=_FAST)
-def _exponentials(square: Array, gamma: float, power: Array, bits: Array) -> None:
-    """Fill power[j] = exp(-gamma square[j]), float32, to 2e-7: vectorised, 40 times as fast as exp.
-
-    2^t = 2^k 2^f with k the integer next to t; the Taylor polynomial of 2^f for |f| <= 1/2, and k
-    added to the exponent's bits. Below 2^-126 the result is 2^-126.
-    """
-    rate = np.float32(-gamma * 1.4426950408889634)  # log2(e)
-    for j in range(len(square)):
-        t = max(rate * square[j], np.float32(-126.0))
-        k = np.int32(t - np.float32(0.5))
-        f = t - np.float32(k)
-        p = np.float32(1.5403530e-4) * f + np.float32(1.3333558e-3)
-        p = p * f + np.float32(9.6181291e-3)
-        p = p * f + np.float32(5.5504109e-2)
-        p = p * f + np.float32(2.4022651e-1)
-        p = p * f + np.float32(6.9314718e-1)
-        power[j] = p * f + np.float32(1.0)
-        bits[j] += k << 23
-
-
-@njit(parallel=True, cache=True, fastmath=_FAST)
-def fold_pairs(
-    products: Array,
-    norms_x: Array,
-    norms_y: Array,
-    diagonal: bool,
-    gammas: Array,
-    lengths: Array,
-    out: Array,
-) -> None:
-    """Fill the sums of distances and kernels of each row of a block of scalar products.
-
-    Parameters
-    ----------
-    products
-        [n, m], x.y, float32 or float64.
-    norms_x, norms_y
-        [n] and [m], squared lengths.
-    diagonal
-        Whether row i and column i are the same cell.
-    gammas, lengths
-        First width of each chain, and how often it doubles, itself included.
-    out
-        float64 [n, 1 + sum of lengths]; receives distances, then kernels chain by chain.
-    """
-    n, m = products.shape
-    single = products.itemsize == 4
-    # Below the rounding of the sum of norms there is no distance: its root would be noise of 1e-3.
-    kind = products.dtype.type
-    noise, two = kind(5e-7 if single else 1e-15), kind(2.0)
-    for i in prange(n):
-        square = np.empty(m, dtype=products.dtype)
-        norm, row = norms_x[i], products[i]
-        for j in range(m):
-            both = norm + norms_y[j]
-            found = both - two * row[j]
-            square[j] = found * kind(found > noise * both)
-        if diagonal:
-            square[i] = 0
-        total = 0.0
-        for j in range(m):
-            total += math.sqrt(square[j])
-        out[i, 0] = total
-        power = np.empty(m, dtype=products.dtype)
-        bits = power.view(np.int32)
-        at = 1
-        for chain in range(len(gammas)):
-            if single:
-                _exponentials(square, gammas[chain], power, bits)
-            else:
-                for j in range(m):
-                    power[j] = math.exp(-gammas[chain] * square[j])
-            for step in range(lengths[chain]):
-                total = 0.0
-                for j in range(m):
-                    total += power[j]
-                out[i, at] = total
-                at += 1
-                if step + 1 < lengths[chain]:
-                    for j in range(m):
-                        power[j] *= power[j]

@@ -15,7 +15,15 @@ from statetx.data.seeds import generator
 from statetx.evaluation import cell_eval
 from statetx.evaluation.columns import COLUMNS, DROPPED, IDENTITY, write_note
 from statetx.evaluation.covariance import covariance_agreement
-from statetx.evaluation.de import DERow, DETable, SortedControl, de_row, mean_of, table_of
+from statetx.evaluation.de import (
+    DERow,
+    DETable,
+    SortedCells,
+    SortedControl,
+    de_row,
+    mean_of,
+    table_of,
+)
 from statetx.evaluation.distances import (
     EnergyFrom,
     Sample,
@@ -105,44 +113,54 @@ def evaluate_halves(
     chosen = cell_eval.columns(profile, skip)
     with_de, with_energy = cell_eval.needs_de(chosen), cell_eval.needs_energy(chosen)
     sides = {"real": truth, "pred": own}
-    ranked = (
-        {name: SortedControl.of(half.control) for name, half in sides.items()} if with_de else {}
-    )
     ours = _Ours(line, truth, len(labels), max_cells, seed, reference)
-    far = {name: EnergyFrom(_dense(half.control), ours.centre) for name, half in sides.items()}
-    parts: dict[str, list[Any]] = {
-        f"{name}{what}": [] for name in sides for what in ("", "_energy")
-    }
+    ranked = dict.fromkeys(sides, ours.ranked)
+    far = dict.fromkeys(sides, EnergyFrom(truth.control, ours.centre))
+    if not _are_same(truth.control, own.control):
+        ranked["pred"] = SortedControl.of(own.control)
+        far["pred"] = EnergyFrom(own.control, ours.centre)
+    means: dict[str, list[np.ndarray]] = {name: [] for name in sides}
     rows: dict[str, list[DERow]] = {name: [] for name in sides}
+    energies: dict[str, list[float]] = {name: [] for name in sides}
     for label in tqdm(labels, desc=f"score {line}", unit="label", disable=None, leave=False):
         cells = {name: half.cells[label] for name, half in sides.items()}
-        both = cells["pred"] if shared.cells is own.cells else shared.cells[label]
-        samples = ours.add(label, cells["real"], both)
+        in_order = {name: SortedCells.of(side) for name, side in cells.items()}
+        known = {}
         for name in sides:
-            parts[name].append(mean_of(cells[name]))
+            means[name].append(in_order[name].mean)
             if with_de:
-                rows[name].append(de_row(label, cells[name], ranked[name]))
-            if with_energy:
-                known = samples.get(name) if name == "real" or both is cells["pred"] else None
-                parts[f"{name}_energy"].append(
-                    far[name](_dense(cells[name])) if known is None else far[name].of(known)
+                rows[name].append(de_row(label, in_order[name], ranked[name]))
+                known[name] = rows[name][-1] if ranked[name] is ours.ranked else in_order[name]
+            else:
+                known[name] = in_order[name]
+        on_one_scale = shared.cells is own.cells
+        both = cells["pred"] if on_one_scale else shared.cells[label]
+        samples = ours.add(
+            label, cells["real"], both, known["real"], known["pred"] if on_one_scale else None
+        )
+        if not on_one_scale:
+            samples["pred"] = None
+        if with_energy:
+            for name in sides:
+                sample = samples[name]
+                energies[name].append(
+                    far[name](cells[name]) if sample is None else far[name].of(sample)
                 )
     tables: dict[str, DETable | None] = dict.fromkeys(sides)
     if with_de:
         tables = {name: table_of(rows[name], genes) for name in sides}
-    energies = {name: np.array(parts[f"{name}_energy"]) for name in sides}
     embedded = _embedded(labels, sides)
     panel = cell_eval.Panel(
         labels,
         genes,
-        np.array(parts["real"]),
-        np.array(parts["pred"]),
+        np.array(means["real"]),
+        np.array(means["pred"]),
         mean_of(truth.control),
         mean_of(own.control),
         tables["real"],
         tables["pred"],
-        energies["real"] if with_energy else None,
-        energies["pred"] if with_energy else None,
+        np.array(energies["real"]) if with_energy else None,
+        np.array(energies["pred"]) if with_energy else None,
         embedded.get("real"),
         embedded.get("pred"),
     )
@@ -159,6 +177,16 @@ def _embedded(labels: list[str], sides: dict[str, Half]) -> dict[str, np.ndarray
     }
 
 
+def _are_same(x: Any, y: Any) -> bool:
+    """Whether two sides hold the same control cells in the same order."""
+    if x is y:
+        return True
+    if x.shape != y.shape or x.dtype != y.dtype or sparse.issparse(x) != sparse.issparse(y):
+        return False
+    differ = x != y
+    return not (differ.nnz if sparse.issparse(differ) else differ.any())
+
+
 class _Ours:
     """Collects the conditions of one line for our scores."""
 
@@ -173,31 +201,55 @@ class _Ours:
     ) -> None:
         self.line, self._max_cells = line, max_cells
         self._rng = generator("standalone", seed, line)
-        control = _dense(truth.control)
-        whole_control = Group.of(control)
+        whole_control = Group.of(truth.control)
         self._profile = Profile(whole_control.mean, whole_control.noise)
         self.centre = whole_control.mean
-        few = at_most(control, max_cells, self._rng)
-        self._ranked = SortedControl.of(few)
-        self._gammas = _gammas(truth, few, n_labels, self._rng)
+        self.ranked = SortedControl.of(truth.control)
+        self._gammas = _gammas(truth, n_labels, self._rng)
         self._references = None if reference is None else (reference, reference)
-        self._enough_controls = len(few) > 1
+        self._enough_controls = whole_control.n > 1
         self._conditions: list[Condition] = []
         self._tests: tuple[list[DERow], list[DERow]] = ([], [])
         self._n: dict[str, int] = {}
 
-    def add(self, label: str, real: Any, pred: Any) -> dict[str, Sample]:
-        """Take in one condition; return both sides as samples, if all of its cells are in them."""
+    def add(
+        self,
+        label: str,
+        real: Any,
+        pred: Any,
+        real_known: DERow | SortedCells,
+        pred_known: DERow | SortedCells | None,
+    ) -> dict[str, Sample | None]:
+        """Take in one condition.
+
+        Parameters
+        ----------
+        label, real, pred
+            Its cells on both sides.
+        real_known, pred_known
+            All cells of a side, tested against the real controls or ready to be.
+
+        Returns
+        -------
+        Both sides as samples; None: not all of the cells are in it.
+        """
         self._n[label] = real.shape[0]
         n = min(real.shape[0], pred.shape[0], self._max_cells)
         if n < 2 or not self._enough_controls:
-            return {}
-        cells = [_dense(side) for side in (real, pred)]
+            return {"real": None, "pred": None}
+        cells = real, pred
         few = [at_most(side, n, self._rng) for side in cells]
         groups = [Group.of(side) for side in cells]
-        distances, samples = all_distances(few[1], few[0], self._gammas, self.centre)
-        for side in (0, 1):
-            self._tests[side].append(de_row(label, few[side], self._ranked))
+        whole = all(x.shape == y.shape for x, y in zip(few, cells, strict=True))
+        distances, samples = all_distances(
+            few[1], few[0], self._gammas, self.centre, groups if whole else None
+        )
+        for tests, chosen, known in zip(self._tests, few, (real_known, pred_known), strict=True):
+            if known is None or chosen.shape[0] < (
+                known.n_target if isinstance(known, DERow) else known.n_cells
+            ):
+                known = SortedCells.of(chosen)
+            tests.append(known if isinstance(known, DERow) else de_row(label, known, self.ranked))
         taken = parse(label)
         self._conditions.append(
             Condition(
@@ -215,9 +267,8 @@ class _Ours:
             )
         )
         return {
-            name: sample
+            name: sample if len(sample) == side.shape[0] else None
             for name, sample, side in zip(("pred", "real"), samples, cells[::-1], strict=True)
-            if len(sample) == len(side)
         }
 
     def table(self, labels: list[str], genes: list[str]) -> pd.DataFrame:
@@ -240,11 +291,9 @@ class _Ours:
         return pd.DataFrame(rows, columns=[*IDENTITY, *COLUMNS, "note"])
 
 
-def _gammas(
-    truth: Half, control: np.ndarray, n_labels: int, rng: np.random.Generator
-) -> list[float]:
+def _gammas(truth: Half, n_labels: int, rng: np.random.Generator) -> list[float]:
     """Kernel widths from at most 500 treated and 500 control real cells."""
     each = -(-500 // n_labels)
     treated = [_dense(at_most(truth.cells[label], each, rng)) for label in sorted(truth.cells)]
-    sample = np.concatenate([*treated, at_most(control, 500, rng)])
+    sample = np.concatenate([*treated, _dense(at_most(truth.control, 500, rng))])
     return gamma_grid(median_squared_distance(sample))

@@ -1,65 +1,137 @@
-"""Sums of distances and kernels over all pairs of cells, block by block as matrix products.
+"""Sums of distances and kernels over all pairs of cells.
 
-The products are taken in the precision of the cells (float32 from the store: twice the speed, and
-7e-8 of a mean distance away from float64), everything is summed in float64. One pass over the
-pairs gives the sum of distances and of all kernels: the widths of a grid double from one to the
-next, and exp(-2 g d) is the square of exp(-g d).
+One pass over the pairs gives the sum of distances and of all kernels: the widths of a grid double
+from one to the next, and exp(-2 g d) is the square of exp(-g d). Products are taken in the
+precision of the cells (float32 from the store: 7e-8 of a mean distance away from float64),
+everything is summed in float64.
+
+Cells that are mostly zeros are multiplied value by value (`fold_sparse`), at 30 % of values three
+times, at 10 % five times as fast as matrix products; others as matrix products, block by block.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
 
-from statetx.evaluation.kernels import fold_pairs, threads_for
+from statetx.evaluation.kernels import threads_for
+from statetx.evaluation.pair_kernels import (
+    GENES,
+    WIDTH,
+    fill_panels,
+    fold_products,
+    fold_sparse,
+    tile,
+)
 
 BLOCK = 1024
-"""Rows per block: 1024 x 1024 float32 products are 4 MiB."""
+"""Rows per block of matrix products: 1024 x 1024 float32 products are 4 MiB."""
+
+SPARSE = 0.5
+"""Up to this share of values that are not zero, cells count as sparse."""
 
 
-@dataclass(frozen=True)
-class Cloud:
-    """Cells around a centre.
+class _Tiles(NamedTuple):
+    """Rows of `fold_sparse`, and their squared lengths, float64 [n]."""
 
-    Attributes
-    ----------
-    cells
-        [n, D] minus the centre, float32 or float64.
-    norms
-        [n], squared lengths.
-    """
-
-    cells: np.ndarray
+    pointers: np.ndarray
+    genes: np.ndarray
+    data: np.ndarray
     norms: np.ndarray
 
-    @classmethod
-    def of(cls, cells: np.ndarray, centre: np.ndarray | None = None) -> Cloud:
-        """Move cells to a centre, which clouds that are compared must share.
 
-        |x|^2 + |y|^2 - 2 x.y cancels, and a common offset makes it worse.
+class Cloud:
+    """Cells that are compared with others, in the forms that the products want.
 
-        Parameters
-        ----------
-        cells
-            [n, D]; float64 stays float64, everything else becomes float32.
-        centre
-            [D]; None: the mean of the cells.
-        """
-        kind = np.float64 if np.asarray(cells).dtype == np.float64 else np.float32
-        if centre is None:
-            centre = centre_of(cells)
-        moved = np.subtract(cells, centre, dtype=np.float64).astype(kind, copy=False)
-        return cls(moved, np.einsum("ij,ij->i", moved, moved))
+    Parameters
+    ----------
+    cells
+        [n, D], sparse or dense; float64 stays float64, everything else becomes float32.
+    centre
+        [D], which clouds that are compared must share; None: the mean of the cells. Matrix products
+        are taken around it: |x|^2 + |y|^2 - 2 x.y cancels, and a common offset makes it worse.
+    """
+
+    def __init__(self, cells: Any, centre: np.ndarray | None = None) -> None:
+        self._cells: Any = cells if sparse.issparse(cells) else np.asarray(cells)
+        self._centre = centre_of(cells) if centre is None else centre
+        self.kind = np.dtype(np.float64 if self._cells.dtype == np.float64 else np.float32)
+        self.size: int = self._cells.shape[0]
 
     def __len__(self) -> int:
-        return len(self.cells)
+        return self.size
+
+    @cached_property
+    def density(self) -> float:
+        """Share of the values that are not zero."""
+        cells = self._cells
+        count = cells.nnz if sparse.issparse(cells) else np.count_nonzero(cells)
+        return float(count / max(1, self._cells.shape[0] * self._cells.shape[1]))
+
+    @cached_property
+    def is_constant(self) -> bool:
+        """Whether all cells are one: the many pairs without a distance would each be taken twice."""
+        if (
+            sparse.issparse(self._cells)
+            or not len(self)
+            or np.any(self._cells[-1] != self._cells[0])
+        ):
+            return False
+        return bool((self._cells == self._cells[0]).all())
+
+    @cached_property
+    def dense(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cells minus the centre [n, D], and their squared lengths [n]."""
+        cells = self._cells.toarray() if sparse.issparse(self._cells) else self._cells
+        moved = np.subtract(cells, self._centre, dtype=np.float64).astype(self.kind, copy=False)
+        return moved, np.einsum("ij,ij->i", moved, moved)
+
+    @cached_property
+    def _rows(self) -> sparse.csr_matrix:
+        return sparse.csr_matrix(self._cells, dtype=np.float32)
+
+    @cached_property
+    def tiles(self) -> _Tiles:
+        """Cells as rows of `fold_sparse`."""
+        rows = self._rows
+        tiles = _Tiles(
+            np.zeros(-(-rows.shape[1] // GENES) * self.size + 1, dtype=np.int64),
+            np.empty(rows.nnz, dtype=np.int32),
+            np.empty(rows.nnz, dtype=np.float32),
+            np.empty(self.size),
+        )
+        tile(rows.indptr, rows.indices, rows.data, *tiles)
+        return tiles
+
+    @cached_property
+    def panels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cells as columns of `fold_sparse`, and their squared lengths."""
+        rows = self._rows
+        count = -(-self.size // WIDTH)
+        panels = _aligned(count, -(-rows.shape[1] // GENES) * GENES, WIDTH)
+        with threads_for(rows.nnz):
+            fill_panels(rows.indptr, rows.indices, rows.data, panels)
+        norms = np.zeros(count * WIDTH)
+        norms[: self.size] = self.tiles.norms
+        return panels, norms
 
 
-def centre_of(cells: np.ndarray) -> np.ndarray:
-    """Mean of cells [n, D] -> float64 [D]."""
-    return np.asarray(cells).mean(axis=0, dtype=np.float64)
+def _aligned(*shape: int) -> np.ndarray:
+    """float32 zeros that begin with a cache line: vector registers that cross lines load half as fast."""
+    n = math.prod(shape)
+    room = np.zeros(n + 16, dtype=np.float32)
+    skip = -(room.ctypes.data // 4) % 16
+    return room[skip : skip + n].reshape(shape)
+
+
+def centre_of(cells: Any) -> np.ndarray:
+    """Mean of cells [n, D], sparse or dense -> float64 [D]."""
+    return np.asarray(cells.mean(axis=0, dtype=np.float64)).ravel()
 
 
 def _chains(gammas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +142,7 @@ def _chains(gammas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     while left:
         chain = [left.pop(0)]
         for i in list(left):
-            if np.isclose(gammas[i], 2 * gammas[chain[-1]], rtol=1e-12, atol=0):
+            if abs(gammas[i] / gammas[chain[-1]] - 2) < 1e-12:
                 chain.append(i)
                 left.remove(i)
         places += chain
@@ -101,22 +173,44 @@ def pair_sums(x: Cloud, y: Cloud | None = None, gammas: Sequence[float] = ()) ->
     """
     places, lengths = _chains(gammas)
     firsts = places[np.cumsum(lengths) - lengths]
-    starts = np.asarray(gammas, dtype=np.float64)[firsts]
-    other = x if y is None else y
-    total = np.zeros(1 + len(places))
-    for rows in _blocks(len(x)):
-        for columns in _blocks(len(other)):
-            if y is None and columns.start < rows.start:
-                continue
-            products = x.cells[rows] @ other.cells[columns].T
-            diagonal = y is None and rows == columns
-            found = np.zeros((len(products), len(total)))
-            norms = x.norms[rows], other.norms[columns]
-            with threads_for(products.size):
-                fold_pairs(products, *norms, diagonal, starts, lengths, found)
-            twice = 2.0 if y is None and not diagonal else 1.0
-            total += twice * found.sum(axis=0)
+    chains = np.asarray(gammas, dtype=np.float64)[firsts], lengths
+    one, two = (x, x) if y is None else sorted((x, y), key=lambda cloud: cloud.density)
+    is_single = all(cloud.kind == np.float32 for cloud in (one, two))
+    by_values = is_single and len(x) > 0 and one.density <= SPARSE
+    if y is None and x.is_constant:
+        return np.append(0.0, np.full(len(gammas), float(len(x)) ** 2))
+    total = (_by_values if by_values else _by_products)(one, two, y is None, chains)
     out = np.empty_like(total)
     out[0] = total[0]
     out[1 + places] = total[1:]
     return out
+
+
+_Chains = tuple[np.ndarray, np.ndarray]
+
+
+def _by_values(rows: Cloud, columns: Cloud, within: bool, chains: _Chains) -> np.ndarray:
+    panels, norms = columns.panels
+    found = np.zeros((len(panels), 1 + int(chains[1].sum())))
+    with threads_for(len(rows) * len(columns)):
+        fold_sparse(*rows.tiles, panels, norms, len(columns), within, *chains, found)
+    total: np.ndarray = found.sum(axis=0)
+    return total
+
+
+def _by_products(x: Cloud, y: Cloud, within: bool, chains: _Chains) -> np.ndarray:
+    (cells, lengths), (others, other_lengths) = x.dense, y.dense
+    total = np.zeros(1 + int(chains[1].sum()))
+    for rows in _blocks(len(x)):
+        for columns in _blocks(len(y)):
+            if within and columns.start < rows.start:
+                continue
+            products = cells[rows] @ others[columns].T
+            diagonal = within and rows == columns
+            found = np.zeros((len(products), len(total)))
+            sides = cells[rows], others[columns], lengths[rows], other_lengths[columns]
+            with threads_for(products.size):
+                fold_products(products, *sides, diagonal, *chains, found)
+            twice = 2.0 if within and not diagonal else 1.0
+            total += twice * found.sum(axis=0)
+    return total

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from statetx.errors import DataError
 
@@ -34,13 +36,21 @@ class Group:
     squares: float
 
     @classmethod
-    def of(cls, cells: np.ndarray) -> Group:
-        """Sum up cells [n, G], n >= 1, in float64."""
-        if len(cells) == 0:
+    def of(cls, cells: Any) -> Group:
+        """Sum up cells [n, G], n >= 1, dense or sparse, in float64."""
+        n = cells.shape[0]
+        if n == 0:
             raise DataError("a group without cells has no mean")
+        if sparse.issparse(cells):
+            rows = cells.tocsr()
+            data = rows.data.astype(np.float64)
+            mean = np.bincount(rows.indices, weights=data, minlength=cells.shape[1]) / n
+            # einsum, not @: BLAS would wake its threads, which then spin for 20 ms at others' cost.
+            squares, of_mean = (np.einsum("i,i->", values, values) for values in (data, mean))
+            return cls(n, mean, max(0.0, float(squares - n * of_mean)))
         mean = cells.mean(axis=0, dtype=np.float64)
         off = cells - mean
-        return cls(len(cells), mean, float(np.einsum("ij,ij->", off, off)))
+        return cls(n, mean, float(np.einsum("ij,ij->", off, off)))
 
     @classmethod
     def merged(cls, groups: Iterable[Group]) -> Group:

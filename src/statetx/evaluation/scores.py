@@ -59,10 +59,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from statetx.evaluation.agreement import agreement
-from statetx.evaluation.cell_eval import distances_between, pearson
+from statetx.evaluation.cell_eval import distances_between, pearson, ranks
 from statetx.evaluation.columns import COLUMNS, SCORED_ZERO, write_note
 from statetx.evaluation.de import DETable
 from statetx.evaluation.dose_response import dose_response
@@ -166,8 +165,8 @@ def discrimination(pred: np.ndarray, real: np.ndarray) -> np.ndarray:
         return np.full(n, np.nan)
     # Rounding makes equal distances differ by 1e-16: ties are found after rounding to 1e-12.
     distance = np.round(distances_between(pred, real, "cosine"), 12)
-    ranks = np.array([rankdata(row)[i] - 1 for i, row in enumerate(distance)])
-    return 1.0 - ranks / (n - 1)
+    places = np.array([ranks(row)[i] - 1 for i, row in enumerate(distance)])
+    return 1.0 - places / (n - 1)
 
 
 def score(

@@ -77,8 +77,9 @@ from evaluate_parity import (
 )
 from memory import Watch, warm
 
-from statetx.evaluation.de import SortedControl, compare
+from statetx.evaluation.de import compare
 from statetx.evaluation.distances import EnergyFrom
+from statetx.evaluation.ranks import SortedControl
 
 Rows = list[dict[str, Any]]
 Figures = dict[str, Any]

@@ -19,7 +19,8 @@ import pandas as pd
 from evaluate_pairs import CONTROL, EMBEDDING, LABEL, LINE, Pair
 from scipy import sparse
 
-from statetx.evaluation.de import SortedControl, compare
+from statetx.evaluation.de import compare
+from statetx.evaluation.ranks import SortedControl
 from statetx.evaluation.side_file import log_normalised
 
 ABSENT = "clustering_agreement"

@@ -169,6 +169,9 @@ def evaluate(
     skip_metrics: Annotated[
         str, typer.Option(help="cell-eval's metrics to leave out: pearson_edistance,mse")
     ] = "",
+    scores: Annotated[
+        bool, typer.Option(help="write scores.csv, ours; without it only cell-eval's tables")
+    ] = True,
 ) -> None:
     """Score anybody's predictions: cell-eval's tables, and ours.
 
@@ -187,6 +190,7 @@ def evaluate(
         profile=profile,
         scale=scale.value,
         skip=[name.strip() for name in skip_metrics.split(",") if name.strip()],
+        with_scores=scores,
     )
     typer.echo(f"{len(scored)} sets of tables: {out}")
 

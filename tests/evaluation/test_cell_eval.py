@@ -15,8 +15,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from statetx.errors import ConfigError
 from statetx.evaluation import cell_eval, tables
 from statetx.evaluation.cell_eval import Panel
-from statetx.evaluation.de import SortedControl, compare
+from statetx.evaluation.de import compare
 from statetx.evaluation.distances import energy
+from statetx.evaluation.ranks import SortedControl
 
 HERE = Path(__file__).parent
 LABELS = [label for label in GROUPS if label != "ctrl"]

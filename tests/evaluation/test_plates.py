@@ -11,10 +11,11 @@ import pytest
 from line_samples import CONTROL, LINE, Line, Store, install
 
 from statetx.config import Evaluation
-from statetx.evaluation.de import SortedControl, compare
+from statetx.evaluation.de import compare
 from statetx.evaluation.evaluate import evaluate_run
 from statetx.evaluation.own_controls import OwnControls
 from statetx.evaluation.pseudobulk import Controls
+from statetx.evaluation.ranks import SortedControl
 from statetx.evaluation.reference import reference
 from statetx.evaluation.scene import Scene
 

@@ -8,8 +8,9 @@ from scipy.spatial.distance import cdist, pdist
 
 from statetx.errors import DataError
 from statetx.evaluation.columns import SCORED_ZERO, parse_note, write_note
-from statetx.evaluation.de import SortedControl, compare
+from statetx.evaluation.de import compare
 from statetx.evaluation.pseudobulk import Controls, Group
+from statetx.evaluation.ranks import SortedControl
 from statetx.evaluation.scores import Condition, discrimination, score, target_genes
 
 G = 40

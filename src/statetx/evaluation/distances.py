@@ -180,17 +180,14 @@ class EnergyFrom:
     def _controls(self) -> Sample:
         return Sample(self._cells, self._centre)
 
-    def of(self, sample: Sample) -> float:
-        """Energy distance of a sample around the same centre."""
+    def __call__(self, cells: Any) -> float:
+        """Energy distance of cells [n, D], or of a `Sample` around the same centre."""
+        sample = cells if isinstance(cells, Sample) else Sample(cells, self._centre)
         between = pair_sums(sample.cloud, self._controls.cloud)[0] / (
             len(sample) * len(self._controls)
         )
         within = sample.within("V")[0] + self._controls.within("V")[0]
         return float(2 * between - within)
-
-    def __call__(self, cells: Any) -> float:
-        """Energy distance of cells [n, D]."""
-        return self.of(Sample(cells, self._centre))
 
 
 def median_squared_distance(cells: np.ndarray) -> float:

@@ -13,11 +13,12 @@ from statetx.errors import ResultsError
 from statetx.evaluation import cell_eval
 from statetx.evaluation.columns import FALLBACK
 from statetx.evaluation.covariance import covariance_agreement
-from statetx.evaluation.de import DERow, de_row, mean_of, table_of, write_table
+from statetx.evaluation.de import DERow, de_row, table_of, write_table
 from statetx.evaluation.distances import EnergyFrom, all_distances
 from statetx.evaluation.own_controls import OwnControls
 from statetx.evaluation.predictions import Predictions
 from statetx.evaluation.pseudobulk import Group
+from statetx.evaluation.ranks import mean_of
 from statetx.evaluation.real_side import Reference, read_reference, reference_note, write_scores
 from statetx.evaluation.scene import Scene
 from statetx.evaluation.scores import Condition, score
@@ -95,7 +96,7 @@ def evaluate_run(
             continue
         distances, (sample, _) = all_distances(cells, truth, reference.gammas, centre)
         if needs_energy:
-            own_energy.append(energy_from.of(sample))
+            own_energy.append(energy_from(sample))
         notes = dict(reference_note(reference.training))
         share = predicted.fallback(name)
         if share:

@@ -56,7 +56,7 @@ def _tie(count: float) -> float:
     return count * count * count - count
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def gather_sparse(
     pointers: Array, genes: Array, data: Array, starts: Array, values: Array, sums: Array
 ) -> None:
@@ -88,24 +88,23 @@ def gather_sparse(
 
 
 _STRIPE = 64
-"""Genes of dense cells that are read at once: one or two cache lines of each cell."""
+"""Genes of dense cells that are read at once: a few cache lines of each cell."""
 
 
-@njit(parallel=True, cache=True)
+@njit(nogil=True, cache=True)
 def gather_dense(cells: Array, starts: Array, values: Array, sums: Array) -> None:
     """Put the non-zero values of dense cells [n, G] gene by gene, as `gather_sparse`."""
     n, n_genes = cells.shape
-    stripes = (n_genes + _STRIPE - 1) // _STRIPE
-    for stripe in prange(stripes):
+    for begin in range(0, n_genes, _STRIPE):
         for i in range(n):
-            for gene in range(stripe * _STRIPE, min(n_genes, (stripe + 1) * _STRIPE)):
+            for gene in range(begin, min(n_genes, begin + _STRIPE)):
                 starts[gene + 1] += cells[i, gene] != 0
     for gene in range(n_genes):
         starts[gene + 1] += starts[gene]
     place = starts[:-1].copy()
-    for stripe in prange(stripes):
+    for begin in range(0, n_genes, _STRIPE):
         for i in range(n):
-            for gene in range(stripe * _STRIPE, min(n_genes, (stripe + 1) * _STRIPE)):
+            for gene in range(begin, min(n_genes, begin + _STRIPE)):
                 value = cells[i, gene]
                 if value != 0:
                     values[place[gene]] = value
@@ -163,7 +162,7 @@ def _merge(values: Array, start: int, stop: int, own: Array, lefts: Array) -> No
         j += 1
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, nogil=True, cache=True)
 def rank_genes(
     control_starts: Array,
     control_values: Array,

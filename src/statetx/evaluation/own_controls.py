@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from statetx.data.seeds import generator
-from statetx.evaluation.de import SortedControl
+from statetx.evaluation.ranks import SortedControl
 from statetx.evaluation.scene import Scene
 
 KEPT = 16

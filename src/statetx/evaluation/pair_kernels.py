@@ -81,7 +81,7 @@ def _fold(
                     power[j] *= power[j]
 
 
-@njit(parallel=True, cache=True, fastmath=_FAST)
+@njit(parallel=True, nogil=True, cache=True, fastmath=_FAST)
 def fold_products(
     products: Array,
     x: Array,
@@ -164,7 +164,7 @@ def _multiply(
             acc[j] += v0 * r0[j]
 
 
-@njit(parallel=True, cache=True, fastmath=_FAST)
+@njit(parallel=True, nogil=True, cache=True, fastmath=_FAST)
 def fold_sparse(
     pointers: Array,
     genes: Array,
@@ -255,7 +255,7 @@ def fold_sparse(
         out[p, 1:] -= surplus
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def tile(
     pointers: Array,
     genes: Array,
@@ -296,7 +296,7 @@ def tile(
             place[at] += 1
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, nogil=True, cache=True)
 def fill_panels(pointers: Array, genes: Array, data: Array, panels: Array) -> None:
     """Write CSR rows as columns of panels, zeros [P, at least G, WIDTH]."""
     n = len(pointers) - 1

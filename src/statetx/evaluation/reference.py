@@ -29,10 +29,11 @@ from statetx.data.plan import read_plan
 from statetx.data.store import open_store
 from statetx.errors import ResultsError
 from statetx.evaluation.covariance import covariance_agreement
-from statetx.evaluation.de import DERow, SortedControl, de_row, table_of, write_table
+from statetx.evaluation.de import DERow, de_row, table_of, write_table
 from statetx.evaluation.distances import EnergyFrom, all_distances
 from statetx.evaluation.own_controls import OwnControls
 from statetx.evaluation.pseudobulk import Controls, Group
+from statetx.evaluation.ranks import SortedControl
 from statetx.evaluation.real_side import Real, reference_note, write_real, write_scores
 from statetx.evaluation.scene import Scene
 from statetx.evaluation.scores import Condition, score

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from statetx.evaluation.one_line import Half, evaluate_halves
+from statetx.evaluation.one_line import evaluate_halves
+from statetx.evaluation.our_scores import Half
 
 DRUGS, DOSES, GENES, CELLS, CONTROLS = 4, (0.1, 1.0, 10.0), 120, 80, 300
 LABELS = [f"Drug{drug}_{dose:g}" for drug in range(DRUGS) for dose in DOSES]
@@ -122,6 +123,7 @@ class Screen:
             "planted", truth, predicted, predicted, genes, "full", CONTROLS, 0, reference
         )
         theirs = pd.DataFrame(found.columns, index=found.labels).astype(float)
+        assert found.scores is not None  # asked for
         return found.scores.set_index("perturbation").join(theirs, rsuffix="_cell_eval")
 
 

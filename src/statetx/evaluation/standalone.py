@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
-from statetx.evaluation.one_line import Half, Result, evaluate_halves
+from statetx.evaluation.one_line import Result, evaluate_halves
+from statetx.evaluation.our_scores import Half
 from statetx.evaluation.side_file import Scale, Side, log_normalised, median_total, read_side
 from statetx.evaluation.tables import write_aggregate, write_results
 from statetx.labels import controls as control_labels
@@ -52,6 +54,7 @@ def evaluate_files(
     max_cells: int = 1500,
     seed: int = 0,
     skip: Sequence[str] = (),
+    with_scores: bool = True,
 ) -> dict[str, Result]:
     """Score predicted against real cells, cell line by cell line.
 
@@ -85,6 +88,8 @@ def evaluate_files(
 
     skip
         cell-eval's metrics to leave out of ``results.csv``.
+    with_scores
+        Whether to write ``scores.csv``.
 
     Returns
     -------
@@ -112,7 +117,16 @@ def evaluate_files(
         homes[line] = Path(out) / line.replace("/", "-") if celltype_col else Path(out)
         truth, own, shared = _halves(truth_side, pred_side, line, control, scale)
         results[line] = evaluate_halves(
-            line, truth, own, shared, truth_side.genes, profile, max_cells, seed, skip=skip
+            line,
+            truth,
+            own,
+            shared,
+            truth_side.genes,
+            profile,
+            max_cells,
+            seed,
+            skip=skip,
+            with_scores=with_scores,
         )
     if len(set(homes.values())) < len(homes):
         raise DataError(
@@ -122,8 +136,9 @@ def evaluate_files(
     for line, result in results.items():
         write_results(result.labels, result.columns, homes[line] / "results.csv")
         write_aggregate(result.columns, homes[line] / "agg_results.csv")
-        with whole(homes[line] / "scores.csv") as part:
-            result.scores.to_csv(part, index=False)
+        if result.scores is not None:
+            with whole(homes[line] / "scores.csv") as part:
+                result.scores.to_csv(part, index=False)
     return results
 
 
@@ -221,4 +236,7 @@ def _halves(
 
 def _rows_of(rows: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Rows of each label, labels sorted."""
-    return {str(name): rows[labels == name] for name in sorted(set(labels))}
+    return {
+        str(name): rows[at]
+        for name, at in sorted(pd.Series(labels).groupby(labels).indices.items())
+    }

@@ -54,6 +54,13 @@ def gpu_at_work() -> torch.device | None:
     return gpu() if gpu.cache_info().currsize else None
 
 
+def has_room(n_bytes: int, device: torch.device) -> bool:
+    """Whether so much may stay on a device: a quarter of what is free, a training may want the rest."""
+    import torch
+
+    return device.type != "cuda" or 4 * n_bytes <= torch.cuda.mem_get_info(device)[0]
+
+
 def attempt(what: Callable[[], T]) -> T | None:
     """Do something on the GPU; None if that fails, for want of memory above all.
 

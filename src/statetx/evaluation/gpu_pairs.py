@@ -2,12 +2,13 @@
 
 Squared distances |x|^2 + |y|^2 - 2 x.y around a common centre, block by block, products in the
 precision of the cells and never in TF32 (which keeps 10 bits: 1e-3 of a distance), everything
-summed in float64. Single-precision pairs that nearly agree are taken again from differences.
+summed in float64. Pairs that nearly agree are taken again from differences.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,10 @@ RESIDENT = 1 << 30
 """Bytes up to which dense cells stay on the device; larger ones are sent anew for each pass."""
 
 _CLOSE = 1e-3
-"""A squared distance below this share of both squared lengths lost too many digits in float32."""
+"""A squared distance below this share of both squared lengths lost three digits or more."""
+
+_SETTING = threading.Lock()
+"""Held while products are exact: torch's setting is one for all threads."""
 
 
 class Points:
@@ -66,7 +70,7 @@ class Points:
         return int(self._cells.shape[0])
 
     def blocks(self, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Rows [rows, D] of every block from a first one on, with their squared lengths [rows]."""
+        """Rows [rows, D] of every block from a first one on, with their float64 squared lengths."""
         width = max(1, self._cells.shape[1])
         rows = max(1, min(ROWS, ROOM // width))
         keep = len(self) * width * self.kind.itemsize <= RESIDENT
@@ -83,7 +87,7 @@ class Points:
 
         kind = torch.float64 if self.kind == np.float64 else torch.float32
         moved = (self._dense(cells).double() - self._centre).to(kind)
-        return moved, moved.square().sum(dim=1, dtype=torch.float64).to(kind)
+        return moved, moved.square().sum(dim=1, dtype=torch.float64)
 
     def _dense(self, cells: Any) -> torch.Tensor:
         """Values as they are, made dense on the device: a third of the bytes travel at 15 %."""
@@ -132,13 +136,8 @@ def pair_sums(x: Points, y: Points | None, gammas: Sequence[float]) -> np.ndarra
             first = i if y is None else 0
             for j, (columns, column_lengths) in enumerate(two.blocks(first), first):
                 diagonal = y is None and i == j
-                square = _square_distances(
-                    rows.to(kind),
-                    columns.to(kind),
-                    row_lengths.to(kind),
-                    column_lengths.to(kind),
-                    diagonal,
-                )
+                both = (row_lengths[:, None] + column_lengths[None]).to(kind)
+                square = _square_distances(rows.to(kind), columns.to(kind), both, diagonal)
                 weight = 2.0 if y is None and not diagonal else 1.0
                 out[0] += weight * square.sqrt().sum(dtype=torch.float64)
                 for k, gamma in enumerate(gammas):
@@ -152,35 +151,27 @@ def _exact_products() -> Iterator[None]:
     """Products of float32 in float32, whatever a training in this process has set."""
     import torch
 
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with _SETTING:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
 def _square_distances(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    lengths_x: torch.Tensor,
-    lengths_y: torch.Tensor,
-    diagonal: bool,
+    x: torch.Tensor, y: torch.Tensor, both: torch.Tensor, diagonal: bool
 ) -> torch.Tensor:
-    import torch
-
-    single = x.dtype == torch.float32
-    both = lengths_x[:, None] + lengths_y[None]
+    """Return [n, m], from both squared lengths added up; those that nearly agree from differences."""
     square = both - 2 * (x @ y.T)
-    near = square <= (_CLOSE if single else 1e-15) * both
-    square.masked_fill_(near, 0)
+    near = square <= _CLOSE * both
     if diagonal:
         square.fill_diagonal_(0)
         near.fill_diagonal_(False)
-    if single:
-        i, j = near.nonzero(as_tuple=True)
-        step = max(1, ROOM // max(1, x.shape[1]))
-        for start in range(0, len(i), step):
-            a, b = i[start : start + step], j[start : start + step]
-            square[a, b] = (x[a] - y[b]).square_().sum(dim=1)
+    i, j = near.nonzero(as_tuple=True)
+    step = max(1, ROOM // max(1, x.shape[1]))
+    for start in range(0, len(i), step):
+        a, b = i[start : start + step], j[start : start + step]
+        square[a, b] = (x[a] - y[b]).square_().sum(dim=1)
     return square

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
-from statetx.evaluation.gpu import send
+from statetx.evaluation.gpu import attempt, gpu, gpu_at_work, has_room, send
+from statetx.evaluation.kernels import p_values
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,9 @@ WORTH_SORTING = 1 << 16
 
 VALUES = 1 << 24
 """Values in a block of genes: 50 bytes each at the peak."""
+
+RESIDENT_BYTES = 16
+"""Of one control value on the device: its key, and itself where no other equals it."""
 
 MOST_CELLS = 2_097_151
 """Most cells of a test, both sides: their number cubed still fits int64."""
@@ -53,8 +56,8 @@ def _genes(starts: torch.Tensor, n_values: int) -> torch.Tensor:
     return torch.repeat_interleave(genes, starts.diff(), output_size=n_values)
 
 
-def sort_genes(starts: np.ndarray, values: np.ndarray, device: torch.device) -> None:
-    """Sort the values of each gene, in place.
+def sort_genes(starts: np.ndarray, values: np.ndarray, device: torch.device) -> bool:
+    """Sort the values of each gene, in place; return True.
 
     Parameters
     ----------
@@ -74,6 +77,7 @@ def sort_genes(starts: np.ndarray, values: np.ndarray, device: torch.device) -> 
         ordered, places = torch.sort(send(part, device), stable=True)
         again = torch.sort(genes[places], stable=True).indices
         values[own] = ordered[again].cpu().numpy()
+    return True
 
 
 class _Block(NamedTuple):
@@ -103,7 +107,7 @@ class _Block(NamedTuple):
 class RankedControl:
     """Sorted control cells that lie on a device, to be compared with many targets.
 
-    Takes 16 bytes per value that is not zero, at most.
+    They take up to `RESIDENT_BYTES` per value that is not zero.
 
     Parameters
     ----------
@@ -188,18 +192,38 @@ class RankedControl:
         twice_u, ties = out.cpu().numpy()
         return twice_u, ties
 
-    def test(self, target: SortedCells) -> tuple[np.ndarray, np.ndarray]:
-        """U of the target and its two-sided asymptotic p for every gene, float64 [G]."""
+    def test(self, target: SortedCells) -> tuple[np.ndarray, np.ndarray] | None:
+        """U of the target and its two-sided asymptotic p for every gene, float64 [G].
+
+        None if the cells are too many or the device fails: then it is the CPU's turn.
+        """
+        if self.n_cells + target.n_cells > MOST_CELLS:
+            return None
+        return attempt(lambda: self._test(target))
+
+    def _test(self, target: SortedCells) -> tuple[np.ndarray, np.ndarray]:
         twice_u, ties = self.counts(target)
-        n, pairs = float(self.n_cells + target.n_cells), float(self.n_cells) * target.n_cells
-        u = twice_u / 2
-        variance = pairs / 12.0 * ((n + 1.0) - ties / (n * (n - 1.0)))
-        varies = variance > 0
-        z = np.maximum(u, pairs - u) - 0.5 * pairs - 0.5
-        z = z / np.sqrt(np.where(varies, variance, 1.0))
-        p = np.minimum(1.0, special.erfc(z / math.sqrt(2.0)))
-        return u, np.where(varies, p, 1.0)
+        statistic, pvalue = twice_u / 2, np.empty(len(ties))
+        p_values(statistic, ties.astype(np.float64), self.n_cells, target.n_cells, pvalue)
+        return statistic, pvalue
 
 
 def _tie(count: Any) -> Any:
     return count * count * count - count
+
+
+def sort_if_worth(starts: np.ndarray, values: np.ndarray) -> bool:
+    """Do as `sort_genes` on the GPU, if there is one and enough to sort; return whether it was done."""
+    least_met = len(values) >= WORTH_SORTING
+    device = gpu() if len(values) >= WORTH else gpu_at_work() if least_met else None
+    return device is not None and bool(attempt(lambda: sort_genes(starts, values, device)))
+
+
+def ranked_if_worth(
+    cells: SortedCells, ties: np.ndarray, negatives: np.ndarray
+) -> RankedControl | None:
+    """Put control cells on the GPU; None without one, or if they are too few or too many for it."""
+    device = gpu() if len(cells.values) >= WORTH else None
+    if device is None or not has_room(RESIDENT_BYTES * len(cells.values), device):
+        return None
+    return attempt(lambda: RankedControl(cells, ties, negatives, device))

@@ -162,6 +162,23 @@ def _merge(values: Array, start: int, stop: int, own: Array, lefts: Array) -> No
         j += 1
 
 
+@njit(inline="always")
+def _two_sided(u: float, tie: float, n: float, pairs: float) -> float:
+    variance = pairs / 12.0 * ((n + 1.0) - tie / (n * (n - 1.0)))
+    if variance <= 0.0:
+        return 1.0
+    z = (max(u, pairs - u) - 0.5 * pairs - 0.5) / math.sqrt(variance)
+    return min(1.0, math.erfc(z / math.sqrt(2.0)))
+
+
+@njit(cache=True)
+def p_values(statistic: Array, ties: Array, n_control: int, n_target: int, pvalue: Array) -> None:
+    """Fill the two-sided asymptotic p of every gene from U and its tie term, float64 [G]."""
+    n, pairs = float(n_control + n_target), float(n_control) * float(n_target)
+    for gene in range(len(statistic)):
+        pvalue[gene] = _two_sided(statistic[gene], ties[gene], n, pairs)
+
+
 @njit(parallel=True, nogil=True, cache=True)
 def rank_genes(
     control_starts: Array,
@@ -214,9 +231,4 @@ def rank_genes(
             tie += _tie(equal + count) - _tie(equal)
             i = j
         statistic[gene] = u
-        variance = pairs / 12.0 * ((n + 1.0) - tie / (n * (n - 1.0)))
-        if variance <= 0.0:
-            pvalue[gene] = 1.0
-        else:
-            z = (max(u, pairs - u) - 0.5 * pairs - 0.5) / math.sqrt(variance)
-            pvalue[gene] = min(1.0, math.erfc(z / math.sqrt(2.0)))
+        pvalue[gene] = _two_sided(u, tie, n, pairs)

@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
+from statetx.evaluation import gpu_pairs
+from statetx.evaluation.gpu import attempt, gpu
 from statetx.evaluation.kernels import threads_for
 from statetx.evaluation.pair_kernels import (
     GENES,
@@ -28,6 +30,9 @@ from statetx.evaluation.pair_kernels import (
     fold_sparse,
     tile,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK = 1024
 """Rows per block of matrix products: 1024 x 1024 float32 products are 4 MiB."""
@@ -62,9 +67,21 @@ class Cloud:
         self._centre = centre_of(cells) if centre is None else centre
         self.kind = np.dtype(np.float64 if self._cells.dtype == np.float64 else np.float32)
         self.size: int = self._cells.shape[0]
+        self._points: gpu_pairs.Points | None = None
 
     def __len__(self) -> int:
         return self.size
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self._cells.shape[1])
+
+    def on(self, device: torch.device) -> gpu_pairs.Points:
+        """The cells on a device, kept there while the cloud lives."""
+        if self._points is None:
+            self._points = gpu_pairs.Points(self._cells, self._centre, self.kind, device)
+        return self._points
 
     @cached_property
     def density(self) -> float:
@@ -171,19 +188,33 @@ def pair_sums(x: Cloud, y: Cloud | None = None, gammas: Sequence[float] = ()) ->
     numpy.ndarray
         float64 [1 + number of gammas].
     """
+    if y is None and x.is_constant:
+        return np.append(0.0, np.full(len(gammas), float(len(x)) ** 2))
+    there = _on_gpu(x, y, gammas)
+    if there is not None:
+        return there
     places, lengths = _chains(gammas)
     firsts = places[np.cumsum(lengths) - lengths]
     chains = np.asarray(gammas, dtype=np.float64)[firsts], lengths
     one, two = (x, x) if y is None else sorted((x, y), key=lambda cloud: cloud.density)
     is_single = all(cloud.kind == np.float32 for cloud in (one, two))
     by_values = is_single and len(x) > 0 and one.density <= SPARSE
-    if y is None and x.is_constant:
-        return np.append(0.0, np.full(len(gammas), float(len(x)) ** 2))
     total = (_by_values if by_values else _by_products)(one, two, y is None, chains)
     out = np.empty_like(total)
     out[0] = total[0]
     out[1 + places] = total[1:]
     return out
+
+
+def _on_gpu(x: Cloud, y: Cloud | None, gammas: Sequence[float]) -> np.ndarray | None:
+    """The sums from a GPU, if there is one and that is worth it."""
+    worth = len(x) * len(x if y is None else y) * x.width >= gpu_pairs.WORTH
+    device = gpu() if worth else None
+    if device is None:
+        return None
+    return attempt(
+        lambda: gpu_pairs.pair_sums(x.on(device), None if y is None else y.on(device), gammas)
+    )
 
 
 _Chains = tuple[np.ndarray, np.ndarray]

@@ -20,10 +20,11 @@ Parts, all but `cost` by default:
 * de: differential expression alone, warm, in process: `pdex.pdex` against `de.compare`. U and p
   must be identical. 20,000 controls and 40 labels of 150 cells; 2,000 controls and 60 labels of 800.
 * whole: both command lines on 50,682 cells, 2,000 genes, 60 labels, 2,000 controls, 30 % not zero,
-  float32 CSR; full profile without clustering, then without energy distances too. Peak of resident
-  memory. What they write is compared. `gemm_share`: products of the energy distances per second of
-  that code alone (each pair of cells counts once), over the rate of float32 matrix products of this
-  machine in the same run. Both sides' `pearson_edistance` beside ours in float64.
+  float32 CSR; full profile without clustering, then without energy distances too; ours with its own
+  scores and without (`--no-scores`: what the peer writes and no more). Peak of resident memory.
+  What they write is compared. `gemm_share`: products of the energy distances per second of that
+  code alone (each pair of cells counts once, zeros too, which ours leaves out), over the rate of
+  float32 matrix products of this machine in the same run. Both sides' `pearson_edistance` beside ours in float64.
 * tahoe: the same on 10,000 controls, 228 labels of 300 cells, 2,000 genes, 90 % zeros.
 * cost: ours alone, 50,000 to 500,000 cells, 60 to 600 labels, 90 % zeros.
 
@@ -215,12 +216,6 @@ def timed(command: Sequence[str], env: Mapping[str, str] | None = None) -> dict[
     }
 
 
-def can_skip() -> bool:
-    """Whether ours can leave out metrics."""
-    command = [*our_command(Path("p"), Path("r"), Path("o"))[:2], "--help"]
-    return "--skip-metrics" in subprocess.run(command, capture_output=True, text=True).stdout
-
-
 def processes(
     folder: Path, python: Path, case: str, sizes: Mapping[str, int], density: float, rounds: int,
     n_genes: int = 2_000,
@@ -234,7 +229,7 @@ def processes(
         write_large(path, sizes, n_genes, density, path.name == "pred.h5ad")
     warm(files)
     there = Peer.there(python)
-    skips = ["", ENERGY] if can_skip() else [""]
+    skips = ["", ENERGY]
     rows: Rows = []
     for number, skip in itertools.product(range(rounds), skips):
         what = f"without {skip}" if skip else "full"
@@ -246,20 +241,21 @@ def processes(
             rows.append({**row, **timed(command, environment())})
             print(rows[-1], flush=True)
         options = ["--skip-metrics", skip] if skip else []
-        row = {"case": case, "what": what, "tool": "statetx", "round": number}
-        rows.append({**row, **timed(our_command(*files, ours, *options))})
-        print(rows[-1], flush=True)
+        for tool, more in (("statetx", []), ("statetx, tables only", ["--no-scores"])):
+            row = {"case": case, "what": what, "tool": tool, "round": number}
+            rows.append({**row, **timed(our_command(*files, ours, *options, *more))})
+            print(rows[-1], flush=True)
     figures: Figures = {"cells": sum(sizes.values()), "labels": len(sizes) - 1}
     for skip in skips:
         what = f"without {skip}" if skip else "full"
-        for tool in ("cell-eval", "statetx") if there else ("statetx",):
+        tools = ["statetx", "statetx, tables only"]
+        for tool in ["cell-eval", *tools] if there else tools:
             own = [row for row in rows if row["what"] == what and row["tool"] == tool]
             for key in ("seconds", "cpu_s", "peak_mb"):
                 figures[f"{what}: {tool} {key}"] = median(row[key] for row in own)
-        if there:
-            for key in ("seconds", "cpu_s", "peak_mb"):
-                ratio = figures[f"{what}: cell-eval {key}"] / figures[f"{what}: statetx {key}"]
-                figures[f"{what}: cell-eval / statetx, {key}"] = round(ratio, 2)
+        for tool, key in itertools.product(tools if there else [], ("seconds", "cpu_s", "peak_mb")):
+            ratio = figures[f"{what}: cell-eval {key}"] / figures[f"{what}: {tool} {key}"]
+            figures[f"{what}: cell-eval / {tool}, {key}"] = round(ratio, 2)
     if not there:
         return rows, figures
     found = outputs_differ(folder / "ours full", folder / "peer full")
@@ -322,15 +318,16 @@ def gemm_share(folder: Path) -> Figures:
     cells = ad.read_h5ad(folder / "real.h5ad")
     labels = cells.obs[LABEL].astype(str).to_numpy()
     control = cells.X[labels == CONTROL]
-    EnergyFrom(control[:300].toarray())(control[:300].toarray())
+    EnergyFrom(control[:300])(control[:300])
     begin = time.perf_counter()
-    energy_from = EnergyFrom(control.toarray())
+    energy_from = EnergyFrom(control)
     n = control.shape[0]
     work = n * (n + 1) / 2
     for name in sorted(set(labels) - {CONTROL}):
-        own = cells.X[labels == name].toarray()
+        own = cells.X[labels == name]
         energy_from(own)
-        work += len(own) * (len(own) + 1) / 2 + len(own) * n
+        few = own.shape[0]
+        work += few * (few + 1) / 2 + few * n
     reached = 2 * work * cells.shape[1] / (time.perf_counter() - begin)
     rates.append(rate())
     return {
@@ -354,7 +351,8 @@ def tahoe(folder: Path, python: Path, quick: bool, rounds: int) -> tuple[Rows, F
     sizes, genes = even_sizes(10_000 + 228 * 300, 10_000, 228), 2_000
     if quick:
         sizes, genes, rounds = even_sizes(4_000, 1_000, 30), 500, 1
-    return processes(folder, python, "tahoe", sizes, 0.1, rounds, genes)
+    rows, figures = processes(folder, python, "tahoe", sizes, 0.1, rounds, genes)
+    return rows, {**figures, **gemm_share(folder)}
 
 
 def cost(folder: Path, _: Path, quick: bool, __: int) -> tuple[Rows, Figures]:
@@ -367,7 +365,7 @@ def cost(folder: Path, _: Path, quick: bool, __: int) -> tuple[Rows, Figures]:
             sizes = even_sizes(n, min(10_000, n // 5), count)
             write_large(path, sizes, 2_000, 0.1, path.name == "pred.h5ad")
         warm(files)
-        for skip in ["", ENERGY] if can_skip() else [""]:
+        for skip in ["", ENERGY]:
             options = ["--skip-metrics", skip] if skip else []
             what = f"without {skip}" if skip else "full"
             took = timed(our_command(*files, folder / "ours", *options))

@@ -128,7 +128,7 @@ def verdict_scores(wildcards):
 
 
 def verdict_references(wildcards):
-    """Floors and ceilings of every test line of an experiment."""
+    """Floors, ceilings and what lies between, of every test line of an experiment."""
     splits = dict.fromkeys(
         (run.dataset, run.split) for run in CFG.runs(wildcards.experiment)
     )
@@ -136,7 +136,7 @@ def verdict_references(wildcards):
         f"results/{dataset}/{split}/reference/{line}/{part}.csv"
         for dataset, split in splits
         for line in test_lines(dataset, split)
-        for part in ("floor", "ceiling")
+        for part in ("floor", "mean_response", "interpolated_duplicate", "ceiling")
     ]
 
 

@@ -2,7 +2,7 @@
 #
 # Required input: the plan and the store
 # Output:         results/{dataset}/{split}/reference/{cell_line}/: real DE, pseudobulks, floor,
-#                 ceiling, bandwidths
+#                 mean response, interpolated duplicate, ceiling, bandwidths
 
 
 rule reference:
@@ -14,6 +14,8 @@ rule reference:
         de="results/{dataset}/{split}/reference/{cell_line}/real_de.parquet",
         pseudobulk="results/{dataset}/{split}/reference/{cell_line}/pseudobulk.parquet",
         floor="results/{dataset}/{split}/reference/{cell_line}/floor.csv",
+        mean="results/{dataset}/{split}/reference/{cell_line}/mean_response.csv",
+        duplicate="results/{dataset}/{split}/reference/{cell_line}/interpolated_duplicate.csv",
         ceiling="results/{dataset}/{split}/reference/{cell_line}/ceiling.csv",
         bandwidths="results/{dataset}/{split}/reference/{cell_line}/bandwidths.json",
     log:

@@ -21,6 +21,7 @@ from statetx.data.simulate import line_names, simulate
 from statetx.data.store import open_store
 from statetx.errors import ResultsError
 from statetx.evaluation import cell_eval
+from statetx.evaluation.cohort import ENDS
 from statetx.evaluation.columns import COLUMNS, IDENTITY, parse_note
 from statetx.evaluation.evaluate import evaluate_run
 from statetx.evaluation.reference import reference
@@ -125,7 +126,7 @@ def mean(path: Path) -> pd.Series:
 def test_files_and_columns(scored, made: Path, wide_plan: Path) -> None:
     out = scored("truth")
     names = read_plan(wide_plan).perturbations("test", LINE)
-    for path in (out / "scores.csv", made / "floor.csv", made / "ceiling.csv"):
+    for path in (out / "scores.csv", *(made / f"{end}.csv" for end in ENDS)):
         table = pd.read_csv(path, keep_default_na=False, na_values=[""])
         assert list(table.columns) == [*IDENTITY, *COLUMNS, "note"]
         assert table["perturbation"].tolist() == names
@@ -138,6 +139,8 @@ def test_files_and_columns(scored, made: Path, wide_plan: Path) -> None:
         "real_de.parquet",
         "pseudobulk.parquet",
         "floor.csv",
+        "mean_response.csv",
+        "interpolated_duplicate.csv",
         "ceiling.csv",
         "bandwidths.json",
     }
@@ -193,7 +196,7 @@ def test_one_prediction_for_all_is_at_chance(scored) -> None:
 
 def test_rerun_gives_equal_bytes(store_dir, wide_plan, made, scored, tmp_path: Path) -> None:
     reference(store_dir, wide_plan, LINE, SETTINGS, tmp_path / "again")
-    for name in ("floor.csv", "ceiling.csv", "bandwidths.json"):
+    for name in (*(f"{end}.csv" for end in ENDS), "bandwidths.json"):
         assert (tmp_path / "again" / name).read_bytes() == (made / name).read_bytes()
 
 

@@ -114,7 +114,7 @@ class Bench:
         return next(i for i, other in enumerate(self.cohort.contenders) if other is one)
 
     def end(self, role: str) -> int | None:
-        """Position of floor or ceiling."""
+        """Position of a reference."""
         found = self.cohort.of(role)
         return self.number(found[0]) if found else None
 
@@ -142,6 +142,10 @@ class Bench:
         return self._pool(judged.columns[one], where).minus(
             self._pool(judged.columns[other], where)
         )
+
+    def seeds_of(self, one: int) -> list[int]:
+        """Positions of the seeds that contender `one` is the mean of; empty: it is no mean."""
+        return self._seeds.get(one, [])
 
     def clearly_better(self, judged: Judged, one: int | None, other: int | None) -> bool:
         """Whether contender `one` is better than `other` beyond doubt in this metric."""

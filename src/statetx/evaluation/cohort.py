@@ -14,6 +14,12 @@ from statetx.errors import ResultsError, did_you_mean
 from statetx.evaluation.columns import COLUMNS, DROPPED, IDENTITY, SCORED_ZERO, parse_note
 
 KEY = ["split", "line", "perturbation"]
+ENDS = ("floor", "mean_response", "interpolated_duplicate", "ceiling")
+"""Names and roles of the references; each is a file ``<name>.csv``."""
+OPTIONAL_ENDS = ("mean_response", "interpolated_duplicate")
+"""Without them there is no dynamic range, but a verdict: a floor and a ceiling suffice for it."""
+ROLES = ("floor", "mean_response", "baseline", "model", "interpolated_duplicate", "ceiling")
+"""In the order in which contenders stand."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class RunScores:
 
 @dataclass(frozen=True)
 class RefScores:
-    """Reference of one line: split, line, directory of floor.csv and ceiling.csv."""
+    """Reference of one line: split, line, directory of floor.csv and the other `ENDS`."""
 
     split: str
     line: str
@@ -44,8 +50,8 @@ class Contender:
     Attributes
     ----------
     name, role, kind, seed
-        Role is floor, baseline, model or ceiling; floor and ceiling have neither kind nor seed. A model
-        without seed is the mean over its seeds.
+        Role is one of `ROLES`; references have neither kind nor seed. A model without seed is the mean
+        over its seeds.
     table
         Scores, one row per condition, rows as `Cohort.conditions`.
     """
@@ -74,7 +80,7 @@ class Cohort:
     conditions
         ``split, line, perturbation, drug``, one row per scored condition.
     contenders
-        Floor, baselines, models, ceiling.
+        References, baselines and models, by role.
     dropped
         Conditions that nobody is judged on: split, line, perturbation, reason.
     """
@@ -119,7 +125,10 @@ def gather(runs: Sequence[RunScores], references: Sequence[RefScores]) -> Cohort
     if not runs:
         raise ResultsError("there are no runs to judge", fix="name models in the experiment")
     groups: dict[tuple[str, str, str | None, int | None], list[pd.DataFrame]] = {}
-    for end in ("floor", "ceiling"):
+    for end in ENDS:
+        found = [(ref.directory / f"{end}.csv").is_file() for ref in references]
+        if end in OPTIONAL_ENDS and not any(found):
+            continue
         groups[end, end, None, None] = [
             _read(ref.directory / f"{end}.csv", ref.split, ref.line) for ref in references
         ]
@@ -127,10 +136,9 @@ def gather(runs: Sequence[RunScores], references: Sequence[RefScores]) -> Cohort
         role = "baseline" if run.kind in BASELINES else "model"
         own = groups.setdefault((run.model, role, run.kind, run.seed), [])
         own.append(_read(run.path, run.split, run.line))
-    order = ["floor", "baseline", "model", "ceiling"]
     tables = {
         who: pd.concat(parts).set_index(KEY).sort_index()
-        for who, parts in sorted(groups.items(), key=lambda item: order.index(item[0][1]))
+        for who, parts in sorted(groups.items(), key=lambda item: ROLES.index(item[0][1]))
         if parts
     }
     first_name, first = next((who[0], t) for who, t in tables.items() if who[3] is not None)

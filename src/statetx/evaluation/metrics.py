@@ -23,7 +23,11 @@ class Metric:
         Column to divide by: the metric is then a ratio of sums over conditions, not a mean of
         ratios, whose denominators may be near zero.
     headline
-        Whether it may stand at the top, provided that floor and ceiling differ.
+        Whether it may stand at the top, provided that it has range.
+    explained
+        Whether readers also get its share explained, 0 = floor, 1 = ceiling.
+    negative
+        Lower end of its dynamic range.
     """
 
     name: str
@@ -34,6 +38,8 @@ class Metric:
     column: str
     over: str | None = None
     headline: bool = False
+    explained: bool = False
+    negative: str = "mean_response"
 
 
 METRICS = [
@@ -57,6 +63,7 @@ METRICS = [
         "earns nothing.",
         "pearson_delta_perturbed",
         headline=True,
+        negative="floor",  # of the mean response nothing is left after that: 0 by definition
     ),
     Metric(
         "pds_cosine",
@@ -89,6 +96,7 @@ METRICS = [
         "population.",
         "energy",
         headline=True,
+        explained=True,
     ),
     Metric(
         "mmd",
@@ -98,6 +106,7 @@ METRICS = [
         "Maximum mean discrepancy (U, RBF kernels fixed on training cells) of predicted from real "
         "cells.",
         "mmd",
+        explained=True,
     ),
     Metric(
         "de_overlap",

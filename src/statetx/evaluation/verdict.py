@@ -17,6 +17,7 @@ from statetx.evaluation.bootstrap import LEVEL, Estimate
 from statetx.evaluation.cohort import Contender, RefScores, RunScores, gather
 from statetx.evaluation.columns import parse_note
 from statetx.evaluation.metrics import METRICS
+from statetx.evaluation.ranges import LEAST, dynamic_range, explained
 from statetx.evaluation.remarks import flags, undefined
 from statetx.provenance import versions, whole, write_json
 
@@ -45,7 +46,7 @@ def verdict(
     runs
         Scores of every run and line.
     references
-        Floor and ceiling of every split and line.
+        References of every split and line.
     meta
         ``experiment``, ``dataset``, ``checkpoint``; other keys go into the provenance.
     settings
@@ -117,6 +118,8 @@ def _row(bench: Bench, one: Contender) -> dict[str, Any]:
             "n": int(np.isfinite(judged.values(i)).sum()),
             "undefined": one.undefined(judged.metric.column),
         }
+        if judged.metric.explained:
+            metrics[name] |= _explained(bench, judged, i)
     return {
         "name": one.name,
         "role": one.role,
@@ -126,10 +129,21 @@ def _row(bench: Bench, one: Contender) -> dict[str, Any]:
     }
 
 
+def _explained(bench: Bench, judged: Judged, one: int) -> dict[str, Any]:
+    found = explained(bench, judged, one)
+    names = ("explained", "explained_low", "explained_high", "explained_undefined")
+    if found is None:
+        return dict.fromkeys(names)
+    share, undefined = found
+    return dict(zip(names, (share.mean, *share.interval(), undefined), strict=True))
+
+
 def _metric(bench: Bench, judged: Judged) -> dict[str, Any]:
     metric = judged.metric
     reason = None
-    has_range = bench.clearly_better(judged, bench.end("ceiling"), bench.end("floor"))
+    ends_differ = bench.clearly_better(judged, bench.end("ceiling"), bench.end("floor"))
+    spanned = dynamic_range(bench, judged)
+    has_range = ends_differ and (spanned is None or spanned.fraction >= LEAST)
     if not judged.sign:
         reason = "a diagnostic: neither more nor less of it is better"
     elif not any(np.isfinite(columns).any() for columns in judged.columns):
@@ -141,8 +155,13 @@ def _metric(bench: Bench, judged: Judged) -> dict[str, Any]:
         ]
         common = Counter(note for note in notes if note).most_common(1)
         reason += f": {common[0][0]}" if common else ""
-    elif not has_range:
+    elif not ends_differ:
         reason = "a replicate of the real cells is not clearly better than control cells"
+    elif not has_range:
+        low = metric.negative.replace("_", " ")
+        reason = (
+            f"from the {low}, a replicate comes less than {LEAST:.0%} nearer to a perfect score"
+        )
     return {
         "name": metric.name,
         "label": metric.label,
@@ -151,6 +170,15 @@ def _metric(bench: Bench, judged: Judged) -> dict[str, Any]:
         "description": metric.description,
         "headline": metric.headline and has_range,
         "has_range": has_range,
+        "dynamic_range": None
+        if spanned is None
+        else {
+            "fraction": spanned.fraction,
+            "negative": spanned.negative,
+            **spanned.by_positive,
+            "n": spanned.n,
+            "undefined": spanned.undefined,
+        },
         "reason": reason,
     }
 

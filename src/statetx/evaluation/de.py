@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from statetx.errors import ResultsError
-from statetx.evaluation.ranks import Cells, RankSum, SortedCells, SortedControl
+from statetx.evaluation.cells import Cells
+from statetx.evaluation.ranks import RankSum, SortedCells, SortedControl
 from statetx.provenance import whole
 
 ALPHA = np.float32(0.05)

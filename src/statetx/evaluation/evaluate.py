@@ -11,14 +11,15 @@ from statetx.data.plan import read_plan
 from statetx.data.store import open_store
 from statetx.errors import ResultsError
 from statetx.evaluation import cell_eval
-from statetx.evaluation.columns import FALLBACK
+from statetx.evaluation.cells import compact
+from statetx.evaluation.columns import FALLBACK, IMPOSSIBLE
 from statetx.evaluation.covariance import covariance_agreement
 from statetx.evaluation.de import DERow, de_row, table_of, write_table
 from statetx.evaluation.distances import EnergyFrom, all_distances
 from statetx.evaluation.own_controls import OwnControls
 from statetx.evaluation.predictions import Predictions
 from statetx.evaluation.pseudobulk import Group
-from statetx.evaluation.ranks import mean_of
+from statetx.evaluation.ranks import SortedCells, mean_of
 from statetx.evaluation.real_side import Reference, read_reference, reference_note, write_scores
 from statetx.evaluation.scene import Scene
 from statetx.evaluation.scores import Condition, score
@@ -77,19 +78,20 @@ def evaluate_run(
     # cell-eval tests against all controls of the line: the same tests only if all have that.
     apart = needs_de and any(own.batches(cells) for cells in batches.values())
     centre = scene.controls.whole.mean
-    energy_from = EnergyFrom(scene.control_cells, centre)
+    energy_from = EnergyFrom(compact(scene.control_cells), centre)
     training = reference.training.values
     conditions, tests, means, own_energy = [], [], [], []
     plain: tuple[list[DERow], list[DERow]] = ([], [])
     for name in scene.perturbations:
-        cells, real = predicted.cells(name), reference.real[name]
+        cells, real = compact(predicted.cells(name)), reference.real[name]
         group = Group.of(cells)
         means.append(group.mean)
-        truth = scene.cells(name)
-        tests.append(de_row(name, cells, own.of(batches[name])))
+        truth = compact(scene.cells(name))
+        in_order = SortedCells.of(cells)
+        tests.append(de_row(name, in_order, own.of(batches[name])))
         if apart:
             plain[0].append(de_row(name, truth, own.whole))
-            plain[1].append(de_row(name, cells, own.whole))
+            plain[1].append(de_row(name, in_order, own.whole))
         if group.n < 2:
             if needs_energy:
                 own_energy.append(energy_from(cells))
@@ -98,6 +100,8 @@ def evaluate_run(
         if needs_energy:
             own_energy.append(energy_from(sample))
         notes = dict(reference_note(reference.training))
+        if remark := predicted.too_high(cells):
+            notes[IMPOSSIBLE] = remark
         share = predicted.fallback(name)
         if share:
             notes[FALLBACK] = f"the model fell back on something simpler for {share:.0%} of cells"

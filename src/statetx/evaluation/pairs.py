@@ -20,6 +20,7 @@ import numpy as np
 from scipy import sparse
 
 from statetx.evaluation import gpu_pairs
+from statetx.evaluation.cells import SPARSE, as_rows
 from statetx.evaluation.gpu import attempt, gpu
 from statetx.evaluation.kernels import threads_for
 from statetx.evaluation.pair_kernels import (
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 
 BLOCK = 1024
 """Rows per block of matrix products: 1024 x 1024 float32 products are 4 MiB."""
-
-SPARSE = 0.5
-"""Up to this share of values that are not zero, cells count as sparse."""
 
 
 class _Tiles(NamedTuple):
@@ -110,7 +108,7 @@ class Cloud:
 
     @cached_property
     def _rows(self) -> sparse.csr_matrix:
-        return sparse.csr_matrix(self._cells, dtype=np.float32)
+        return as_rows(self._cells).astype(np.float32, copy=False)
 
     @cached_property
     def tiles(self) -> _Tiles:

@@ -16,23 +16,20 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 from statetx.errors import DataError
+from statetx.evaluation.cells import Cells, as_rows
 from statetx.evaluation.gpu_ranks import RankedControl, ranked_if_worth, sort_if_worth
 from statetx.evaluation.kernels import (
-    gather_dense,
-    gather_sparse,
+    gather_genes,
     rank_genes,
     threads_for,
     tie_terms,
 )
-
-Cells = Any
-"""Cells x genes: a dense array or any scipy sparse matrix."""
 
 
 class RankSum(NamedTuple):
@@ -89,18 +86,10 @@ class SortedCells:
         if n == 0:
             raise DataError("there are no cells to compare")
         starts, sums = np.zeros(n_genes + 1, dtype=np.int64), np.zeros(n_genes)
-        if sparse.issparse(cells):
-            rows = cells.tocsr()
-            if not rows.has_canonical_format:
-                rows = rows.copy()
-                rows.sum_duplicates()
-            data = _as_float(rows.data)
-            values = np.empty(len(data), dtype=data.dtype)
-            gather_sparse(rows.indptr, rows.indices, data, starts, values, sums)
-        else:
-            dense = _as_float(np.asarray(cells))
-            values = np.empty(dense.size, dtype=dense.dtype)
-            gather_dense(dense, starts, values, sums)
+        rows = as_rows(cells)
+        data = _as_float(rows.data)
+        values = np.empty(len(data), dtype=data.dtype)
+        gather_genes(rows.indptr, rows.indices, data, starts, values, sums)
         values = values[: starts[-1]]
         if not np.isfinite(values).all():
             raise DataError(

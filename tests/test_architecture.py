@@ -25,6 +25,7 @@ FLOORS = {
     "stages": 7,
     "jobs": 8,
     "cli_stages": 9,
+    "cli_scores": 9,
     "cli": 10,
 }
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -6,20 +6,17 @@ Imports stay inside the commands, so that ``statetx --help`` answers at once.
 
 from __future__ import annotations
 
-import enum
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from statetx.cli_stages import COMMANDS
+from statetx import cli_scores, cli_stages
+from statetx.cli_scores import Scale
 from statetx.errors import StatetxError
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     add_completion=False,
@@ -30,13 +27,6 @@ app = typer.Typer(
 )
 
 Column = Annotated[str | None, typer.Option(help="obs column; the model's without it")]
-
-
-class Scale(enum.StrEnum):
-    """What a matrix holds."""
-
-    log1p = "log1p"
-    counts = "counts"
 
 
 @app.command()
@@ -150,49 +140,6 @@ def lint(
         write_json(json_out, one.as_dict() if len(found) == 1 else many)
     if any(report.failed for report in found.values()):
         raise typer.Exit(1)
-
-
-@app.command()
-def evaluate(
-    pred: Annotated[Path, typer.Option(help="h5ad with predicted cells")],
-    real: Annotated[Path, typer.Option(help="h5ad with real cells and controls")],
-    out: Annotated[Path, typer.Option(help="directory for the tables")],
-    pert_col: Annotated[str, typer.Option(help="obs column with the perturbation")],
-    control_pert: Annotated[str, typer.Option(help="control label")],
-    celltype_col: Annotated[str | None, typer.Option(help="obs column with the cell line")] = None,
-    embed_key: Annotated[
-        str | None,
-        typer.Option(help="obsm matrix for cell-eval's discrimination l2 and cosine, as there"),
-    ] = None,
-    profile: Annotated[str, typer.Option(help="full, minimal, de, anndata, vcc or pds")] = "full",
-    scale: Annotated[Scale, typer.Option(help="what both files hold")] = Scale.log1p,
-    skip_metrics: Annotated[
-        str, typer.Option(help="cell-eval's metrics to leave out: pearson_edistance,mse")
-    ] = "",
-    scores: Annotated[
-        bool, typer.Option(help="write scores.csv, ours; without it only cell-eval's tables")
-    ] = True,
-) -> None:
-    """Score anybody's predictions: cell-eval's tables, and ours.
-
-    Example: statetx evaluate --pred p.h5ad --real r.h5ad --pert-col drug_dose --control-pert DMSO --out scores
-    """
-    from statetx.evaluation.standalone import evaluate_files
-
-    scored = evaluate_files(
-        pred,
-        real,
-        pert_col,
-        control_pert,
-        celltype_col,
-        embed_key,
-        out=out,
-        profile=profile,
-        scale=scale.value,
-        skip=[name.strip() for name in skip_metrics.split(",") if name.strip()],
-        with_scores=scores,
-    )
-    typer.echo(f"{len(scored)} sets of tables: {out}")
 
 
 @app.command()
@@ -316,7 +263,7 @@ def selftest(
         raise typer.Exit(1)
 
 
-for _command in COMMANDS:
+for _command in (*cli_scores.COMMANDS, *cli_stages.COMMANDS):
     app.command()(_command)
 
 

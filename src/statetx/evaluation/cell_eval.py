@@ -13,20 +13,19 @@ an arbitrary one between -0.3 and 0.1).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 
 import numpy as np
-import pandas as pd
 
 from statetx.errors import ConfigError, did_you_mean
+from statetx.evaluation.clustering import clustering_agreement, why_absent
+from statetx.evaluation.correlation import pearson
 from statetx.evaluation.de import DETable
+from statetx.evaluation.de_columns import DE_COLUMNS, Column, Tests
 
 log = logging.getLogger(__name__)
-
-Column = list[float | None]
-"""One value per label; None = no value (empty in the file), NaN = undefined."""
 
 NO_EFFECT = 1e-9
 """A delta shorter than this share of its profile is rounding noise: sums over 2,000 genes in
@@ -46,8 +45,8 @@ class Panel:
     real_control, pred_control
         float64 [G], mean profile of each side's own control.
     real_de, pred_de
-        Differential expression of each side against its own control, rows as `labels`; None where
-        the profile needs none.
+        Differential expression of each side against its own control, rows as `labels`, computed
+        or supplied; None where the profile needs none.
     real_energy, pred_energy
         float64 [P], energy distance (V) of each label from its own side's control; None as above.
     real_embedded, pred_embedded
@@ -60,8 +59,8 @@ class Panel:
     pred: np.ndarray
     real_control: np.ndarray
     pred_control: np.ndarray
-    real_de: DETable | None = None
-    pred_de: DETable | None = None
+    real_de: DETable | Tests | None = None
+    pred_de: DETable | Tests | None = None
     real_energy: np.ndarray | None = None
     pred_energy: np.ndarray | None = None
     real_embedded: np.ndarray | None = None
@@ -77,120 +76,16 @@ class Panel:
         """float64 [P, G], profiles minus control, predicted side."""
         return self.pred - self.pred_control
 
-    @property
-    def tables(self) -> tuple[DETable, DETable]:
-        """Both tables of differential expression."""
+    @cached_property
+    def tests(self) -> tuple[Tests, Tests]:
+        """Differential expression of both sides."""
         if self.real_de is None or self.pred_de is None:
             raise ValueError("this metric needs differential expression")
-        return self.real_de, self.pred_de
-
-
-def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson correlation, clipped to [-1, 1]; NaN when a side is constant."""
-    if len(x) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        return float("nan")
-    x, y = x - x.mean(), y - y.mean()
-    # A constant leaves rounding noise after centring, never an exact zero.
-    norms = np.sqrt((x @ x) * (y @ y))
-    if np.ptp(x) == 0 or np.ptp(y) == 0 or norms == 0:
-        return float("nan")
-    return float(np.clip((x @ y) / norms, -1.0, 1.0))
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1 on, ties share their mean; scipy.stats would be half a second of every start."""
-    return pd.Series(values).rank().to_numpy()
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman correlation with average ranks; NaN when a side is constant."""
-    if len(x) < 2:
-        return float("nan")
-    return pearson(ranks(x), ranks(y))
-
-
-# ---------------------------------------------------------------------------------------------
-# differential expression
-
-
-def _ranked(table: DETable) -> list[np.ndarray]:
-    """Per label the significant genes, largest |log2 fold change| (float32) first."""
-    size = np.abs(table.log2_fold_change.astype(np.float32))
-    significant = table.significant
-    out = []
-    for row in range(len(table.labels)):
-        genes = np.flatnonzero(significant[row])
-        out.append(genes[np.argsort(-size[row, genes], kind="stable")])
-    return out
-
-
-def _overlaps(panel: Panel, k: int | None, by_pred: bool) -> Column:
-    real_table, pred_table = panel.tables
-    out: Column = []
-    for real, pred in zip(_ranked(real_table), _ranked(pred_table), strict=True):
-        longest = len(pred) if by_pred else len(real)
-        top = longest if k is None else min(k, longest)
-        shared = len(np.intersect1d(real[:top], pred[:top]))
-        out.append(shared / top if top else 0.0)
-    return out
-
-
-def _counts(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
-    real, pred = panel.tables
-    return real.significant.sum(axis=1), pred.significant.sum(axis=1)
-
-
-def _spearman_counts(panel: Panel) -> Column:
-    real, pred = _counts(panel)
-    some = real > 0
-    value = spearman(real[some], pred[some]) if some.any() else 1.0
-    return [value] * len(panel.labels)
-
-
-def _over_significant(
-    panel: Panel, value: Callable[[np.ndarray, np.ndarray, np.ndarray], float]
-) -> Column:
-    """`value` of (real lfc, predicted lfc, predicted significance) at each label's real genes."""
-    real, pred = panel.tables
-    chosen, called = real.significant, pred.significant
-    a, b = real.log2_fold_change.astype(np.float32), pred.log2_fold_change.astype(np.float32)
-    return [
-        value(a[row, chosen[row]], b[row, chosen[row]], called[row, chosen[row]])
-        if chosen[row].any()
-        else None
-        for row in range(len(panel.labels))
-    ]
-
-
-def _curves(panel: Panel, value: Callable[[np.ndarray, np.ndarray], float]) -> Column:
-    real, pred = panel.tables
-    positive = real.significant
-    # In float32 on purpose: neighbouring q-values may tie, and everything below 1e-10 does.
-    clipped = np.clip(pred.fdr.astype(np.float32), np.float32(1e-10), np.float32(1.0))
-    score = -np.log10(clipped)
-    return [
-        float("nan")
-        if positive[row].all() or not positive[row].any()
-        else value(positive[row], score[row])
-        for row in range(len(panel.labels))
-    ]
-
-
-def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
-    """Sum over distinct thresholds, descending, of (recall step) x precision."""
-    order = np.argsort(-score, kind="stable")
-    hits = np.cumsum(positive[order])
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
-    precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
-
-
-def area_under_roc(positive: np.ndarray, score: np.ndarray) -> float:
-    """Share of (positive, negative) pairs in the right order, ties one half."""
-    n_positive = int(positive.sum())
-    rank_sum = ranks(score)[positive].sum()
-    negatives = len(positive) - n_positive
-    return float((rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * negatives))
+        real, pred = (
+            Tests.of(side) if isinstance(side, DETable) else side
+            for side in (self.real_de, self.pred_de)
+        )
+        return real, pred
 
 
 # ---------------------------------------------------------------------------------------------
@@ -248,29 +143,9 @@ def _pearson_energy(panel: Panel) -> Column:
     return [pearson(panel.real_energy, panel.pred_energy)] * len(panel.labels)
 
 
-def _floats(values: Iterable[float]) -> Column:
-    return [float(value) for value in values]
+def _clustering(panel: Panel) -> Column:
+    return [clustering_agreement(panel.real, panel.pred)] * len(panel.labels)
 
-
-_KS: tuple[int | None, ...] = (None, 50, 100, 200, 500)
-
-DE_COLUMNS: dict[str, Callable[[Panel], Column]] = {
-    **{f"overlap_at_{k or 'N'}": partial(_overlaps, k=k, by_pred=False) for k in _KS},
-    **{f"precision_at_{k or 'N'}": partial(_overlaps, k=k, by_pred=True) for k in _KS},
-    "de_spearman_sig": _spearman_counts,
-    "de_direction_match": lambda p: _over_significant(
-        p, lambda a, b, _: float((np.sign(a) == np.sign(b)).mean())
-    ),
-    "de_spearman_lfc_sig": lambda p: _over_significant(
-        p, lambda a, b, _: spearman(a.astype(np.float64), b.astype(np.float64))
-    ),
-    "de_sig_genes_recall": lambda p: _over_significant(p, lambda _a, _b, hit: float(hit.mean())),
-    "de_nsig_counts_real": lambda p: _floats(_counts(p)[0]),
-    "de_nsig_counts_pred": lambda p: _floats(_counts(p)[1]),
-    "pr_auc": lambda p: _curves(p, average_precision),
-    "roc_auc": lambda p: _curves(p, area_under_roc),
-}
-"""Columns that need differential expression, in cell-eval's order."""
 
 PROFILE_COLUMNS: dict[str, Callable[[Panel], Column]] = {
     "pearson_delta": _pearson_delta,
@@ -282,14 +157,9 @@ PROFILE_COLUMNS: dict[str, Callable[[Panel], Column]] = {
     "discrimination_score_l2": lambda p: _discrimination(p, "l2"),
     "discrimination_score_cosine": lambda p: _discrimination(p, "cosine"),
     "pearson_edistance": _pearson_energy,
+    "clustering_agreement": _clustering,
 }
-"""Columns that do not, in cell-eval's order."""
-
-ABSENT = {
-    "clustering_agreement": "it needs igraph's Leiden and a UMAP graph, and is 0 or 1 with few "
-    "perturbations; the other 27 columns are complete"
-}
-"""Columns of cell-eval that are never written, and why."""
+"""Columns that do not need differential expression, in cell-eval's order."""
 
 PROFILES: dict[str, list[str]] = {
     "full": [*DE_COLUMNS, *PROFILE_COLUMNS],
@@ -310,7 +180,7 @@ REGISTERED = {"de_nsig_counts": ["de_nsig_counts_real", "de_nsig_counts_pred"]}
 
 
 def columns(profile: str, skip: Sequence[str] = ()) -> list[str]:
-    """The columns of a profile, in order.
+    """The columns of a profile that can be computed here, in order.
 
     Parameters
     ----------
@@ -328,11 +198,13 @@ def columns(profile: str, skip: Sequence[str] = ()) -> list[str]:
         raise ConfigError(
             f"no metric profile {profile!r}", fix=did_you_mean(profile, sorted(PROFILES))
         )
-    known = [*PROFILES["full"], *REGISTERED, *ABSENT]
+    known = [*PROFILES["full"], *REGISTERED]
     for name in skip:
         if name not in known:
             raise ConfigError(f"no metric {name!r} to skip", fix=did_you_mean(name, known))
     left_out = {column for name in skip for column in REGISTERED.get(name, [name])}
+    if why_absent():
+        left_out.add("clustering_agreement")
     return [name for name in PROFILES[profile] if name not in left_out]
 
 
@@ -346,7 +218,7 @@ def needs_energy(columns: Sequence[str]) -> bool:
     return "pearson_edistance" in columns
 
 
-def evaluate(panel: Panel, columns: Sequence[str] = PROFILES["full"]) -> dict[str, Column]:
+def evaluate(panel: Panel, columns: Sequence[str]) -> dict[str, Column]:
     """Compute columns, one value per label.
 
     Parameters
@@ -356,12 +228,14 @@ def evaluate(panel: Panel, columns: Sequence[str] = PROFILES["full"]) -> dict[st
     columns
         Their names.
     """
-    every = DE_COLUMNS | PROFILE_COLUMNS
-    return {name: every[name](panel) for name in columns}
+    return {
+        name: DE_COLUMNS[name](*panel.tests) if name in DE_COLUMNS else PROFILE_COLUMNS[name](panel)
+        for name in columns
+    }
 
 
 def say_absent(profile: str, skip: Sequence[str] = ()) -> None:
-    """Tell which columns of a profile are never written, and why."""
-    for name, reason in ABSENT.items():
-        if profile in ("full", "anndata") and name not in skip:
-            log.info("column %s is left out: %s", name, reason)
+    """Tell which columns of a profile cannot be computed here, and why."""
+    wanted = "clustering_agreement" in PROFILES[profile] and "clustering_agreement" not in skip
+    if wanted and (reason := why_absent()):
+        log.info("column clustering_agreement is left out: %s", reason)

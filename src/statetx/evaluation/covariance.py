@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from statetx.evaluation.cell_eval import pearson
+from statetx.evaluation.correlation import pearson
 
 GENES, FEWEST_GENES = 100, 20
 """Most and fewest genes compared."""

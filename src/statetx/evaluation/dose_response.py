@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from statetx.evaluation.cell_eval import spearman
+from statetx.evaluation.correlation import spearman
 
 FEWEST = 3
 """Fewest doses of a drug that show an order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from statetx.evaluation import cell_eval
 from statetx.evaluation.de import DERow, DETable, de_row, table_of
+from statetx.evaluation.de_columns import Column, Tests
 from statetx.evaluation.distances import EnergyFrom, Sample
 from statetx.evaluation.our_scores import Half, OurScores
 from statetx.evaluation.pairs import centre_of
@@ -35,7 +36,7 @@ class Result:
     """
 
     labels: list[str]
-    columns: dict[str, cell_eval.Column]
+    columns: dict[str, Column]
     scores: pd.DataFrame | None
 
 
@@ -51,6 +52,7 @@ def evaluate_halves(
     reference: np.ndarray | None = None,
     skip: Sequence[str] = (),
     with_scores: bool = True,
+    supplied: Mapping[str, Tests] | None = None,
 ) -> Result:
     """Score one cell line in memory.
 
@@ -69,7 +71,11 @@ def evaluate_halves(
         float64 [G], mean delta of training conditions; None: nothing is known of a training.
     skip, with_scores
         As for `evaluate_files`.
+    supplied
+        ``real`` and ``pred``, both or one: differential expression for cell-eval's columns, which
+        is then not computed.
     """
+    supplied = supplied or {}
     labels = sorted(truth.cells)
     chosen = cell_eval.columns(profile, skip)
     with_de, with_energy = cell_eval.needs_de(chosen), cell_eval.needs_energy(chosen)
@@ -91,7 +97,7 @@ def evaluate_halves(
         known: dict[str, DERow | SortedCells] = dict(in_order)
         for name in sides:
             means[name].append(in_order[name].mean)
-            if with_de:
+            if with_de and name not in supplied:
                 rows[name].append(de_row(label, in_order[name], ranked[name]))
                 if ranked[name] is ranked["real"]:
                     known[name] = rows[name][-1]
@@ -104,9 +110,12 @@ def evaluate_halves(
         if with_energy:
             for name, sample in samples.items():
                 energies[name].append(far[name](cells[name] if sample is None else sample))
-    tables: dict[str, DETable | None] = dict.fromkeys(sides)
+    tables: dict[str, DETable | Tests | None] = dict.fromkeys(sides)
     if with_de:
-        tables = {name: table_of(rows[name], genes) for name in sides}
+        tables = {
+            name: supplied[name] if name in supplied else table_of(rows[name], genes)
+            for name in sides
+        }
     embedded = _embedded(labels, sides)
     panel = cell_eval.Panel(
         labels,

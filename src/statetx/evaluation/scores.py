@@ -40,6 +40,9 @@ variety, variety_real
     |b_p - mean_p b|^2 - noise and the same of a: their ratio of sums says how much predictions
     differ between perturbations, compared with the real ones. The noise taken off the predicted
     side is at most what is there.
+drug_correlation, drug_correlation_real
+    Mean Pearson of b_p with the deltas of other drugs in the line, and the same of a without the
+    effect of sampling noise (`likeness`): a model that answers the same for every drug has 1.
 
 A correlation that is undefined because of the prediction is 0 and its note says so; whatever is
 undefined because of the real data is NaN for every model. A prediction of resampled control cells
@@ -61,10 +64,12 @@ import numpy as np
 import pandas as pd
 
 from statetx.evaluation.agreement import agreement
-from statetx.evaluation.cell_eval import distances_between, pearson, ranks
+from statetx.evaluation.cell_eval import distances_between
 from statetx.evaluation.columns import COLUMNS, SCORED_ZERO, write_note
+from statetx.evaluation.correlation import pearson, ranks
 from statetx.evaluation.de import DETable
 from statetx.evaluation.dose_response import dose_response
+from statetx.evaluation.likeness import drug_correlations, real_drug_correlations
 from statetx.evaluation.pseudobulk import Group, Profile
 
 AGREEMENT = {
@@ -205,6 +210,9 @@ def score(
     response = _dose_response(conditions, real, pred)
     variety_real = _variety(real, [c.real for c in conditions], least=1.0)
     variety = _variety(pred, [c.pred for c in conditions], least=0.0)
+    drugs = [c.drug for c in conditions]
+    likeness = drug_correlations(pred[:, kept], drugs)
+    likeness_real = real_drug_correlations(real[:, kept], drugs, [c.real.noise for c in conditions])
     rows = []
     for i, one in enumerate(conditions):
         notes = dict(one.notes)
@@ -253,6 +261,7 @@ def score(
         row["spread_ratio"] = one.pred.spread / one.real.spread if one.real.spread > 0 else np.nan
         row["delta_norm_ratio"] = float(np.linalg.norm(pred[i])) / length if length > 0 else np.nan
         row["variety"], row["variety_real"] = variety[i], variety_real[i]
+        row["drug_correlation"], row["drug_correlation_real"] = likeness[i], likeness_real[i]
         row["note"] = write_note(notes)
         rows.append(row)
     return pd.DataFrame(rows, columns=["perturbation", *COLUMNS, "note"])

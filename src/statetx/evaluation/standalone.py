@@ -13,6 +13,8 @@ import pandas as pd
 
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
+from statetx.evaluation.de_columns import Tests
+from statetx.evaluation.de_file import SuppliedTable
 from statetx.evaluation.one_line import Result, evaluate_halves
 from statetx.evaluation.our_scores import Half
 from statetx.evaluation.side_file import Scale, Side, log_normalised, median_total, read_side
@@ -23,7 +25,7 @@ from statetx.provenance import whole
 log = logging.getLogger(__name__)
 
 
-class _ByLabel(Mapping[str, Any]):
+class ByLabel(Mapping[str, Any]):
     """Cells of each label of one line, taken out of a file's when asked for."""
 
     def __init__(self, side: Side, rows: dict[str, np.ndarray], target: float | None) -> None:
@@ -55,6 +57,8 @@ def evaluate_files(
     seed: int = 0,
     skip: Sequence[str] = (),
     with_scores: bool = True,
+    real_de: str | Path | None = None,
+    pred_de: str | Path | None = None,
 ) -> dict[str, Result]:
     """Score predicted against real cells, cell line by cell line.
 
@@ -90,6 +94,10 @@ def evaluate_files(
         cell-eval's metrics to leave out of ``results.csv``.
     with_scores
         Whether to write ``scores.csv``.
+    real_de, pred_de
+        CSV or parquet with differential expression for ``results.csv``, in pdex's columns (``target,
+        feature, log2_fold_change, p_value, fdr``); None: computed. With several cell lines they need
+        the column `celltype_col` too. ``scores.csv`` has tests of its own.
 
     Returns
     -------
@@ -98,23 +106,21 @@ def evaluate_files(
     Raises
     ------
     DataError
-        A file is not what was declared, or the two do not fit.
+        A file is not what was declared, or they do not fit.
     ConfigError
         Unknown profile or scale.
     """
-    cell_eval.columns(profile, skip)
-    cell_eval.say_absent(profile, skip)
-    if scale not in ("log1p", "counts"):
-        raise ConfigError(f"no scale {scale!r}", fix=did_you_mean(scale, ["log1p", "counts"]))
+    check_settings(profile, skip, scale)
     truth_side, pred_side = (
         read_side(path, pert_col, control_pert, celltype_col, embed_key, scale)
         for path in (real, pred)
     )
     control = control_labels(control_pert)[0]
     pred_side = _check_fit(truth_side, pred_side)
-    results, homes = {}, {}
-    for line in sorted(set(truth_side.lines)):
-        homes[line] = Path(out) / line.replace("/", "-") if celltype_col else Path(out)
+    homes = homes_of(truth_side, out, celltype_col)
+    supplied = _supplied(truth_side, control, celltype_col, {"real": real_de, "pred": pred_de})
+    results = {}
+    for line in homes:
         truth, own, shared = _halves(truth_side, pred_side, line, control, scale)
         results[line] = evaluate_halves(
             line,
@@ -127,11 +133,7 @@ def evaluate_files(
             seed,
             skip=skip,
             with_scores=with_scores,
-        )
-    if len(set(homes.values())) < len(homes):
-        raise DataError(
-            "two cell lines differ only by '/' and '-': both would be written to one directory",
-            fix="rename one of them",
+            supplied=supplied[line],
         )
     for line, result in results.items():
         write_results(result.labels, result.columns, homes[line] / "results.csv")
@@ -140,6 +142,44 @@ def evaluate_files(
             with whole(homes[line] / "scores.csv") as part:
                 result.scores.to_csv(part, index=False)
     return results
+
+
+def check_settings(profile: str, skip: Sequence[str], scale: Scale) -> None:
+    """Refuse what `evaluate_files` does not know; say which columns cannot be computed here."""
+    cell_eval.columns(profile, skip)
+    cell_eval.say_absent(profile, skip)
+    if scale not in ("log1p", "counts"):
+        raise ConfigError(f"no scale {scale!r}", fix=did_you_mean(scale, ["log1p", "counts"]))
+
+
+def homes_of(side: Side, out: str | Path, celltype_col: str | None) -> dict[str, Path]:
+    """Directory of every cell line, lines sorted."""
+    homes = {
+        line: Path(out) / line.replace("/", "-") if celltype_col else Path(out)
+        for line in sorted(set(side.lines))
+    }
+    if len(set(homes.values())) < len(homes):
+        raise DataError(
+            "two cell lines differ only by '/' and '-': both would be written to one directory",
+            fix="rename one of them",
+        )
+    return homes
+
+
+def _supplied(
+    real: Side, control: str, celltype_col: str | None, paths: Mapping[str, str | Path | None]
+) -> dict[str, dict[str, Tests]]:
+    """Supplied tests: cell line -> side -> tests."""
+    lines = sorted(set(real.lines))
+    column = celltype_col if len(lines) > 1 else None
+    tables = {
+        name: SuppliedTable.read(path, column) for name, path in paths.items() if path is not None
+    }
+    out = {}
+    for line in lines:
+        labels = sorted(set(real.labels[real.of(line)]) - {control})
+        out[line] = {name: table.of(line, labels, real.genes) for name, table in tables.items()}
+    return out
 
 
 def _check_fit(real: Side, pred: Side) -> Side:
@@ -193,20 +233,15 @@ def _halves(
             where=side.path,
             fix=did_you_mean(name, sorted(set(side.labels[side.of(line)]))),
         )
-    found = [_rows_of(own, names) for own, names in zip(rows, labels, strict=True)]
-    targets: list[float | None] = [None, None]
-    if scale == "counts":
-        targets = [
-            median_total(side.cells.totals[own], side.cells.is_sparse)
-            for side, own in zip((real, pred), rows, strict=True)
-        ]
-        if targets[0] != targets[1]:
-            log.warning(
-                "cell line %s: median counts per cell differ (%g real, %g predicted); as in "
-                "cell-eval each side of results.csv has its own, scores.csv takes the real one",
-                line,
-                *targets,
-            )
+    found = [rows_of(own, names) for own, names in zip(rows, labels, strict=True)]
+    targets = [target_of(side, own, scale) for side, own in zip((real, pred), rows, strict=True)]
+    if targets[0] != targets[1]:
+        log.warning(
+            "cell line %s: median counts per cell differ (%g real, %g predicted); as in "
+            "cell-eval each side of results.csv has its own, scores.csv takes the real one",
+            line,
+            *targets,
+        )
     embedded = [
         {}
         if side.embedding is None
@@ -214,9 +249,9 @@ def _halves(
         for side, where in zip((real, pred), found, strict=True)
     ]
     views = [
-        _ByLabel(side, at, to) for side, at, to in zip((real, pred), found, targets, strict=True)
+        ByLabel(side, at, to) for side, at, to in zip((real, pred), found, targets, strict=True)
     ]
-    shared = views[1] if targets[0] == targets[1] else _ByLabel(pred, found[1], targets[0])
+    shared = views[1] if targets[0] == targets[1] else ByLabel(pred, found[1], targets[0])
     real_control = views[0][control]
     own_control = real_control
     if control in found[1]:
@@ -234,7 +269,14 @@ def _halves(
     )
 
 
-def _rows_of(rows: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+def target_of(side: Side, rows: np.ndarray, scale: Scale) -> float | None:
+    """Total that the counts of these cells are normalised to; None: they are normalised."""
+    if scale == "log1p":
+        return None
+    return median_total(side.cells.totals[rows], side.cells.is_sparse)
+
+
+def rows_of(rows: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Rows of each label, labels sorted."""
     return {
         str(name): rows[at]

@@ -1,4 +1,4 @@
-"""cell-eval's two files: one row per perturbation, and the statistics of each column."""
+"""cell-eval's files: one row per perturbation, the statistics of each column, ceiling, score."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from statetx.evaluation.cell_eval import Column
+from statetx.evaluation.de_columns import Column
 from statetx.provenance import whole
 
 STATISTICS = ("count", "null_count", "mean", "std", "min", "25%", "50%", "75%", "max")
@@ -67,3 +67,16 @@ def write_aggregate(columns: dict[str, Column], path: Path) -> None:
         [statistic, *(described[name][statistic] for name in columns)] for statistic in STATISTICS
     ]
     _write(path, ["statistic", *columns], rows)
+
+
+def write_ceiling(values: dict[str, float], path: Path) -> None:
+    """Write ``agg_ceiling_results.csv``: one value of every column."""
+    _write(path, [*values], [[*values.values()]])
+
+
+def write_score(names: Sequence[str], values: Sequence[float], path: Path) -> None:
+    """Write what `score` gives: one row per metric."""
+    rows: list[list[float | str | None]] = [
+        [name, value] for name, value in zip(names, values, strict=True)
+    ]
+    _write(path, ["metric", "from_baseline"], rows)

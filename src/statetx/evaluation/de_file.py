@@ -1,0 +1,174 @@
+"""Tables of differential expression that somebody brings: pdex's, or any with its columns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from statetx.errors import DataError, did_you_mean
+from statetx.evaluation.de_columns import Tests
+
+log = logging.getLogger(__name__)
+
+NUMBERS = ("log2_fold_change", "p_value", "fdr")
+REQUIRED = ("target", "feature", *NUMBERS)
+SIZE = "abs_log2_fold_change"
+"""Optional; genes are ranked by it where a table has it, as in cell-eval."""
+
+
+@dataclass(frozen=True)
+class SuppliedTable:
+    """One file.
+
+    Attributes
+    ----------
+    path
+        Where it lies.
+    table
+        The columns that count.
+    line_column
+        The column with the cell line, if there are several.
+    """
+
+    path: Path
+    table: pa.Table
+    line_column: str | None
+
+    @classmethod
+    def read(cls, path: str | Path, line_column: str | None) -> SuppliedTable:
+        """Read a CSV or parquet file.
+
+        Parameters
+        ----------
+        path
+            Parquet if it ends so, else CSV.
+        line_column
+            Column with the cell line; None: the cells are of one.
+
+        Raises
+        ------
+        DataError
+            Unreadable, a column is missing, or a number is none.
+        """
+        path = Path(path)
+        try:
+            table = _parquet(path) if path.suffix == ".parquet" else _csv(path, line_column)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(
+                f"cannot read the differential expression: {error}",
+                where=path,
+                fix=f"a CSV or parquet file with {', '.join(REQUIRED)} is wanted",
+            ) from error
+        wanted = [*REQUIRED, *([line_column] if line_column else [])]
+        missing = [name for name in wanted if name not in table.column_names]
+        if missing:
+            raise DataError(
+                f"no column {missing[0]!r}"
+                + (": the cells are of several lines" if missing[0] == line_column else ""),
+                where=path,
+                fix=did_you_mean(missing[0], table.column_names),
+            )
+        kept = [*wanted, *([SIZE] if SIZE in table.column_names else [])]
+        try:
+            columns = {
+                name: table[name].cast(pa.float64() if name in (*NUMBERS, SIZE) else pa.string())
+                for name in kept
+            }
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(
+                f"a column holds something else than numbers: {error}", where=path
+            ) from error
+        return cls(path, pa.table(columns), line_column)
+
+    def of(self, line: str, labels: Sequence[str], genes: Sequence[str]) -> Tests:
+        """Tests of one cell line, [P, G] as `labels` and `genes`; rows may lack.
+
+        Raises
+        ------
+        DataError
+            A label or gene is not among the cells', a label has no row, or a row stands twice.
+        """
+        table = self.table
+        if self.line_column is not None:
+            table = table.filter(pa.compute.equal(table[self.line_column], line))
+        where = f"{self.path}, cell line {line!r}" if self.line_column else self.path
+        rows, own_labels = _codes(table["target"], labels)
+        columns, _ = _codes(table["feature"], genes)
+        if (rows < 0).any():
+            name = table["target"][int(np.argmax(rows < 0))].as_py()
+            raise DataError(
+                f"target {name!r} is no perturbation of the cells: a table of other cells?",
+                where=where,
+                fix=did_you_mean(name, labels),
+            )
+        lacking = [label for label in labels if label not in own_labels]
+        if lacking:
+            raise DataError(
+                f"no row for perturbation {lacking[0]!r}: a table of other cells?",
+                where=where,
+                fix="make the table from these cells; its targets are "
+                + ", ".join(map(repr, sorted(own_labels)[:8])),
+            )
+        if (columns < 0).any():
+            name = table["feature"][int(np.argmax(columns < 0))].as_py()
+            raise DataError(
+                f"feature {name!r} is no gene of the cells: a table of other cells?",
+                where=where,
+                fix=did_you_mean(name, genes),
+            )
+        at = rows * len(genes) + columns
+        if len(np.unique(at)) < len(at):
+            first = at[np.flatnonzero(np.bincount(at)[at] > 1)[0]]
+            raise DataError(
+                f"target {labels[first // len(genes)]!r}, feature {genes[first % len(genes)]!r} "
+                "stands twice",
+                where=where,
+                fix="a table of several cell lines needs a column that tells them apart"
+                if self.line_column is None
+                else "leave one of the rows out",
+            )
+        return self._tests(table, at, (len(labels), len(genes)))
+
+    def _tests(self, table: pa.Table, at: np.ndarray, shape: tuple[int, int]) -> Tests:
+        def spread(name: str) -> np.ndarray:
+            out = np.full(shape[0] * shape[1], np.nan, dtype=np.float32)
+            with np.errstate(over="ignore"):
+                out[at] = table[name].to_numpy().astype(np.float32)
+            return out.reshape(shape)
+
+        tested = np.zeros(shape[0] * shape[1], dtype=bool)
+        tested[at] = True
+        fold = spread("log2_fold_change")
+        undefined = int(np.isnan(fold[tested.reshape(shape)]).sum())
+        if undefined:
+            log.warning("%s: %d fold changes are missing or NaN", self.path, undefined)
+        size = spread(SIZE) if SIZE in table.column_names else np.abs(fold)
+        return Tests(fold, size, spread("fdr"), tested.reshape(shape))
+
+
+def _csv(path: Path, line_column: str | None) -> pa.Table:
+    # Labels and genes stay text, whatever they look like: there are genes called NA and NAN.
+    text = dict.fromkeys(["target", "feature", line_column or "target"], pa.string())
+    options = pa.csv.ConvertOptions(column_types=text, strings_can_be_null=False)
+    return pa.csv.read_csv(path, convert_options=options)
+
+
+def _parquet(path: Path) -> pa.Table:
+    return pa.parquet.read_table(path)
+
+
+def _codes(column: Any, names: Sequence[str]) -> tuple[np.ndarray, set[str]]:
+    """Place of every value among `names`, -1 if it is none of them; and the values."""
+    encoded = column.combine_chunks().dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    place = {name: i for i, name in enumerate(names)}
+    places = np.array([place.get(value, -1) for value in values], dtype=np.int64)
+    return places[encoded.indices.to_numpy()], set(values)

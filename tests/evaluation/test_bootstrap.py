@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from statetx.evaluation.bootstrap import Pooling, choose_unit
+from statetx.evaluation.bootstrap import Pooling, choose_unit, over_seeds
 
 
 def design(lines: int, drugs: int, doses: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -116,3 +116,23 @@ def test_sign_flips_are_exact_for_few_clusters() -> None:
     p = np.array([many.sign_flip(row, 0) for row in noise])
     assert 0.01 <= (p < 0.05).mean() <= 0.1
     assert Pooling(*design(1, 1), 100, 0).sign_flip(np.ones(3), 0) is None
+
+
+@pytest.mark.parametrize(("k", "spread"), [(2, 0.2), (3, 0.0), (3, 1.0), (5, 1.0)])
+def test_a_mean_over_seeds_knows_how_much_seeds_differ(k: int, spread: float) -> None:
+    """Seeds of equal mean skill that differ by `spread`, in units of what drugs differ by."""
+    pooling, rng = Pooling(*design(1, 40, 1), 400, 0), np.random.default_rng(2)
+    misses = 0
+    for number in range(300):
+        skills = spread * rng.normal(size=k)
+        seeds = [pooling.pool(skill + rng.normal(size=40)) for skill in skills]
+        low, high = over_seeds(seeds, number).interval()
+        misses += not low <= 0 <= high
+    assert misses / 300 <= 0.1
+
+
+def test_seeds_that_do_not_differ_cost_nothing() -> None:
+    pooling = Pooling(*design(1, 40, 1), 400, 0)
+    one = pooling.pool(np.random.default_rng(3).normal(size=40))
+    assert over_seeds([one, one], 0).interval() == one.interval()
+    assert over_seeds([one], 0).interval() == one.interval()

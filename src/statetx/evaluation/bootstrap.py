@@ -59,12 +59,13 @@ class Estimate:
     draws
         float64 [n_bootstrap], the value of every bootstrap draw; None without a unit.
     clusters
-        How many clusters were drawn from: deviations from `mean` are stretched, see `Pooling`.
+        How many clusters were drawn from: deviations from `mean` are stretched, see `Pooling`. Of a mean
+        over seeds, how many would be as uncertain, see `over_seeds`.
     """
 
     mean: float
     draws: np.ndarray | None
-    clusters: int
+    clusters: float
 
     def interval(self, level: float = LEVEL) -> tuple[float | None, float | None]:
         """Percentiles of the draws, stretched; (None, None) where there is none.
@@ -101,23 +102,35 @@ class Estimate:
 
 
 def over_seeds(estimates: Sequence[Estimate], seed: int) -> Estimate:
-    """Mean over the seeds of a model; seeds are drawn too, one less than there are, with replacement.
+    """Mean over the seeds of a model, as uncertain as clusters and seeds make it.
+
+    The variance between k seeds, over k, is added to the draws as normal noise, and the number of
+    clusters becomes Welch and Satterthwaite's: two seeds say little about how much seeds differ.
+    Seeds drawn with replacement give no more values than there are: where seeds differ as much as
+    drugs do, 40 drugs, 25 % of such intervals miss the truth with two seeds and 13 % with three
+    (here 12 % and 8 %), and they are wider than these where seeds do not differ.
 
     Parameters
     ----------
     estimates
         One per seed, from the same draws of clusters.
     seed
-        Of the draw of seeds.
+        Of the noise.
     """
     first, k = estimates[0], len(estimates)
     mean = float(np.mean([one.mean for one in estimates]))
     if any(one.draws is None for one in estimates) or k < 2:
         return Estimate(mean, first.draws if k == 1 else None, first.clusters)
-    draws = np.array([one.draws for one in estimates])  # [seeds, n_bootstrap]
-    rng = np.random.default_rng([seed, k])
-    share = rng.multinomial(k - 1, np.full(k, 1 / k), draws.shape[1]).T / (k - 1)
-    return Estimate(mean, (share * draws).sum(axis=0), first.clusters)
+    draws = np.mean([one.draws for one in estimates], axis=0)
+    between = float(np.var([one.mean for one in estimates], ddof=1)) / k
+    if not between > 0:
+        return Estimate(mean, draws, first.clusters)
+    within = float(np.nanvar(draws))
+    freedom = (within + between) ** 2 / (
+        within**2 / max(first.clusters - 1, 1) + between**2 / (k - 1)
+    )
+    noise = np.random.default_rng([seed, k]).normal(size=len(draws))
+    return Estimate(mean, draws + np.sqrt(between) * noise, 1 + freedom)
 
 
 class Pooling:

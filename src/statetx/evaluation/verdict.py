@@ -39,7 +39,7 @@ def verdict(
     lines together (`bootstrap.Pooling`). BETTER and WORSE: the interval of the difference lies on one side
     of 0, at the level 1 - 0.05 / (number of trained models), so that a false call among all of them has a
     chance of 5 % (Bonferroni). SAME: it holds 0. UNDECIDED: there is no interval. A model with several seeds
-    has a row for each and one for their mean, in whose interval seeds are drawn too.
+    has a row for each and one for their mean, in whose interval the variance between seeds counts too.
 
     Parameters
     ----------

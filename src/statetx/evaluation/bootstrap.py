@@ -121,7 +121,7 @@ def over_seeds(estimates: Sequence[Estimate], seed: int) -> Estimate:
     mean = float(np.mean([one.mean for one in estimates]))
     if any(one.draws is None for one in estimates) or k < 2:
         return Estimate(mean, first.draws if k == 1 else None, first.clusters)
-    draws = np.mean([one.draws for one in estimates], axis=0)
+    draws: np.ndarray = np.array([one.draws for one in estimates]).mean(axis=0)
     between = float(np.var([one.mean for one in estimates], ddof=1)) / k
     if not between > 0:
         return Estimate(mean, draws, first.clusters)

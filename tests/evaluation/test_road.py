@@ -22,7 +22,7 @@ from statetx.data.store import open_store
 from statetx.errors import ResultsError
 from statetx.evaluation import cell_eval
 from statetx.evaluation.cohort import ENDS
-from statetx.evaluation.columns import COLUMNS, IDENTITY, parse_note
+from statetx.evaluation.columns import COLUMNS, IDENTITY, IMPOSSIBLE, parse_note
 from statetx.evaluation.evaluate import evaluate_run
 from statetx.evaluation.reference import reference
 from statetx.provenance import followed_modules
@@ -253,6 +253,19 @@ def test_bad_predictions(name, store_dir, wide_plan, made, tmp_path: Path) -> No
     assert caught.value.fix
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "pred.h5ad").read_bytes() == before
+
+
+def test_values_that_no_cell_can_have_are_noted(store_dir, wide_plan, made, tmp_path: Path) -> None:
+    high = predictions(store_dir, wide_plan, "truth")
+    high.X[2, :3] = 16.0
+    high.write_h5ad(tmp_path / "pred.h5ad")
+    evaluate_run(
+        store_dir, wide_plan, LINE, tmp_path / "pred.h5ad", made, SETTINGS, tmp_path / "out"
+    )
+    table = pd.read_csv(tmp_path / "out" / "scores.csv", index_col="perturbation")
+    notes = table["note"].map(parse_note)
+    assert notes[high.obs["perturbation"].iloc[0]][IMPOSSIBLE].startswith("3 predicted values")
+    assert sum(IMPOSSIBLE in note for note in notes) == 1
 
 
 def test_truncated_and_foreign_files(store_dir, wide_plan, made, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The columns of scores.csv, floor.csv and ceiling.csv, and the language of their notes."""
+"""The columns of scores.csv and of the references, and the language of their notes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ COLUMNS = (
     "delta_norm_ratio",
     "variety",
     "variety_real",
+    "drug_correlation",
+    "drug_correlation_real",
 )
 """Score columns, in the order of the file, between `IDENTITY` and ``note``."""
 
 SCORED_ZERO = "undefined by the prediction, scored 0"
 DROPPED = "dropped"
 FALLBACK = "fallback"
+IMPOSSIBLE = "impossible"
 REFERENCE = "reference"
 """First words of notes: ``<metric or word>: <reason>``, joined by ``; ``."""
 

@@ -15,6 +15,9 @@ from statetx.evaluation.scene import Scene
 
 AGAIN = "predict again with this store and plan"
 
+TOO_HIGH = 15.0
+"""log1p values from here on mean three million counts of one gene; cell-eval takes no such file."""
+
 
 class Predictions:
     """Predicted cells in an h5ad file, read condition by condition.
@@ -81,6 +84,14 @@ class Predictions:
                     fix="log1p expression is finite and at least 0: mend the model, predict again",
                 )
         return cells.astype(np.float32, copy=False)
+
+    @staticmethod
+    def too_high(cells: np.ndarray) -> str | None:
+        """Remark on values that no cell can have; None: there are none."""
+        number = int((cells >= TOO_HIGH).sum())
+        if not number:
+            return None
+        return f"{number} predicted values of {TOO_HIGH:g} or more, up to {cells.max():.3g}"
 
     def fallback(self, perturbation: str) -> float:
         """Share of a condition's cells that the model predicted by a fallback."""

@@ -8,11 +8,13 @@ from typing import Any
 
 from statetx.evaluation.bench import Bench
 from statetx.evaluation.cohort import Contender
-from statetx.evaluation.columns import FALLBACK, REFERENCE, parse_note
+from statetx.evaluation.columns import FALLBACK, IMPOSSIBLE, REFERENCE, parse_note
 from statetx.evaluation.metrics import METRICS
 
 COLLAPSED = 0.1
 """Predictions that vary less than this share of the truth are flagged."""
+ALIKE = 0.5
+"""Flagged: drugs correlate by more than so much of the way from the real correlation to 1."""
 DRIFT = 3.0
 """Predicted effects this many times too large or too small are flagged."""
 
@@ -43,16 +45,28 @@ def flags(bench: Bench) -> list[dict[str, Any]]:
         if one.seed is None:
             continue  # the mean of seeds that are looked at one by one
         i, notes = bench.number(one), one.table["note"].map(parse_note)
+        impossible = [note[IMPOSSIBLE] for note in notes if IMPOSSIBLE in note]
+        if impossible:
+            flag(
+                one,
+                f"values that no cell can have in {len(impossible)} of {len(notes)} conditions: "
+                f"{impossible[0]}; means and distances are not to be trusted",
+            )
         fallbacks = [note[FALLBACK] for note in notes if FALLBACK in note]
         if fallbacks:
             flag(one, f"{len(fallbacks)} of {len(notes)} conditions: {fallbacks[0]}")
         variety = bench.judged["variety"].estimates[i].mean
+        predicted, real = _likeness(one)
+        alike = f"predicted effects of different drugs correlate by {predicted:.2f}, real ones by {real:.2f}"
         if variety < COLLAPSED:
             flag(
                 one,
                 "predictions hardly differ between perturbations: the variance between predicted "
-                f"deltas is {max(variety, 0):.2f} of the real one",
+                f"deltas is {max(variety, 0):.2f} of the real one"
+                + ("" if math.isnan(real) else f"; {alike}"),
             )
+        elif predicted > real + ALIKE * max(0.0, 1 - real):
+            flag(one, f"drugs are predicted to be too much alike: {alike}")
         spread = bench.judged["spread_ratio"].estimates[i].mean
         if spread < COLLAPSED:
             flag(
@@ -77,3 +91,11 @@ def flags(bench: Bench) -> list[dict[str, Any]]:
         message = f"perturbed reference in {len(borrowed)} of {len(references)} conditions: "
         out.append({"name": "reference", "seed": None, "message": message + borrowed[0]})
     return out
+
+
+def _likeness(one: Contender) -> tuple[float, float]:
+    """Mean correlation between drugs, predicted and real, over the conditions that have both."""
+    columns = ["drug_correlation", "drug_correlation_real"]
+    by_line = one.table[["line", *columns]].dropna().groupby("line").mean()
+    predicted, real = by_line.mean()
+    return float(predicted), float(real)

@@ -9,51 +9,22 @@ from typing import Any
 
 from statetx.errors import ResultsError
 from statetx.reporting import words
+from statetx.reporting.rows import (
+    GROUPS,
+    REFERENCES,
+    SECTIONS,
+    Column,
+    MetricRow,
+    explained_row,
+    exponent,
+    has_range,
+    label,
+    mean_of,
+    row_of,
+    section,
+)
 
 FORMAT = 1
-ROLES = ("floor", "baseline", "model", "ceiling")
-GROUPS = {"floor": "floor", "baseline": "baselines", "model": "trained", "ceiling": "ceiling"}
-SECTIONS = ("headline metrics", "further metrics", "diagnostics")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One scored thing: floor, a baseline, a model with its seed, or the ceiling."""
-
-    name: str
-    title: str
-    role: str
-    seed: int | None
-    metrics: dict[str, dict[str, Any]]
-    note: str = ""
-    """Which seed, where several differ."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of the table, as text."""
-
-    text: str
-    interval: str
-    notes: tuple[str, ...]
-    best: bool
-    role: str
-    value: float | None
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """One metric of the table."""
-
-    metric: dict[str, Any]
-    label: str
-    arrow: str
-    unit: str
-    """Power of ten in which the numbers are given; empty: plain."""
-    cells: list[Cell]
-    scaled: list[str]
-    grey: str = ""
-    """Why this metric is greyed; empty: it is not."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +64,14 @@ class Board:
         return [item for item in found if item.get("metric")]
 
     @property
+    def explains(self) -> bool:
+        """Whether there are rows of shares explained."""
+        return len(self.rows) > len(self.metrics)
+
+    @property
     def groups(self) -> list[tuple[str, str, int]]:
         """(role, heading, width) of the groups of columns."""
-        counted = [(role, sum(c.role == role for c in self.columns)) for role in ROLES]
+        counted = [(role, sum(c.role == role for c in self.columns)) for role in GROUPS]
         return [(role, GROUPS[role], n) for role, n in counted if n]
 
 
@@ -137,7 +113,11 @@ def layout(raw: dict[str, Any]) -> Board:
     for item in comparisons:
         item["title"] = _title_of(item, models)
     comparisons = _against_best(comparisons, columns, metrics)
-    rows = [_row(metric, columns, models, comparisons) for metric in metrics]
+    rows = []
+    for metric in metrics:
+        rows.append(row_of(metric, columns, models, comparisons))
+        if any("explained" in column.metrics.get(metric["name"], {}) for column in columns):
+            rows.append(explained_row(metric, columns, models))
     for item in comparisons:
         power = exponent(metric_named(metrics, item["metric"]), columns)
         item["difference_text"], item["interval_text"] = words.difference(item, power)
@@ -149,31 +129,9 @@ def layout(raw: dict[str, Any]) -> Board:
     return Board(raw, columns, metrics, rows, models, primary, sentences, comparisons)
 
 
-def section(metric: dict[str, Any]) -> str:
-    """Which part of the table a metric stands in, one of `SECTIONS`."""
-    if metric.get("better") not in words.ARROWS:
-        return "diagnostics"
-    return "headline metrics" if metric.get("headline") else "further metrics"
-
-
-def label(metric: dict[str, Any]) -> str:
-    """The metric as people call it."""
-    return str(metric.get("label") or metric["name"])
-
-
 def metric_named(metrics: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """The metric of that name."""
     return next(metric for metric in metrics if metric["name"] == name)
-
-
-def exponent(metric: dict[str, Any], columns: list[Column]) -> int:
-    """Power of ten in which a metric's numbers are given everywhere."""
-    return words.exponent(_mean(column, metric["name"]) for column in columns)
-
-
-def has_range(metric: dict[str, Any]) -> bool:
-    """Whether floor and ceiling leave room for a model (unknown counts as yes)."""
-    return metric.get("has_range") is not False
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[Column]:
@@ -182,7 +140,7 @@ def _columns(rows: list[dict[str, Any]]) -> list[Column]:
     for row in rows:
         names.setdefault((row["role"], row["name"]), []).append(row)
     columns = []
-    for role in ROLES:
+    for role in GROUPS:
         for (own_role, name), twins in names.items():
             if own_role != role:
                 continue
@@ -194,7 +152,8 @@ def _columns(rows: list[dict[str, Any]]) -> list[Column]:
             for twin in twins:
                 seed = twin.get("seed")
                 which = f"mean of {len(twins) - 1} seeds" if seed is None else f"seed {seed}"
-                title = name if len(twins) == 1 else f"{name}, {which}"
+                title = GROUPS[role] if role in REFERENCES else name
+                title = title if len(twins) == 1 else f"{name}, {which}"
                 note = "" if len(twins) == 1 else which
                 columns.append(Column(name, title, role, seed, twin["metrics"], note))
     return columns
@@ -205,11 +164,6 @@ def _title_of(comparison: dict[str, Any], models: list[Column]) -> str:
         if (model.name, model.seed) == (comparison["model"], comparison.get("seed")):
             return model.title
     return str(comparison["model"])
-
-
-def _mean(column: Column, metric: str) -> float | None:
-    value = (column.metrics.get(metric) or {}).get("mean")
-    return value if words.is_number(value) else None
 
 
 def _against_best(
@@ -223,7 +177,7 @@ def _against_best(
             continue
         key = (order[item["metric"]], item["title"])
         baselines = [c for c in columns if c.role == "baseline" and c.name == item.get("against")]
-        means = [m for c in baselines if (m := _mean(c, item["metric"])) is not None]
+        means = [m for c in baselines if (m := mean_of(c, item["metric"])) is not None]
         metric = metrics[order[item["metric"]]]
         item["_rank"] = min((words.badness(metric, m) for m in means), default=float("inf"))
         if key not in kept or item["_rank"] < kept[key]["_rank"]:
@@ -231,79 +185,6 @@ def _against_best(
     for item in kept.values():
         item.pop("_rank")
     return [kept[key] for key in sorted(kept)]
-
-
-def _row(
-    metric: dict[str, Any],
-    columns: list[Column],
-    models: list[Column],
-    comparisons: list[dict[str, Any]],
-) -> MetricRow:
-    name = metric["name"]
-    means = [_mean(column, name) for column in columns]
-    power = exponent(metric, columns)
-    places = words.decimals(None if m is None else m / 10**power for m in means)
-    rivals = [
-        m for m, c in zip(means, columns, strict=True) if m is not None and c.role != "ceiling"
-    ]
-    judged = section(metric) != "diagnostics"
-    best = min(rivals, key=lambda mean: words.badness(metric, mean)) if rivals and judged else None
-    sizes = [c.metrics.get(name, {}).get("n") for c in columns]
-    usual = max((n for n in sizes if words.is_number(n)), default=None)
-    cells = []
-    for column, mean in zip(columns, means, strict=True):
-        entry = column.metrics.get(name) or {}
-        notes = []
-        if entry.get("undefined"):
-            notes.append(f"{entry['undefined']} undefined")
-        if words.is_number(entry.get("n")) and entry["n"] != usual:
-            notes.append(f"n = {entry['n']}")
-        cells.append(
-            Cell(
-                words.number(_in(mean, power), places),
-                words.interval(_in(entry.get("low"), power), _in(entry.get("high"), power), places),
-                tuple(notes),
-                mean is not None and column.role != "ceiling" and mean == best,
-                column.role,
-                mean,
-            )
-        )
-    scaled = [
-        words.number(
-            next(
-                (
-                    c.get("scaled")
-                    for c in comparisons
-                    if (c["title"], c["metric"]) == (m.title, name)
-                ),
-                None,
-            ),
-            2,
-            sign=True,
-        )
-        for m in models
-    ]
-    arrow = words.ARROWS.get(str(metric.get("better")), "")
-    grey = _grey(metric, dict(zip((c.role for c in columns), cells, strict=True)))
-    return MetricRow(metric, label(metric), arrow, words.power(power), cells, scaled, grey)
-
-
-def _in(value: Any, power: int) -> float | None:
-    return value / 10**power if words.is_number(value) else None
-
-
-def _grey(metric: dict[str, Any], ends: dict[str, Cell]) -> str:
-    if has_range(metric) or section(metric) == "diagnostics":
-        return ""
-    if metric.get("reason"):
-        return str(metric["reason"])
-    if "ceiling" not in ends or ends["ceiling"].value is None:
-        return "no ceiling could be measured, so nobody knows what a good value is"
-    low = ends["floor"].text if "floor" in ends else words.NOTHING
-    return (
-        f"no range: the ceiling ({ends['ceiling'].text}) is not clearly better than the floor "
-        f"({low}), so it cannot tell good from poor"
-    )
 
 
 def _sentence(

@@ -26,7 +26,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from statetx.errors import ConfigError
 from statetx.provenance import whole
 from statetx.reporting import words
-from statetx.reporting.board import Board, Column, exponent, label
+from statetx.reporting.board import Board
+from statetx.reporting.rows import Column, exponent, label
 
 INK, SOFT, HAIR, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 BLUE = "#0072b2"
@@ -54,8 +55,10 @@ ROLE_WORDS = {
 
 _MARKS: dict[str, dict[str, Any]] = {
     "floor": {"marker": "D", "facecolor": PAPER, "edgecolor": SOFT, "s": 30},
+    "mean_response": {"marker": "o", "facecolor": PAPER, "edgecolor": ORANGE, "s": 36},
     "baseline": {"marker": "o", "facecolor": ORANGE, "edgecolor": ORANGE, "s": 36},
     "model": {"marker": "s", "facecolor": BLUE, "edgecolor": BLUE, "s": 44},
+    "interpolated_duplicate": {"marker": "^", "facecolor": PAPER, "edgecolor": GREEN, "s": 44},
     "ceiling": {"marker": "^", "facecolor": GREEN, "edgecolor": GREEN, "s": 44},
 }
 
@@ -125,7 +128,7 @@ def svg(figure: Figure, name: str, description: str) -> str:
 
 
 def forest(board: Board) -> str | None:
-    """Dot plot of the headline metrics: floor, baselines, models with intervals, ceiling."""
+    """Dot plot of the headline metrics: references, baselines, models with intervals."""
     metrics = [m for m in board.metrics if m.get("headline")] or board.metrics[:1]
     metrics = [m for m in metrics if any(_point(c, m)[0] is not None for c in board.columns)]
     if not metrics:

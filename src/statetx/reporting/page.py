@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from statetx.errors import ResultsError
 from statetx.provenance import write_text
 from statetx.reporting import board as boards
-from statetx.reporting import figures, runs, splits, words
+from statetx.reporting import figures, rows, runs, splits, words
 from statetx.reporting.board import Board
 from statetx.reporting.runs import RunFiles
 
@@ -100,9 +100,10 @@ def _environment() -> Environment:
     environment.filters["breakable"] = _breakable
     environment.globals.update(
         words=words,
-        label=boards.label,
-        has_range=boards.has_range,
-        section=boards.section,
+        label=rows.label,
+        has_range=rows.has_range,
+        section=rows.section,
+        references=rows.REFERENCES,
         role_colours=figures.ROLE_COLOURS,
         role_words=figures.ROLE_WORDS,
         ramp=[figures.cividis(i / 10)[0] for i in range(11)],
@@ -154,7 +155,7 @@ def strata(told: Board) -> dict[str, Any] | None:
     entries = [e for e in told.raw.get("strata") or [] if e.get("metric") == metric["name"]]
     if not entries:
         return None
-    power = boards.exponent(metric, told.columns)
+    power = rows.exponent(metric, told.columns)
     places = words.decimals((e.get("difference") or 0) / 10**power for e in entries)
     names = list(dict.fromkeys(e["stratum"] for e in entries))
     found = {(e["model"], e.get("seed"), e["stratum"]): e for e in entries}
@@ -197,7 +198,7 @@ def heatmap(told: Board) -> dict[str, Any] | None:
     finite = [value for value in values if words.is_number(value)]
     if not finite:
         return None
-    power = boards.exponent(metric, told.columns)
+    power = rows.exponent(metric, told.columns)
     places = words.decimals(value / 10**power for value in finite)
     ordered = sorted(finite, key=lambda value: words.badness(metric, value))
     best, worst = (words.badness(metric, end) for end in (ordered[0], ordered[-1]))
@@ -209,7 +210,7 @@ def heatmap(told: Board) -> dict[str, Any] | None:
         row["n"] = entry.get("n")
     columns = [c for c in told.columns if any(c.name == entry["name"] for entry in entries)]
 
-    def cell(row: dict[Any, Any], column: boards.Column) -> dict[str, str]:
+    def cell(row: dict[Any, Any], column: rows.Column) -> dict[str, str]:
         seed = "any" if column.seed is None else column.seed  # None: its seeds are all equal
         value = row.get((column.name, seed))
         if not words.is_number(value):
@@ -237,7 +238,7 @@ def heatmap(told: Board) -> dict[str, Any] | None:
     }
 
 
-def _means(columns: Sequence[boards.Column], metric: str, power: int) -> list[float | None]:
+def _means(columns: Sequence[rows.Column], metric: str, power: int) -> list[float | None]:
     means = [(column.metrics.get(metric) or {}).get("mean") for column in columns]
     return [mean / 10**power if words.is_number(mean) else None for mean in means]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from itertools import compress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,8 @@ _ASCII = str.maketrans(
     {words.MINUS: "-", words.NOTHING: "-", "↑": "^", "↓": "v", "▲": "+", "▼": "-", "×": "x"}
     | dict(zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789", strict=True))
 )
+LEFT_TO_THE_PAGE = ("mean_response", "interpolated_duplicate")
+"""Columns without which the table fits a terminal."""
 LOG_WIDTH = 100
 """Width of sentences where there is no terminal; the table there is as wide as it needs."""
 
@@ -77,9 +80,10 @@ def _head(told: Board) -> Group:
 
 
 def _table(told: Board, narrow: bool = False) -> Table:
+    shown = [column.role not in LEFT_TO_THE_PAGE for column in told.columns]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0))
     grid.add_column(Text("metric"))
-    for column in told.columns:
+    for column in compress(told.columns, shown):
         title = f"{column.name}\n{column.note}" if column.note else column.name
         trained = column.role == "model"
         grid.add_column(Text(title), justify="right", style="bold" if trained else "")
@@ -92,7 +96,7 @@ def _table(told: Board, narrow: bool = False) -> Table:
     for row in told.rows:
         name = f"{row.label}\N{NO-BREAK SPACE}{row.arrow}" + (f" in {row.unit}" if row.unit else "")
         texts = [Text(name + (" (no range)" if row.grey else ""))]
-        for cell in row.cells:
+        for cell in compress(row.cells, shown):
             mark = "*" if cell.best else " "
             between = cell.interval if cell.role == "model" else ""
             texts.append(

@@ -1,6 +1,6 @@
 """Training from the command line, beside arc-state's: cells per second, memory, time to the first step.
 
-    python benchmarks/train.py [--quick] [--quality] [--peer-python /tmp/arc_env/bin/python]
+    python benchmarks/train.py [--quick] [--peer-python /tmp/arc_env/bin/python]
 
 The peer lives in an environment of its own; without it, it is absent:
 
@@ -31,14 +31,12 @@ The first round tries the peer with several numbers of workers; the fastest stay
 begins after --minutes. `share` is the model's products, three times the forward pass, over the rate
 of this machine in products of the same shapes, the best that was seen in any round.
 
---quality trains with three seeds instead, without control sets, and compares losses at equal steps:
-of one batch in training, and of the validation conditions. Both are the same energy distance.
+Whether both learn the same is asked by `train_quality.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import os
 import shutil
@@ -47,10 +45,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import anndata
@@ -70,8 +69,6 @@ LR, DROPOUT, ENCODER_LAYERS, DECODER_LAYERS = 5e-4, 0.1, 4, 4
 DOSES = (0.5, 5.0)
 NEVER = 1_000_000
 """Steps between validations where there are to be none."""
-QUALITY_STEPS, QUALITY_SEEDS, LOGGED = 300, (0, 1, 2), 50
-"""The peer logs every 50th training loss and flushes its file every 100 steps."""
 OURS = ("controls of the same", "first step taken", "training took")
 PEER = ("About to call trainer.fit()", "`Trainer.fit` stopped", "`Trainer.fit` stopped")
 """In the lines that a tool prints when it is about to train, imports done, when it has taken the first
@@ -94,6 +91,8 @@ class Scenario:
         Variable genes that are modelled, of so many.
     steps
         Of the longer run.
+    control
+        Label of the cells that were not perturbed.
     """
 
     shape: Shape
@@ -102,6 +101,7 @@ class Scenario:
     genes: int
     simulated: int
     steps: int
+    control: str = CONTROL
 
     @property
     def per_step(self) -> int:
@@ -133,12 +133,24 @@ SCENARIOS = {
 
 
 def prepare(scenario: Scenario, home: Path, sets: float) -> int:
-    """Write cells, split and configuration of a scenario, pack; return the number of labels.
+    """Write cells, split and configuration of a scenario, pack; return the number of labels."""
+    labels = simulated(scenario, home, sets)
+    models = {
+        f"{name}{kind}": model_settings(scenario, steps, NEVER, precision)
+        for name, steps in (("one", 1), ("many", scenario.steps))
+        for kind, precision in (("", "float32"), ("_bf16", "bfloat16"))
+    }
+    pack(configuration(home, models), home)
+    return labels
+
+
+def simulated(scenario: Scenario, home: Path, sets: float) -> int:
+    """Write cells and split of a scenario; return the number of labels.
 
     Parameters
     ----------
     scenario, home
-        What to prepare, and where.
+        What to simulate, and where.
     sets
         Mean number of sets per condition, before the cells beyond whole sets are left out.
     """
@@ -156,11 +168,15 @@ def prepare(scenario: Scenario, home: Path, sets: float) -> int:
     for path in (home / "cells").glob("*.h5ad"):
         keep_whole_sets(path, scenario.cells)
     (home / "split.toml").write_text(tomli_w.dumps(split(settings, home / "cells")))
+    return 1 + settings.n_drugs * len(DOSES)
+
+
+def pack(configured: Mapping[str, Any], home: Path) -> None:
+    """Write a configuration, pack its cells and resolve its split."""
     with open(home / "config.yaml", "w", encoding="utf-8") as handle:
-        yaml.safe_dump(configuration(scenario, home), handle)
+        yaml.safe_dump(configured, handle)
     for stage, name in (("pack", "sim"), ("split", "sim/block")):
         run([*STATETX, stage, "--config", "config.yaml", "--run", name], home)
-    return 1 + settings.n_drugs * len(DOSES)
 
 
 def keep_whole_sets(path: Path, size: int) -> None:
@@ -190,49 +206,45 @@ def split(settings: Simulate, cells: Path) -> dict[str, Any]:
     }
 
 
-def configuration(scenario: Scenario, home: Path) -> dict[str, Any]:
-    """Return our configuration, with one model per length of training."""
-
-    def model(
-        steps: int, every: int, precision: str = "float32", **settings: Any
-    ) -> dict[str, Any]:
-        shape = scenario.shape
-        return {
-            "kind": "pertsets",
-            "embed_key": "X_hvg",
-            "cell_set_len": scenario.cells,
-            "hidden_dim": shape.hidden_size,
-            "n_encoder_layers": ENCODER_LAYERS,
-            "n_decoder_layers": DECODER_LAYERS,
-            "dropout": DROPOUT,
-            "use_basal_projection": False,
-            "backbone": {
-                "num_hidden_layers": shape.num_hidden_layers,
-                "num_attention_heads": shape.num_attention_heads,
-                "head_dim": shape.head_dim,
-                "intermediate_size": shape.intermediate_size,
-            },
-            "training": {
-                "max_steps": steps,
-                "batch_size": scenario.sets,
-                "lr": LR,
-                "val_freq": every,
-                "precision": precision,
-                "ckpt_every_n_steps": NEVER,
-            },
-            **settings,
-        }
-
-    alone: dict[str, Any] = {"sets": {"control_sets": "none"}}
-    models = {
-        "one": model(1, NEVER),
-        "many": model(scenario.steps, NEVER),
-        "one_bf16": model(1, NEVER, "bfloat16"),
-        "many_bf16": model(scenario.steps, NEVER, "bfloat16"),
-        "quality": model(QUALITY_STEPS, 2 * LOGGED, **alone),
-        "quality_bf16": model(QUALITY_STEPS, 2 * LOGGED, "bfloat16", **alone),
-        "per_cell": model(QUALITY_STEPS, 2 * LOGGED, dropout_per_cell=True, **alone),
+def model_settings(
+    scenario: Scenario, steps: int, every: int, precision: str = "float32", **settings: Any
+) -> dict[str, Any]:
+    """Return the section of one of our models, validated every so many steps."""
+    shape = scenario.shape
+    return {
+        "kind": "pertsets",
+        "embed_key": "X_hvg",
+        "cell_set_len": scenario.cells,
+        "hidden_dim": shape.hidden_size,
+        "n_encoder_layers": ENCODER_LAYERS,
+        "n_decoder_layers": DECODER_LAYERS,
+        "dropout": DROPOUT,
+        "use_basal_projection": False,
+        "backbone": {
+            "num_hidden_layers": shape.num_hidden_layers,
+            "num_attention_heads": shape.num_attention_heads,
+            "head_dim": shape.head_dim,
+            "intermediate_size": shape.intermediate_size,
+        },
+        "training": {
+            "max_steps": steps,
+            "batch_size": scenario.sets,
+            "lr": LR,
+            "val_freq": every,
+            "precision": precision,
+            "ckpt_every_n_steps": every,
+        },
+        **settings,
     }
+
+
+def configuration(
+    home: Path,
+    models: Mapping[str, dict[str, Any]],
+    seeds: Sequence[int] = (0,),
+    **dataset: Any,
+) -> dict[str, Any]:
+    """Return our configuration of the cells in a directory; further entries are of the data set."""
     return {
         "datasets": {
             "sim": {
@@ -241,12 +253,13 @@ def configuration(scenario: Scenario, home: Path) -> dict[str, Any]:
                 "scale": "counts",
                 "expression_key": "X_hvg",
                 "control_match": [["cell_line"]],
+                **dataset,
             }
         },
         "splits": {"block": {"dataset": "sim", "toml": str(home / "split.toml")}},
-        "models": models,
+        "models": dict(models),
         "experiments": {
-            "both": {"splits": ["block"], "models": list(models), "seeds": list(QUALITY_SEEDS)}
+            "both": {"splits": ["block"], "models": list(models), "seeds": list(seeds)}
         },
     }
 
@@ -340,8 +353,12 @@ def train_peer(
     seed: int = 0,
     val_freq: int = NEVER,
     control_sets: bool = True,
+    further: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Ran, Path]:
-    """Train the peer's network of the same shape; return the directory with its curves."""
+    """Train the peer's network of the same shape; return the directory with its curves.
+
+    `further` are settings that replace ours or that its own files do not have (with a ``+`` in front).
+    """
     shape, out = scenario.shape, home / "peer"
     shutil.rmtree(out, ignore_errors=True)
     data = {
@@ -353,7 +370,7 @@ def train_peer(
         "batch_col": "batch",
         "pert_col": "drug_dose",
         "cell_type_key": "cell_line",
-        "control_pert": CONTROL,
+        "control_pert": scenario.control,
         "should_yield_control_cells": str(control_sets).lower(),
     }
     backbone = {
@@ -387,6 +404,7 @@ def train_peer(
         "use_wandb": "false",
         "output_dir": out,
         "name": "run",
+        **further,
     }
     command = [str(python.with_name("state")), "tx", "train"]
     command += [f"{key}={value}" for key, value in settings.items()]
@@ -529,73 +547,10 @@ def rounded(values: dict[str, float]) -> dict[str, float]:
     return {key: float(f"{value:.4g}") for key, value in values.items()}
 
 
-# ---------------------------------------------------------------------------------------------
-# quality
-
-
-def curve(path: Path, offset: int) -> dict[tuple[str, int], float]:
-    """Read losses by (kind, step) from a CSV of either tool; `offset` makes its steps count from 1."""
-    found = {}
-    with open(path, newline="", encoding="utf-8") as handle:
-        for row in csv.DictReader(handle):
-            step = int(row["step"]) + offset
-            for kind in ("train_loss", "val_loss"):
-                if row.get(kind):
-                    found[kind, step] = float(row[kind])
-    return found
-
-
-def quality(
-    name: str, home: Path, options: argparse.Namespace
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Train with several seeds, in turns; return losses at equal steps, and their means."""
-    scenario = SCENARIOS[name]
-    prepare(scenario, home, options.sets)
-    curves: dict[str, list[dict[tuple[str, int], float]]] = {}
-
-    def runs(seed: int) -> Iterator[tuple[str, Path, int]]:
-        if options.peer:
-            _, out = train_peer(
-                options.peer_python,
-                scenario,
-                home,
-                QUALITY_STEPS,
-                options.threads,
-                seed=seed,
-                val_freq=2 * LOGGED,
-                control_sets=False,
-            )
-            yield "arc-state", out / "metrics.csv", 1
-        for tool, model in (("statetx", "quality"), ("statetx, bfloat16", "quality_bf16")):
-            yield tool, train_ours(home, model, options.threads, seed)[1] / "metrics.csv", 0
-
-    for seed in QUALITY_SEEDS:
-        for tool, path, offset in runs(seed):
-            curves.setdefault(tool, []).append(curve(path, offset))
-            print(name, seed, tool, flush=True)
-    rows: list[dict[str, Any]] = []
-    steps = range(LOGGED, QUALITY_STEPS + 1, LOGGED)
-    for kind, step in itertools.product(("train_loss", "val_loss"), steps):
-        for tool, found in curves.items():
-            values = [one[kind, step] for one in found if (kind, step) in one]
-            if len(values) == len(QUALITY_SEEDS):
-                row = {"mean": mean(values), "sd": stdev(values)}
-                head = {"scenario": name, "loss": kind, "step": step, "tool": tool}
-                rows.append({**head, **rounded(row)})
-                print(rows[-1], flush=True)
-    last = {
-        f"{row['loss']}, {row['tool']}": (row["mean"], row["sd"])
-        for row in rows
-        if row["step"] == QUALITY_STEPS
-    }
-    return rows, {"steps": QUALITY_STEPS, "seeds": len(QUALITY_SEEDS), **last}
-
-
 def main() -> None:
     """Measure every scenario that was asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small network, one short round")
-    parser.add_argument("--quality", action="store_true", help="losses at equal steps, not speed")
     parser.add_argument(
         "--float32", action="store_true", help="no bfloat16 products in either tool"
     )
@@ -623,12 +578,9 @@ def main() -> None:
         until = begin + 60 * options.minutes * number / len(options.scenarios)
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
-            if options.quality:
-                found, figures[name] = quality(name, home, options)
-            else:
-                found, figures[name] = speed(name, home, options, until)
+            found, figures[name] = speed(name, home, options, until)
         rows += found
-    kind = "train" + "_quality" * options.quality + "_float32" * options.float32
+    kind = "train" + "_float32" * options.float32
     finish(f"{kind}_quick" if options.quick else kind, rows, figures)
 
 

@@ -9,7 +9,7 @@ from statetx.cli import _dashed
 
 COMMANDS = [
     "simulate", "inspect", "pack", "split", "train", "predict", "reference", "evaluate-run",
-    "verdict", "report", "evaluate", "infer", "prune", "show",
+    "verdict", "report", "evaluate", "score", "infer", "prune", "show",
 ]  # fmt: skip
 
 
@@ -50,6 +50,25 @@ def test_wrong_names_exit_with_1_and_the_nearest_one():
     assert done.returncode == 1
     assert "did you mean 'pertsets'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_evaluate_wants_predictions_or_a_ceiling():
+    cells = ["--real", "r.h5ad", "--pert-col", "drug", "--control-pert", "c", "--out", "o"]
+    done = statetx("evaluate", *cells)
+    assert done.returncode == 2
+    assert "give --pred, or --ceiling" in done.stderr
+    done = statetx("evaluate", *cells, "--ceiling", "--real-de", "de.csv")
+    assert done.returncode == 2
+    assert "--real-de and --pred-de go with --pred" in done.stderr
+
+
+def test_tables_are_scored_against_a_baseline(tmp_path):
+    for name, error in (("user", 1), ("baseline", 4)):
+        (tmp_path / f"{name}.csv").write_text(f"statistic,mse\nmean,{error}\n")
+    files = [str(tmp_path / name) for name in ("user.csv", "baseline.csv", "score.csv")]
+    done = statetx("score", "--user", files[0], "--baseline", files[1], "--out", files[2])
+    assert done.stdout.startswith("avg_score 0.7500")
+    assert Path(files[2]).read_text() == "metric,from_baseline\nmse,0.75\navg_score,0.75\n"
 
 
 def test_seed_must_be_one_of_the_configuration():

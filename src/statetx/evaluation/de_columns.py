@@ -27,20 +27,23 @@ class Tests:
         float32 [P, G], by which genes are ranked.
     fdr
         float32 [P, G]; NaN where it is unknown, which is never significant.
-    tested
-        bool [P, G], whether there is such a test: supplied tables may lack rows.
+    tested, has_fold
+        bool [P, G], whether there is such a test, and a fold change in it: supplied tables may lack
+        rows and leave cells empty, which is something else than NaN.
     """
 
     log2_fold_change: np.ndarray
     size: np.ndarray
     fdr: np.ndarray
     tested: np.ndarray
+    has_fold: np.ndarray
 
     @classmethod
     def of(cls, table: DETable) -> Tests:
         """Tests of a table that has all of them."""
         fold = table.log2_fold_change.astype(np.float32)
-        return cls(fold, np.abs(fold), table.fdr.astype(np.float32), np.ones(fold.shape, bool))
+        every = np.ones(fold.shape, dtype=bool)
+        return cls(fold, np.abs(fold), table.fdr.astype(np.float32), every, every)
 
     @property
     def significant(self) -> np.ndarray:
@@ -97,14 +100,15 @@ def _direction_match(real: Tests, pred: Tests) -> Column:
         a, b = (np.sign(side.log2_fold_change[row, genes]) for side in (real, pred))
         return float(((a == b) | (np.isnan(a) & np.isnan(b))).mean())
 
-    return _over(real.significant & pred.tested, value)
+    return _over(real.significant & real.has_fold & pred.has_fold, value)
 
 
 def _spearman_folds(real: Tests, pred: Tests) -> Column:
-    predicted = np.where(pred.tested, pred.log2_fold_change, np.float32(0))
+    predicted = np.where(pred.has_fold, pred.log2_fold_change, np.float32(0))
 
     def value(row: int, genes: np.ndarray) -> float:
-        sides = (_places(x[row, genes]) for x in (real.log2_fold_change, predicted))
+        known = genes[real.has_fold[row, genes]]
+        sides = (_places(x[row, known]) for x in (real.log2_fold_change, predicted))
         return spearman(*sides)
 
     return _over(real.significant, value)

@@ -77,15 +77,18 @@ class SuppliedTable:
                 fix=did_you_mean(missing[0], table.column_names),
             )
         kept = [*wanted, *([SIZE] if SIZE in table.column_names else [])]
-        try:
-            columns = {
-                name: table[name].cast(pa.float64() if name in (*NUMBERS, SIZE) else pa.string())
-                for name in kept
-            }
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(
-                f"a column holds something else than numbers: {error}", where=path
-            ) from error
+        columns = {}
+        for name in kept:
+            try:
+                columns[name] = table[name].cast(
+                    pa.float64() if name in (*NUMBERS, SIZE) else pa.string()
+                )
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise DataError(
+                    f"not all values are numbers: {error}",
+                    where=f"{path}, column {name!r}",
+                    fix="numbers, inf, NaN and empty cells are understood",
+                ) from error
         return cls(path, pa.table(columns), line_column)
 
     def of(self, line: str, labels: Sequence[str], genes: Sequence[str]) -> Tests:
@@ -138,26 +141,32 @@ class SuppliedTable:
         return self._tests(table, at, (len(labels), len(genes)))
 
     def _tests(self, table: pa.Table, at: np.ndarray, shape: tuple[int, int]) -> Tests:
-        def spread(name: str) -> np.ndarray:
-            out = np.full(shape[0] * shape[1], np.nan, dtype=np.float32)
+        def spread(values: Any, rest: float | bool) -> np.ndarray:
+            out = np.full(shape, rest, dtype=bool if isinstance(rest, bool) else np.float32)
             with np.errstate(over="ignore"):
-                out[at] = table[name].to_numpy().astype(np.float32)
-            return out.reshape(shape)
+                out.reshape(-1)[at] = values
+            return out
 
-        tested = np.zeros(shape[0] * shape[1], dtype=bool)
-        tested[at] = True
-        fold = spread("log2_fold_change")
-        undefined = int(np.isnan(fold[tested.reshape(shape)]).sum())
+        fold = spread(table["log2_fold_change"].to_numpy(), np.nan)
+        has_fold = spread(table["log2_fold_change"].is_valid().to_numpy(), False)
+        tested = spread(True, False)
+        undefined = int((tested & np.isnan(fold)).sum())
         if undefined:
-            log.warning("%s: %d fold changes are missing or NaN", self.path, undefined)
-        size = spread(SIZE) if SIZE in table.column_names else np.abs(fold)
-        return Tests(fold, size, spread("fdr"), tested.reshape(shape))
+            log.warning("%s: %d fold changes are empty or NaN", self.path, undefined)
+        # Without a size a gene ranks last, with one that is NaN first.
+        size = np.where(has_fold, np.abs(fold), np.float32(-1))
+        if SIZE in table.column_names:
+            size = spread(table[SIZE].to_numpy(), np.nan)
+            size[~spread(table[SIZE].is_valid().to_numpy(), False)] = -1
+        return Tests(fold, size, spread(table["fdr"].to_numpy(), np.nan), tested, has_fold)
 
 
 def _csv(path: Path, line_column: str | None) -> pa.Table:
     # Labels and genes stay text, whatever they look like: there are genes called NA and NAN.
     text = dict.fromkeys(["target", "feature", line_column or "target"], pa.string())
-    options = pa.csv.ConvertOptions(column_types=text, strings_can_be_null=False)
+    options = pa.csv.ConvertOptions(
+        column_types=text, strings_can_be_null=False, null_values=["", "NA", "null"]
+    )
     return pa.csv.read_csv(path, convert_options=options)
 
 

@@ -21,7 +21,14 @@ from statetx.evaluation.de_columns import Column
 from statetx.evaluation.one_line import Result, evaluate_halves
 from statetx.evaluation.our_scores import Half
 from statetx.evaluation.side_file import Scale, Side, read_side
-from statetx.evaluation.standalone import ByLabel, check_settings, homes_of, rows_of, target_of
+from statetx.evaluation.standalone import (
+    ByLabel,
+    check_settings,
+    homes_of,
+    no_control,
+    rows_of,
+    target_of,
+)
 from statetx.evaluation.tables import describe, write_ceiling, write_results
 from statetx.labels import controls as control_labels
 
@@ -115,10 +122,12 @@ def _halves(
         half = len(shuffled) // 2
         if half:
             parts[0][name], parts[1][name] = shuffled[:half], shuffled[half : 2 * half]
+    if control not in found:
+        raise no_control(side, line, control)
     if control not in parts[0] or len(parts[0]) < 2:
-        short = control if control not in parts[0] else "every perturbation"
+        short = "every perturbation" if control in parts[0] else f"the control {control!r}"
         raise DataError(
-            f"no halves of cell line {line!r}: {short!r} has fewer than 2 cells",
+            f"no halves of cell line {line!r}: {short} has fewer than 2 cells",
             where=side.path,
             fix="a ceiling needs 2 cells of the control and of a perturbation",
         )

@@ -217,11 +217,7 @@ def _halves(
     rows = [side.of(line) for side in (real, pred)]
     labels = [side.labels[own] for side, own in zip((real, pred), rows, strict=True)]
     if control not in labels[0]:
-        raise DataError(
-            f"no control cells {control!r} in cell line {line!r}",
-            where=real.path,
-            fix=did_you_mean(control, sorted(set(labels[0]))),
-        )
+        raise no_control(real, line, control)
     differ = sorted((set(labels[0]) ^ set(labels[1])) - {control})
     if differ or not set(labels[0]) - {control}:
         name = differ[0] if differ else control
@@ -266,6 +262,15 @@ def _halves(
         Half(views[0], real_control, embedded[0]),
         Half(views[1], own_control, embedded[1]),
         Half(shared, real_control, {}),
+    )
+
+
+def no_control(side: Side, line: str, control: str) -> DataError:
+    """Say that a line lacks its control."""
+    return DataError(
+        f"no control cells {control!r} in cell line {line!r}",
+        where=side.path,
+        fix=did_you_mean(control, sorted(set(side.labels[side.of(line)]))),
     )
 
 

@@ -59,12 +59,16 @@ def test_scaling_hits_the_mean_and_invents_no_cells() -> None:
     cells[7, 4] = 1.0
     drawn = cells.mean(axis=0)
     mean = np.array([drawn[0] * 1.5, drawn[1] * 0.2, 0.0, 0.3, 1.2, drawn[5]])
-    moved = scaled_to(cells, mean)
+    expressed = np.array([1.0, 1.0, 1.0, 2.5, 1.5, 1.0])
+    moved = scaled_to(cells, mean, expressed, rng)
     np.testing.assert_allclose(moved.mean(axis=0), mean, atol=1e-6)
     for gene in (0, 1, 5):  # dispersion stays: what was not expressed is not
         np.testing.assert_array_equal(moved[:, gene] > 0, cells[:, gene] > 0)
     assert moved.min() >= 0
     assert moved[:, 4].max() < 4  # scaled alone, the one cell would have a value of 60
+    # What a rare gene lacks goes to as many cells as express a gene of that mean, not to all.
+    np.testing.assert_allclose(np.sort(moved[:, 3])[-6:], 2.5, rtol=1e-6)
+    assert (moved[:, 3] > 0).sum() == 6
 
 
 def test_the_mean_response_knows_what_all_drugs_share_and_nothing_else(monkeypatch, tmp_path):

@@ -173,6 +173,17 @@ def test_the_truth_reaches_the_ceiling(scored, made: Path) -> None:
     assert (results["pearson_delta"] > 1 - 1e-9).all()
 
 
+def test_what_moves_cells_invents_no_significant_genes(made: Path) -> None:
+    """Most genes are expressed in few cells: lifting their zeros makes each of them significant."""
+    duplicate, ceiling, response = (
+        mean(made / f"{name}.csv")
+        for name in ("interpolated_duplicate", "ceiling", "mean_response")
+    )
+    assert duplicate["direction_fidelity"] > 0.7 * ceiling["direction_fidelity"]
+    assert duplicate["de_mcc"] > 0.7 * ceiling["de_mcc"]
+    assert response["spread_ratio"] == pytest.approx(1, abs=0.3)
+
+
 def test_the_opposite_loses_and_nothing_scores_nothing(scored) -> None:
     opposite = mean(scored("opposite") / "scores.csv")
     nothing = mean(scored("no_change") / "scores.csv")
@@ -226,8 +237,9 @@ def test_a_reference_of_other_settings(change, store_dir, wide_plan, made, tmp_p
 BAD = {
     "nan": (lambda p: p.X.__setitem__((3, 2), np.nan), "not finite"),
     "negative": (lambda p: p.X.__setitem__((3, 2), -0.5), "negative"),
-    "order": (lambda p: p[:, ::-1].copy(), "another order"),
-    "gene": (lambda p: p[:, :-1].copy(), "not predicted"),
+    "gene": (lambda p: p[:, :-1].copy(), r"on one side only: 1 in the store only \('Gene0299'\)"),
+    "counts": (lambda p: p.__setattr__("X", np.rint(p.X)), "no log1p values: all values are whole"),
+    "line": (lambda p: p.obs.__setitem__("cell_line", "L02"), "cells of 'L02', not of 'L01'"),
     "missing": (lambda p: p[p.obs["perturbation"] != p.obs["perturbation"].iloc[0]].copy(), "no predicted cells"),
     "extra": (
         lambda p: p.obs.__setitem__("perturbation", p.obs["perturbation"].where(np.arange(len(p)) > 0, "Drugg_9")),
@@ -253,6 +265,16 @@ def test_bad_predictions(name, store_dir, wide_plan, made, tmp_path: Path) -> No
     assert caught.value.fix
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "pred.h5ad").read_bytes() == before
+
+
+def test_genes_in_another_order_are_aligned_by_name(store_dir, wide_plan, made, scored, tmp_path):
+    predictions(store_dir, wide_plan, "other")[:, ::-1].copy().write_h5ad(tmp_path / "pred.h5ad")
+    evaluate_run(
+        store_dir, wide_plan, LINE, tmp_path / "pred.h5ad", made, SETTINGS, tmp_path / "out"
+    )
+    for name in ("scores.csv", "results.csv"):
+        expected = pd.read_csv(scored("other") / name)
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / name), expected)
 
 
 def test_values_that_no_cell_can_have_are_noted(store_dir, wide_plan, made, tmp_path: Path) -> None:

@@ -29,10 +29,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from statetx.data.seeds import generator
 from statetx.evaluation.covariance import covariance_agreement
 from statetx.evaluation.de import DERow, benjamini_hochberg, de_row, table_of
 from statetx.evaluation.distances import all_distances
@@ -48,10 +50,15 @@ LARGEST_SCALE = 2.0
 """How far a rising gene is scaled; without a limit, rare genes get log1p values that no cell has."""
 
 
-def scaled_to(cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Scale cells gene by gene until their mean is `mean`; zeros stay, so dispersion stays realistic.
+def scaled_to(
+    cells: np.ndarray, mean: np.ndarray, expressed: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Scale cells gene by gene until their mean is `mean`; dispersion stays realistic.
 
-    Rising genes are scaled at most to the double; what is missing then is added to every cell.
+    Rising genes are scaled at most to the double. What is missing then, above all where none of few
+    cells expresses a rare gene, goes to as many cells as a gene of that mean is expressed in. Added to
+    every cell, it lifts all zeros above those of the controls: on the simulated data 92 genes of the
+    duplicate were then called significant, 84 of them wrongly, where the half itself has 12.
 
     Parameters
     ----------
@@ -59,26 +66,36 @@ def scaled_to(cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
         [n, G], not negative.
     mean
         float64 [G], not negative.
+    expressed
+        float64 [G], above 0: mean over the cells that express a gene.
+    rng
+        Chooses the cells.
 
     Returns
     -------
     numpy.ndarray
         float32 [n, G], not negative.
     """
+    n = len(cells)
     drawn = cells.mean(axis=0, dtype=np.float64)
     scale = np.divide(mean, drawn, out=np.ones_like(drawn), where=drawn > 0)
     scale = np.minimum(scale, LARGEST_SCALE)
-    return (cells * scale + np.maximum(mean - drawn * scale, 0.0)).astype(np.float32)
+    moved = cells * scale
+    missing = n * (mean - drawn * scale)
+    genes = np.flatnonzero(missing > 1e-9 * n)
+    number = np.clip(np.rint(missing[genes] / expressed[genes]), 1, n)
+    places = rng.random((n, len(genes))).argsort(axis=0).argsort(axis=0)
+    moved[:, genes] += np.where(places < number, missing[genes] / number, 0.0)
+    return moved.astype(np.float32)
 
 
-def _moved_group(cells: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, Group]:
-    """Cells scaled to a mean, and their sums with that mean exactly, not as float32 stores it.
+def _moved_group(cells: np.ndarray, mean: np.ndarray) -> Group:
+    """Sums of cells scaled to a mean: that mean exactly, not as float32 stores it.
 
     Equal predictions must tie in ``pds_cosine``, which rounding would break by chance.
     """
-    moved = scaled_to(cells, mean)
-    own = Group.of(moved)
-    return moved, Group(own.n, mean, own.squares)
+    own = Group.of(cells)
+    return Group(own.n, mean, own.squares)
 
 
 @dataclass(frozen=True)
@@ -156,9 +173,11 @@ class Ends:
             batches = scene.batches(scene.rows(name))
             n = min(len(batches), len(scene.all_control_rows))
             drawn = scene.draw_controls(batches, n, f"mean response:{name}")
-            cells, group = _moved_group(scene.line.expression(drawn), profile)
+            cells = self._scaled(scene.line.expression(drawn), profile, f"mean response:{name}")
             test = de_row(name, cells, self.own.of(batches))
-            side = _Side(cells, group, scene.controls.delta(profile), delta, test)
+            side = _Side(
+                cells, _moved_group(cells, profile), scene.controls.delta(profile), delta, test
+            )
             table.add(name, self._real_side(name), side, self.real[name].control, 0.0)
         return table.scored()
 
@@ -187,12 +206,27 @@ class Ends:
             # Its mean response knows the plate, as a model's does that starts from cells of it.
             mean = np.maximum(matched[1].mean + pred.shift, 0.0)
             q = benjamini_hochberg(pred.test.test.pvalue)
-            cells, group = _moved_group(pred.cells, (1 - q) * pred.group.mean + q * mean)
+            mixture = (1 - q) * pred.group.mean + q * mean
+            cells = self._scaled(pred.cells, mixture, f"interpolated:{name}")
             test = de_row(name, cells, own[1].of(batches))
-            side = _Side(cells, group, controls[1].delta(group.mean), pred.shift, test)
+            delta = controls[1].delta(mixture)
+            side = _Side(cells, _moved_group(cells, mixture), delta, pred.shift, test)
             # No noise is taken off: like a model's, the mean as delivered is the prediction.
             mixed.add(name, real, side, matched[0], 0.0)
         return plain.scored(), mixed.scored()
+
+    @cached_property
+    def _expressed(self) -> np.ndarray:
+        """Mean of each gene over the control cells that express it [G]; of rare ones, as of others."""
+        cells = self.scene.control_cells
+        number = (cells > 0).sum(axis=0)
+        found = cells.sum(axis=0, dtype=np.float64) / np.maximum(number, 1)
+        usual = float(np.median(found[number > 0])) if number.any() else 1.0
+        return np.where(number > 0, found, usual)
+
+    def _scaled(self, cells: np.ndarray, mean: np.ndarray, key: str) -> np.ndarray:
+        rng = generator("scaled", self.scene.seed, self.scene.line.name, key)
+        return scaled_to(cells, mean, self._expressed, rng)
 
     def _named(self, least: int) -> list[str]:
         """Perturbations with at least so many real cells."""

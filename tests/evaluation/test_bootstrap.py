@@ -136,3 +136,11 @@ def test_seeds_that_do_not_differ_cost_nothing() -> None:
     one = pooling.pool(np.random.default_rng(3).normal(size=40))
     assert over_seeds([one, one], 0).interval() == one.interval()
     assert over_seeds([one], 0).interval() == one.interval()
+
+
+@pytest.mark.parametrize("drugs", [3, 4])
+def test_few_drugs_of_equal_models_are_called_as_rarely_as_many(drugs: int) -> None:
+    """Percentiles of three or four drugs alone lie on one side of 0 in 7.5 % of draws."""
+    pooling, rng = Pooling(*design(1, drugs, 1), 1000, 0), np.random.default_rng(4)
+    intervals = [pooling.pool(rng.normal(size=drugs)).interval() for _ in range(2000)]
+    assert np.mean([low > 0 or high < 0 for low, high in intervals]) <= 0.06

@@ -68,7 +68,11 @@ class Estimate:
     clusters: float
 
     def interval(self, level: float = LEVEL) -> tuple[float | None, float | None]:
-        """Percentiles of the draws, stretched; (None, None) where there is none.
+        """Percentiles of the draws, stretched, at least Student's interval; (None, None): none.
+
+        Few clusters have few different draws, whose percentiles end too early: of three or four, 7.5 %
+        of such intervals alone miss a normal mean, with Student's 5 %. Student's alone misses more
+        often where clusters are lopsided.
 
         Parameters
         ----------
@@ -82,8 +86,9 @@ class Estimate:
             return None, None
         tail = (1 - level) / 2
         low, high = np.quantile(known, [tail, 1 - tail]) - self.mean
-        stretch = float(t.ppf(1 - tail, max(self.clusters - 1, 1)) / norm.ppf(1 - tail))
-        return self.mean + stretch * float(low), self.mean + stretch * float(high)
+        student = float(t.ppf(1 - tail, max(self.clusters - 1, 1)))
+        stretch, reach = student / float(norm.ppf(1 - tail)), student * float(known.std())
+        return self.mean + min(stretch * low, -reach), self.mean + max(stretch * high, reach)
 
     def minus(self, other: Estimate) -> Estimate:
         """Paired difference: both must come from the same draws."""

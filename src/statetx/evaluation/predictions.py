@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,14 @@ from anndata.io import read_elem, sparse_dataset
 from statetx.errors import ResultsError, did_you_mean
 from statetx.evaluation.scene import Scene
 
+log = logging.getLogger(__name__)
+
 AGAIN = "predict again with this store and plan"
+
+WHOLE = 1e-3
+"""A value is whole when its fractional part is no larger (cell-eval's threshold)."""
+BLOCK_ROWS, BLOCK_VALUES = 2048, 1 << 20
+"""What is read at once of a dense matrix, and of the values of a sparse one."""
 
 TOO_HIGH = 15.0
 """log1p values from here on mean three million counts of one gene; cell-eval takes no such file."""
@@ -25,12 +34,13 @@ class Predictions:
     Parameters
     ----------
     path
-        The file: X = predicted log1p expression, ``obs["perturbation"]``, var names = genes.
+        The file: X = predicted log1p expression, ``obs["perturbation"]``, var names = genes;
+        ``obs["cell_line"]``, if there, names the line.
 
     Raises
     ------
     ResultsError
-        The file cannot be read or has no perturbation column.
+        The file cannot be read, or lacks X or the perturbations.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -39,6 +49,7 @@ class Predictions:
             with h5py.File(self.path, "r") as file:
                 obs = read_elem(file["obs"])
                 self.genes = [str(gene) for gene in read_elem(file["var"]).index]
+                shape = tuple(_matrix(file).shape)
             self._labels = obs["perturbation"].astype(str).to_numpy(dtype=object)
         except (OSError, KeyError, ValueError) as error:
             raise ResultsError(
@@ -46,6 +57,17 @@ class Predictions:
                 where=self.path,
                 fix="the file is missing, truncated or holds no predictions: predict again",
             ) from error
+        if shape != (len(obs), len(self.genes)):
+            raise ResultsError(
+                f"X is {shape[0]} x {shape[1]}, but there are {len(obs)} cells and "
+                f"{len(self.genes)} genes",
+                where=self.path,
+                fix="the file is damaged: predict again",
+            )
+        self._lines = (
+            [str(name) for name in obs["cell_line"].unique()] if "cell_line" in obs else []
+        )
+        self._place: np.ndarray | None = None
         self._fallback = (
             obs["fallback"].to_numpy(dtype=bool)
             if "fallback" in obs
@@ -60,7 +82,7 @@ class Predictions:
         return dict(zip(labels.tolist(), np.split(order, starts[1:]), strict=True))
 
     def cells(self, perturbation: str) -> np.ndarray:
-        """Predicted cells of one condition, float32 [n, G].
+        """Predicted cells of one condition, float32 [n, G]; after `check` in the line's gene order.
 
         Raises
         ------
@@ -69,8 +91,7 @@ class Predictions:
         """
         rows = self.rows[perturbation]
         with h5py.File(self.path, "r") as file:
-            stored: Any = file["X"]
-            matrix = stored if isinstance(stored, h5py.Dataset) else sparse_dataset(stored)
+            matrix = _matrix(file)
             contiguous = rows[-1] - rows[0] + 1 == len(rows)
             block = matrix[rows[0] : rows[-1] + 1] if contiguous else matrix[rows]
         cells = block if isinstance(block, np.ndarray) else block.toarray()
@@ -83,6 +104,8 @@ class Predictions:
                     where=f"{self.path}, row {rows[row]}",
                     fix="log1p expression is finite and at least 0: mend the model, predict again",
                 )
+        if self._place is not None:
+            cells = np.ascontiguousarray(cells[:, self._place])
         return cells.astype(np.float32, copy=False)
 
     @staticmethod
@@ -98,17 +121,30 @@ class Predictions:
         return float(self._fallback[self.rows[perturbation]].mean())
 
     def check(self, scene: Scene) -> None:
-        """Check genes, labels and cell numbers against the line and the plan.
+        """Check line, genes, scale, labels and cell numbers against the line and the plan.
+
+        Genes in another order are put into the store's, by name.
 
         Raises
         ------
         ResultsError
             They differ.
         """
-        if self.genes != scene.genes:
+        other = [name for name in self._lines if name != scene.line.name]
+        if other:
             raise ResultsError(
-                _gene_difference(self.genes, scene.genes), where=self.path, fix=AGAIN
+                f"these are cells of {other[0]!r}, not of {scene.line.name!r}",
+                where=f"{self.path}, obs column 'cell_line'",
+                fix=AGAIN,
             )
+        if self.genes != scene.genes:
+            if sorted(self.genes) != sorted(scene.genes):
+                raise ResultsError(
+                    _gene_difference(self.genes, scene.genes), where=self.path, fix=AGAIN
+                )
+            log.info("%s: genes put into the order of the store, by name", self.path)
+            number = {gene: i for i, gene in enumerate(self.genes)}
+            self._place = np.array([number[gene] for gene in scene.genes])
         wanted = set(scene.perturbations)
         missing, extra = sorted(wanted - set(self.rows)), sorted(set(self.rows) - wanted)
         if missing:
@@ -132,15 +168,46 @@ class Predictions:
                     where=self.path,
                     fix=f"max_cells and seed of `evaluation` changed in between: {AGAIN}",
                 )
+        if self._holds_counts():
+            raise ResultsError(
+                "these are no log1p values: all values are whole",
+                where=f"{self.path}, X",
+                fix="predictions are ln(1 + normalised counts), as the store's expression: mend the "
+                "model, predict again",
+            )
+
+    def _holds_counts(self) -> bool:
+        """Whether all values are whole and some above 0; stops at the first that is not."""
+        some = False
+        with h5py.File(self.path, "r") as file:
+            stored: Any = file["X"]
+            values = stored if isinstance(stored, h5py.Dataset) else stored["data"]
+            step = BLOCK_ROWS if values.ndim > 1 else BLOCK_VALUES
+            for start in range(0, len(values), step):
+                block = values[start : start + step]
+                with np.errstate(invalid="ignore"):
+                    if (np.abs(block - np.rint(block)) > WHOLE).any():
+                        return False
+                some = some or bool((block > 0).any())
+        return some
+
+
+def _matrix(file: h5py.File) -> Any:
+    stored: Any = file["X"]
+    return stored if isinstance(stored, h5py.Dataset) else sparse_dataset(stored)
 
 
 def _gene_difference(got: list[str], expected: list[str]) -> str:
-    missing = [gene for gene in expected if gene not in set(got)]
-    if missing:
-        return f"{len(missing)} of {len(expected)} genes are not predicted, first {missing[0]!r}"
-    if len(got) != len(expected):
-        return f"{len(got)} genes are predicted, the store has {len(expected)}"
-    first = next(i for i, gene in enumerate(expected) if got[i] != gene)
-    return (
-        f"the genes are in another order: number {first} is {got[first]!r}, not {expected[first]!r}"
-    )
+    sides = {
+        "in the store only": sorted(set(expected) - set(got)),
+        "predicted only": sorted(set(got) - set(expected)),
+    }
+    said = [
+        f"{len(names)} {side} ({', '.join(map(repr, names[:3]))}{', …' if len(names) > 3 else ''})"
+        for side, names in sides.items()
+        if names
+    ]
+    if not said:
+        twice = next(gene for gene, n in Counter(got).items() if n > 1)
+        return f"gene {twice!r} is predicted twice"
+    return f"genes are on one side only: {', '.join(said)}"

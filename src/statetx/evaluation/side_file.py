@@ -69,8 +69,8 @@ def read_side(
     Raises
     ------
     DataError
-        Unreadable; a column or embedding is missing; NaN labels; duplicate genes; values that are
-        not finite, negative, or not on the declared scale.
+        Unreadable or without cells; a column or embedding is missing; NaN or empty labels; duplicate
+        genes; values that are not finite, negative, or not on the declared scale.
     """
     path = Path(path)
     values = _Values(path)
@@ -96,6 +96,12 @@ def read_side(
             f"{len(genes)} genes",
             where=path,
             fix="the file is damaged: write it again",
+        )
+    if not len(obs) or not genes:
+        raise DataError(
+            "the file holds no cells" if not len(obs) else "the file holds no genes",
+            where=path,
+            fix="is it the right file? write it again, with cells and genes",
         )
     if len(set(genes)) < len(genes):
         twice = next(gene for gene, n in Counter(genes).items() if n > 1)
@@ -128,14 +134,30 @@ def _labels(obs: pd.DataFrame, column: str, path: Path) -> np.ndarray:
             where=f"{path}, obs column {column!r}",
             fix="label these cells or leave them out",
         )
-    return obs[column].astype(str).to_numpy(dtype=object)
+    labels = obs[column].astype(str)
+    empty = int((labels.str.strip() == "").sum())
+    if empty:
+        raise DataError(
+            f"{empty} cells have an empty label",
+            where=f"{path}, obs column {column!r}",
+            fix="label these cells, controls too, or leave them out",
+        )
+    return labels.to_numpy(dtype=object)
 
 
 def _embedding(file: h5py.File, path: Path, key: str) -> np.ndarray:
     held = list(file["obsm"]) if "obsm" in file else []
     if key not in held:
         raise DataError(f"no obsm matrix {key!r}", where=path, fix=did_you_mean(key, held))
-    return np.asarray(ad.io.read_elem(file["obsm"][key]), dtype=np.float64)
+    matrix = np.asarray(ad.io.read_elem(file["obsm"][key]), dtype=np.float64)
+    broken = int((~np.isfinite(matrix)).sum())
+    if broken:
+        raise DataError(
+            f"{broken} values are NaN or infinite",
+            where=f"{path}, obsm matrix {key!r}",
+            fix="make the embedding again, or score without it",
+        )
+    return matrix
 
 
 class _Values:
@@ -158,7 +180,8 @@ class _Values:
         self.n += values.size
         self.least, self.largest = min(self.least, float(low)), max(self.largest, float(high))
         if not self.fractions and values.dtype.kind == "f":
-            self.fractions = bool((np.abs(values - np.rint(values)) > WHOLE).any())
+            with np.errstate(invalid="ignore"):
+                self.fractions = bool((np.abs(values - np.rint(values)) > WHOLE).any())
 
     def judge(self, scale: Scale) -> None:
         """Refuse values that are no expression, or not on the declared scale."""

@@ -55,6 +55,7 @@ from statetx.config import Simulate, load
 from statetx.data.plan import read_plan
 from statetx.data.simulate import simulate
 from statetx.data.store import open_store
+from statetx.inference.import_run import read_map
 from statetx.models import arc
 from statetx.models.architecture import Architecture
 from statetx.models.losses import energy
@@ -219,8 +220,8 @@ def measured(folder: Path, panel: Panel) -> Curve:
 
 def measured_peer(kept: Path, run: Path, panel: Panel) -> Curve:
     """Measure the kept checkpoints of one of the peer's runs."""
-    table = torch.load(run / "pert_onehot_map.pt", weights_only=True)
-    ids = {str(label): int(vector.argmax()) for label, vector in table.items()}
+    vectors = read_map(run / "pert_onehot_map.pt")
+    ids = {label: int(vector.argmax()) for label, vector in vectors.items()}
     out: Curve = {}
     for path in kept.glob("*.ckpt"):
         step = int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])

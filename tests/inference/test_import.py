@@ -179,6 +179,15 @@ def test_maps_of_features_or_of_fewer_labels_than_ids(tmp_path: Path, vectors: T
     assert len(loaded.perturbations) == len(vectors)
 
 
+def test_labels_may_be_numpy_strings(run: Run, tmp_path: Path) -> None:
+    """As State 0.11 writes them; they become plain ones."""
+    run.maps("pert_onehot_map.pt", {np.str_(LABELS[i]): torch.eye(4)[i] for i in range(4)})
+    import_run(run.home, tmp_path / "model")
+    labels = _check(run, tmp_path / "model").perturbations
+    assert set(labels) == set(LABELS)
+    assert {type(label) for label in labels} == {str}
+
+
 def test_a_map_of_another_run_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", batch_encoder=True, batch_dim=3)
     run.maps("pert_onehot_map.pt", {name: torch.eye(5)[i] for i, name in enumerate(LABELS)})

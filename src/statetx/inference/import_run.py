@@ -29,6 +29,10 @@ CHECKPOINTS = ("best", "final", "last")
 """Taken from a run directory, the first that is there."""
 MAPS = ("pert_onehot_map.pt", "pert_onehot_map.torch")
 """Names that a run gives to its map of perturbations."""
+SCALARS: list[Any] = [
+    (np.str_("").__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
+] + [np.dtype, np.dtypes.StrDType]
+"""State's labels are numpy strings: what torch must read besides tensors and plain values."""
 BUILTINS = {"dict", "list", "tuple", "set", "str", "int", "float", "bool", "NoneType"}
 AUTO = "auto"
 
@@ -184,7 +188,7 @@ def _vocabulary(run: Path | None, a: Architecture, path: Path) -> tuple[list[str
             a.pert_dim - 1,
         )
         return [f"#{i}" for i in range(a.pert_dim)], None
-    table = _read_torch(where)
+    table = read_map(where)
     vectors = torch.stack([torch.as_tensor(value).float() for value in table.values()])
     names = [str(name) for name in table]
     if vectors.shape[1] != a.pert_dim:
@@ -204,7 +208,7 @@ def _map_of(run: Path | None) -> Path | None:
     """Return the map of perturbations of a run; where there are two, they must say the same."""
     found = [run / name for name in MAPS if (run / name).is_file()] if run is not None else []
     if len(found) > 1:
-        one, two = (_read_torch(path) for path in found)
+        one, two = (read_map(path) for path in found)
         same = one.keys() == two.keys() and all(
             torch.equal(torch.as_tensor(one[key]).float(), torch.as_tensor(two[key]).float())
             for key in one
@@ -226,11 +230,12 @@ def _spellings(control: str, vocabulary: list[str]) -> list[str]:
     return sorted({*known, *usual} - {control})
 
 
-def _read_torch(path: Path) -> dict[Any, Any]:
+def read_map(path: Path) -> dict[Any, Any]:
     """Read a map of labels to vectors that torch saved, and nothing that could run code."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(found)
+        with torch.serialization.safe_globals(SCALARS):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        return {str(key): value for key, value in found.items()}
     except Exception as error:  # torch.load raises whatever the bytes lead to
         raise ModelError(
             f"cannot read this map safely: {str(error).splitlines()[0]}",
@@ -309,7 +314,7 @@ def _batches(run: Path | None, a: Architecture, path: Path) -> list[str]:
     for name in ("batch_onehot_map.torch", "batch_onehot_map.pt", "batch_onehot_map.pkl"):
         where = None if run is None else run / name
         if where is not None and where.is_file():
-            table = read_pickle(where) if where.suffix == ".pkl" else _read_torch(where)
+            table = read_pickle(where) if where.suffix == ".pkl" else read_map(where)
             order = sorted(table, key=lambda key: int(np.argmax(np.asarray(table[key]))))
             if len(order) != a.batch_dim:
                 raise ModelError(

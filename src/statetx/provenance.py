@@ -191,6 +191,30 @@ def code_fingerprint(roots: Iterable[str], package_dir: Path | None = None) -> s
 
 
 @contextlib.contextmanager
+def staged(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory; its files move to `directory` if the block succeeds.
+
+    For tables that belong together but are not all there is in `directory`.
+
+    Raises
+    ------
+    ResultsError
+        The directory cannot be written to.
+    """
+    beside = directory if directory.is_dir() else directory.parent
+    room = beside / f"{directory.name}.staged"
+    with whole(room) as part:
+        part.mkdir()
+        yield part
+        for file in sorted(part.rglob("*")):
+            if file.is_file():
+                target = directory / file.relative_to(part)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+    shutil.rmtree(room)
+
+
+@contextlib.contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place if the block succeeds.
 

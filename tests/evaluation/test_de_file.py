@@ -82,7 +82,11 @@ def test_own_tables_change_nothing(files: Path, kind: str) -> None:
     both = run(files, f"real.{kind}", f"pred.{kind}")["all"]
     assert_results(files, "cell_eval_results.csv")
     assert both.scores is not None
+    assert not list((files / "out").glob("*_de.parquet"))
     run(files, None, f"pred.{kind}")
+    assert_results(files, "cell_eval_results.csv")
+    assert [path.name for path in (files / "out").glob("*_de.parquet")] == ["real_de.parquet"]
+    run(files, "out/real_de.parquet", f"pred.{kind}")
     assert_results(files, "cell_eval_results.csv")
 
 

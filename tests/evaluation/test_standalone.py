@@ -61,6 +61,11 @@ def test_every_number_from_files(files, kind) -> None:
                     assert a[column] == b[column], column
                 else:
                     assert math.isclose(float(a[column]), float(b[column]), abs_tol=1e-9), column
+    assert {path.name for path in out.iterdir()} == {
+        *("results.csv", "agg_results.csv", "scores.csv", "real_de.parquet", "pred_de.parquet")
+    }
+    theirs = pd.read_csv(HERE / "cell_eval_real_de.csv", float_precision="round_trip")
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "real_de.parquet"), theirs, rtol=1e-9)
     scores = pd.read_csv(out / "scores.csv")
     assert scores["perturbation"].tolist() == ["g3", "g7", "pA", "pB", "pC"]
     undefined = {  # no training cells, no doses, 20 cells, 30 genes
@@ -71,6 +76,29 @@ def test_every_number_from_files(files, kind) -> None:
     # Equal numbers on both sides, so U energy is that of all cells; pB is in the fixture's table.
     row = scores.set_index("perturbation").loc["pB"]
     assert row["energy"] == pytest.approx(-0.018976406, abs=1e-8)
+
+
+def test_one_profile_for_all_has_no_effect_sizes_to_correlate(files) -> None:
+    """Their energy distances differ by rounding, which cell-eval correlates."""
+    pred = ad.read_h5ad(files[0])
+    pred.X[pred.obs["drug"] != "ctrl"] = pred.X.mean(axis=0)
+    pred.write_h5ad(files[0])
+    got = run(files)["all"].columns
+    assert all(math.isnan(value) for value in got["pearson_edistance"])
+    assert not any(math.isnan(value) for value in got["pearson_delta"])
+
+
+def test_what_is_there_stays_and_what_fails_leaves_nothing(files, monkeypatch) -> None:
+    out = files[2]
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    run(files)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert before["mine.txt"] == b"kept"
+    monkeypatch.setattr("statetx.evaluation.standalone.write_aggregate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(files, profile="pds")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_a_prediction_without_controls_takes_the_real_ones(files, caplog) -> None:

@@ -5,9 +5,10 @@ side subtracts its own control, both ranked lists are cut, thresholds are float3
 value is NaN where it poisons a mean and empty where it is skipped. Our own scores, without these
 flaws, are in `statetx.evaluation.scores`.
 
-Two deliberate differences: ties of |log2 fold change| keep gene order (there: unstable), and a
+Three deliberate differences: ties of |log2 fold change| keep gene order (there: unstable); a
 predicted delta that is rounding noise (norm <= 1e-9 of the profile's) has no correlation (there:
-an arbitrary one between -0.3 and 0.1).
+an arbitrary one between -0.3 and 0.1); energy distances that are equal but for rounding have none
+either (there: 0.45 for a prediction that is one profile for all labels).
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 NO_EFFECT = 1e-9
 """A delta shorter than this share of its profile is rounding noise: sums over 2,000 genes in
 float64 leave about 1e-16."""
+
+NO_SPREAD = 1e-6
+"""Numbers whose range is this share of their size are equal: float32 distances carry 1e-7."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,9 @@ def _discrimination(panel: Panel, kind: str) -> Column:
 def _pearson_energy(panel: Panel) -> Column:
     if panel.real_energy is None or panel.pred_energy is None:
         raise ValueError("this metric needs energy distances")
-    return [pearson(panel.real_energy, panel.pred_energy)] * len(panel.labels)
+    sides = panel.real_energy, panel.pred_energy
+    silent = any(np.ptp(side) <= NO_SPREAD * np.abs(side).max() for side in sides)
+    return [float("nan") if silent else pearson(*sides)] * len(panel.labels)
 
 
 def _clustering(panel: Panel) -> Column:

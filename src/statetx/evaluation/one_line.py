@@ -33,11 +33,14 @@ class Result:
         cell-eval's columns.
     scores
         Ours, one row per perturbation; None if not wanted.
+    tables
+        ``real`` and ``pred``: differential expression that was computed for `columns`.
     """
 
     labels: list[str]
     columns: dict[str, Column]
     scores: pd.DataFrame | None
+    tables: dict[str, DETable]
 
 
 def evaluate_halves(
@@ -110,12 +113,8 @@ def evaluate_halves(
         if with_energy:
             for name, sample in samples.items():
                 energies[name].append(far[name](cells[name] if sample is None else sample))
-    tables: dict[str, DETable | Tests | None] = dict.fromkeys(sides)
-    if with_de:
-        tables = {
-            name: supplied[name] if name in supplied else table_of(rows[name], genes)
-            for name in sides
-        }
+    computed = {name: table_of(own_rows, genes) for name, own_rows in rows.items() if own_rows}
+    tables: Mapping[str, DETable | Tests] = {**computed, **supplied} if with_de else {}
     embedded = _embedded(labels, sides)
     panel = cell_eval.Panel(
         labels,
@@ -124,15 +123,16 @@ def evaluate_halves(
         np.array(means["pred"]),
         mean_of(truth.control),
         mean_of(own.control),
-        tables["real"],
-        tables["pred"],
+        tables.get("real"),
+        tables.get("pred"),
         np.array(energies["real"]) if with_energy else None,
         np.array(energies["pred"]) if with_energy else None,
         embedded.get("real"),
         embedded.get("pred"),
     )
     columns = cell_eval.evaluate(panel, chosen)
-    return Result(labels, columns, ours.table(labels, genes) if ours else None)
+    scores = ours.table(labels, genes) if ours else None
+    return Result(labels, columns, scores, computed)
 
 
 def _ahead(

@@ -13,6 +13,7 @@ import pandas as pd
 
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
+from statetx.evaluation.de import write_table
 from statetx.evaluation.de_columns import Tests
 from statetx.evaluation.de_file import SuppliedTable
 from statetx.evaluation.one_line import Result, evaluate_halves
@@ -20,7 +21,7 @@ from statetx.evaluation.our_scores import Half
 from statetx.evaluation.side_file import Scale, Side, log_normalised, median_total, read_side
 from statetx.evaluation.tables import write_aggregate, write_results
 from statetx.labels import controls as control_labels
-from statetx.provenance import whole
+from statetx.provenance import staged, whole
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,11 @@ def evaluate_files(
     """Score predicted against real cells, cell line by cell line.
 
     Writes ``results.csv``, ``agg_results.csv`` (cell-eval's numbers: each side minus its own
-    control, or the real one where the prediction holds none) and ``scores.csv`` (ours: the real
-    control on both sides, equal cell numbers for tests and distances) into `out`, with
-    `celltype_col` into ``out/<line>/`` ("/" becomes "-"). Nothing is written unless all lines can
-    be scored.
+    control, or the real one where the prediction holds none), the differential expression they
+    were made from (``real_de.parquet``, ``pred_de.parquet``, where it was computed) and
+    ``scores.csv`` (ours: the real control on both sides, equal cell numbers for tests and
+    distances) into `out`, with `celltype_col` into ``out/<line>/`` ("/" becomes "-"). Nothing is
+    written unless all lines can be scored.
 
     Parameters
     ----------
@@ -120,28 +122,36 @@ def evaluate_files(
     homes = homes_of(truth_side, out, celltype_col)
     supplied = _supplied(truth_side, control, celltype_col, {"real": real_de, "pred": pred_de})
     results = {}
-    for line in homes:
-        truth, own, shared = _halves(truth_side, pred_side, line, control, scale)
-        results[line] = evaluate_halves(
-            line,
-            truth,
-            own,
-            shared,
-            truth_side.genes,
-            profile,
-            max_cells,
-            seed,
-            skip=skip,
-            with_scores=with_scores,
-            supplied=supplied[line],
-        )
-    for line, result in results.items():
-        write_results(result.labels, result.columns, homes[line] / "results.csv")
-        write_aggregate(result.columns, homes[line] / "agg_results.csv")
-        if result.scores is not None:
-            with whole(homes[line] / "scores.csv") as part:
-                result.scores.to_csv(part, index=False)
+    with staged(Path(out)) as stage:
+        for line, home in homes.items():
+            truth, own, shared = _halves(truth_side, pred_side, line, control, scale)
+            result = evaluate_halves(
+                line,
+                truth,
+                own,
+                shared,
+                truth_side.genes,
+                profile,
+                max_cells,
+                seed,
+                skip=skip,
+                with_scores=with_scores,
+                supplied=supplied[line],
+            )
+            _write(result, stage / home.relative_to(out))
+            # A screen has gigabytes of tests: they are on disk now.
+            results[line] = replace(result, tables={})
     return results
+
+
+def _write(result: Result, home: Path) -> None:
+    write_results(result.labels, result.columns, home / "results.csv")
+    write_aggregate(result.columns, home / "agg_results.csv")
+    for side, table in result.tables.items():
+        write_table(table, home / f"{side}_de.parquet")
+    if result.scores is not None:
+        with whole(home / "scores.csv") as part:
+            result.scores.to_csv(part, index=False)
 
 
 def check_settings(profile: str, skip: Sequence[str], scale: Scale) -> None:

@@ -13,9 +13,8 @@ import pandas as pd
 
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
-from statetx.evaluation.de import write_table
 from statetx.evaluation.de_columns import Tests
-from statetx.evaluation.de_file import SuppliedTable
+from statetx.evaluation.de_file import SuppliedTable, write_tests
 from statetx.evaluation.one_line import Result, evaluate_halves
 from statetx.evaluation.our_scores import Half
 from statetx.evaluation.side_file import Scale, Side, log_normalised, median_total, read_side
@@ -148,7 +147,7 @@ def _write(result: Result, home: Path) -> None:
     write_results(result.labels, result.columns, home / "results.csv")
     write_aggregate(result.columns, home / "agg_results.csv")
     for side, table in result.tables.items():
-        write_table(table, home / f"{side}_de.parquet")
+        write_tests(table, home / f"{side}_de.parquet")
     if result.scores is not None:
         with whole(home / "scores.csv") as part:
             result.scores.to_csv(part, index=False)

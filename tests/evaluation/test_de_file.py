@@ -97,6 +97,23 @@ def test_rows_may_lack_and_cells_be_empty(files: Path) -> None:
     assert_results(files, "cell_eval_supplied.csv")
 
 
+def test_other_columns_do_not_matter(files: Path) -> None:
+    """Nor does what a column looks like at first: whole numbers, then others."""
+    for name, predicted in (("real", False), ("pred", True)):
+        frame = table(predicted).astype({"log2_fold_change": object})
+        frame.loc[frame.index % 7 == 0, "log2_fold_change"] = 0
+        mixed = [1] * 100 + ["a,b"] * 50
+        frame = frame.assign(remark=mixed)[["remark", *NEEDED]]
+        frame.to_csv(files / f"{name}.csv", index=False)
+        frame.astype({"target": "category", "log2_fold_change": "float32"}).drop(
+            columns="remark"
+        ).to_parquet(files / f"{name}.parquet")
+    run(files, "real.csv", "pred.csv")
+    first = (files / "out/results.csv").read_text()
+    run(files, "real.parquet", "pred.parquet")
+    assert (files / "out/results.csv").read_text() == first
+
+
 def test_names_of_genes_stay_text(files: Path) -> None:
     called = ["NA", "nan", "1", *GENES[3:]]
     for name, predicted in (("real", False), ("pred", True)):
@@ -133,7 +150,7 @@ BAD = {
     "other genes": (lambda t: t.replace({"feature": {"g3": "MYC"}}), "feature 'MYC' is no gene"),
     "twice": (lambda t: pd.concat([t, t.iloc[[4]]]), "target 'g3', feature 'g4' stands twice"),
     "column": (lambda t: t.drop(columns="fdr"), "no column 'fdr'"),
-    "text": (lambda t: t.assign(p_value="small"), "not all values are numbers"),
+    "text": (lambda t: t.assign(p_value="small"), "a row cannot be read"),
     "nothing": (lambda t: t.iloc[:0], "no row for perturbation 'g3'"),
 }
 

@@ -5,6 +5,7 @@ Somebody brings pdex's, or any with its columns; ours have pdex's columns too.
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,37 +68,35 @@ class SuppliedTable:
             Unreadable, a column is missing, or a number is none.
         """
         path = Path(path)
+        wanted = [*REQUIRED, *([line_column] if line_column else [])]
         try:
-            table = _parquet(path) if path.suffix == ".parquet" else _csv(path, line_column)
-        except (OSError, pa.ArrowInvalid) as error:
+            names = _names(path)
+        except (OSError, ValueError, pa.ArrowInvalid) as error:
             raise DataError(
                 f"cannot read the differential expression: {error}",
                 where=path,
                 fix=f"a CSV or parquet file with {', '.join(REQUIRED)} is wanted",
             ) from error
-        wanted = [*REQUIRED, *([line_column] if line_column else [])]
-        missing = [name for name in wanted if name not in table.column_names]
+        missing = [name for name in wanted if name not in names]
         if missing:
             raise DataError(
                 f"no column {missing[0]!r}"
                 + (": the cells are of several lines" if missing[0] == line_column else ""),
                 where=path,
-                fix=did_you_mean(missing[0], table.column_names),
+                fix=did_you_mean(missing[0], names),
             )
-        kept = [*wanted, *([SIZE] if SIZE in table.column_names else [])]
-        columns = {}
-        for name in kept:
-            try:
-                columns[name] = table[name].cast(
-                    pa.float64() if name in (*NUMBERS, SIZE) else pa.string()
-                )
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise DataError(
-                    f"not all values are numbers: {error}",
-                    where=f"{path}, column {name!r}",
-                    fix="numbers, inf, NaN and empty cells are understood",
-                ) from error
-        return cls(path, pa.table(columns), line_column)
+        kinds = {name: pa.float64() if name in NUMBERS else pa.string() for name in wanted}
+        if SIZE in names:
+            kinds[SIZE] = pa.float64()
+        try:
+            return cls(path, _columns(path, kinds), line_column)
+        except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(
+                f"a row cannot be read: {error}",
+                where=path,
+                fix=f"{', '.join(x for x in kinds if kinds[x] == pa.float64())} hold numbers, inf, NaN "
+                "or nothing",
+            ) from error
 
     def of(self, line: str, labels: Sequence[str], genes: Sequence[str]) -> Tests:
         """Tests of one cell line, [P, G] as `labels` and `genes`; rows may lack.
@@ -169,17 +168,27 @@ class SuppliedTable:
         return Tests(fold, size, spread(table["fdr"].to_numpy(), np.nan), tested, has_fold)
 
 
-def _csv(path: Path, line_column: str | None) -> pa.Table:
+def _names(path: Path) -> list[str]:
+    """Names of a table's columns."""
+    if path.suffix == ".parquet":
+        return list(pa.parquet.read_schema(path).names)
+    with path.open(newline="", encoding="utf-8-sig") as handle:
+        return next(csv.reader(handle), [])
+
+
+def _columns(path: Path, kinds: dict[str, pa.DataType]) -> pa.Table:
+    """Columns of a table, as `kinds`."""
+    if path.suffix == ".parquet":
+        table = pa.parquet.read_table(path, columns=list(kinds)).select(list(kinds))
+        return table.cast(pa.schema(list(kinds.items())))
     # Labels and genes stay text, whatever they look like: there are genes called NA and NAN.
-    text = dict.fromkeys(["target", "feature", line_column or "target"], pa.string())
     options = pa.csv.ConvertOptions(
-        column_types=text, strings_can_be_null=False, null_values=["", "NA", "null"]
+        column_types=kinds,
+        include_columns=list(kinds),
+        strings_can_be_null=False,
+        null_values=["", "NA", "null"],
     )
     return pa.csv.read_csv(path, convert_options=options)
-
-
-def _parquet(path: Path) -> pa.Table:
-    return pa.parquet.read_table(path)
 
 
 def _codes(column: Any, names: Sequence[str]) -> tuple[np.ndarray, set[str]]:

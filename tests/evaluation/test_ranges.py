@@ -140,6 +140,15 @@ def test_references_without_the_middle_give_a_verdict_without_dynamic_range(tmp_
         one.judge()
 
 
+def test_without_a_mean_response_nothing_is_greyed(experiment: Experiment) -> None:
+    for end in ("mean_response", "interpolated_duplicate"):
+        experiment.end(end, lambda frame: frame.__setitem__("energy", np.nan))
+    found = metric(experiment.judge(), "energy")
+    assert found["dynamic_range"]["fraction"] is None
+    assert found["dynamic_range"]["undefined"] == 30
+    assert found["has_range"]
+
+
 def test_the_share_explained_runs_from_floor_to_ceiling(experiment: Experiment) -> None:
     document = experiment.judge()
     for name in ("energy", "mmd"):

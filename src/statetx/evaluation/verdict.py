@@ -143,7 +143,8 @@ def _metric(bench: Bench, judged: Judged) -> dict[str, Any]:
     reason = None
     ends_differ = bench.clearly_better(judged, bench.end("ceiling"), bench.end("floor"))
     spanned = dynamic_range(bench, judged)
-    has_range = ends_differ and (spanned is None or spanned.fraction >= LEAST)
+    # Unknown (no training conditions, so no mean response) is no reason to grey a metric.
+    has_range = ends_differ and not (spanned and spanned.fraction < LEAST)
     if not judged.sign:
         reason = "a diagnostic: neither more nor less of it is better"
     elif not any(np.isfinite(columns).any() for columns in judged.columns):

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from evaluate_pairs import CONTROL, EMBEDDING, LABEL, LINE, Pair
+from evaluate_ties import Ties, read_de
 from scipy import sparse
 
+from statetx.evaluation.clustering import why_absent
 from statetx.evaluation.de import compare
 from statetx.evaluation.ranks import SortedControl
 from statetx.evaluation.side_file import log_normalised
 
 ABSENT = "clustering_agreement"
-"""The column that is not ours."""
+"""The column that is ours only with the extra `clustering`; never timed."""
 ALLOWED, ALLOWED_FOLD = 1e-6, 2e-5
 """Absolute differences; the second where float32 input enters fold changes (pdex sums in float32)."""
 COUNTS = ("count", "null_count")
@@ -84,12 +85,14 @@ def our_command(pred: Path, real: Path, out: Path, *options: str) -> list[str]:
     ]
 
 
-def peer_arguments(pred: Path, real: Path, out: Path, *options: str, skip: str = "") -> list[str]:
+def peer_arguments(
+    pred: Path, real: Path, out: Path, *options: str, skip: str = "", clustered: bool = False
+) -> list[str]:
     """Return the arguments of cell-eval's command line."""
     return [
         *("run", "--adata-pred", str(pred), "--adata-real", str(real), "--outdir", str(out)),
         *("--pert-col", LABEL, "--control-pert", CONTROL, "--num-threads", str(THREADS)),
-        *("--skip-metrics", ",".join(filter(None, [ABSENT, skip])), *options),
+        *("--skip-metrics", ",".join(filter(None, ["" if clustered else ABSENT, skip])), *options),
     ]
 
 
@@ -172,52 +175,6 @@ def tables_differ(
         yield Difference(table, column, values, largest, where, disagree, ties)
 
 
-class Ties:
-    """Where the order of fold changes is ambiguous, from the peer's tables.
-
-    Parameters
-    ----------
-    real, pred
-        The peer's CSVs.
-    width
-        Fold changes nearer than this share one place.
-    """
-
-    def __init__(self, real: Path, pred: Path, width: float) -> None:
-        self._width = width
-        self._sizes: list[dict[str, np.ndarray]] = []
-        for path in (real, pred):
-            frame = read_de(path) if path.exists() else pd.DataFrame({"target": []})
-            sizes = {}
-            for label, part in frame.groupby("target"):
-                called = part["fdr"].astype(np.float32) < np.float32(0.05)
-                size = part.loc[called, "log2_fold_change"].abs().astype(np.float32).to_numpy()
-                sizes[str(label)] = np.sort(size)[::-1]
-            self._sizes.append(sizes)
-
-    def __call__(self, label: str, column: str) -> bool:
-        """Whether an overlap or precision depends on the order within a tie."""
-        if not column.startswith(("overlap_at_", "precision_at_")):
-            return False
-        lists = [sizes.get(label, np.empty(0)) for sizes in self._sizes]
-        name = column.rpartition("_")[2]
-        cut = len(lists[column.startswith("precision")])
-        cut = cut if name == "N" else min(int(name), cut)
-        for sizes in lists:
-            if 0 < cut < len(sizes):
-                inside, outside = sizes[cut - 1], sizes[cut]
-                if inside == outside or inside - outside <= self._width:
-                    return True
-        return False
-
-
-def read_de(path: Path) -> pd.DataFrame:
-    """Read the peer's differential expression."""
-    return pd.read_csv(
-        path, keep_default_na=False, dtype={"target": str}, float_precision="round_trip"
-    )
-
-
 def de_differs(
     cells: Any, genes: Sequence[str], labels: np.ndarray, peer: Path
 ) -> list[Difference]:
@@ -279,7 +236,8 @@ def compared(pair: Pair, folder: Path, peer: Peer) -> list[Difference]:
     files = folder / "pred.h5ad", folder / "real.h5ad"
     command = our_command(*files, folder / "ours", *options, *scale)
     done = subprocess.run(command, capture_output=True, text=True)
-    answer = peer.ask(do="command", arguments=peer_arguments(*files, folder / "peer", *options))
+    both = partial(peer_arguments, *files, clustered=why_absent() is None)
+    answer = peer.ask(do="command", arguments=both(folder / "peer", *options))
     if done.returncode or answer["error"]:
         said = done.stderr.strip().splitlines()[-3:] if done.returncode else ["fine"]
         note = f"ours: {' '.join(said)} | theirs: {answer['error'] or 'fine'}"
@@ -293,7 +251,7 @@ def compared(pair: Pair, folder: Path, peer: Peer) -> list[Difference]:
     found = [replace(one, note=_said(answer["failed"], one.column)) for one in worst(out)]
     if pair.single and not all(is_same(one, True) for one in found):
         write(in_float64(pair), folder)
-        again = peer_arguments(*files, folder / "peer64", *options)
+        again = both(folder / "peer64", *options)
         peer.ask(do="command", arguments=again)
         exact = worst(outputs_differ(folder / "ours", folder / "peer64", pair))
         largest = {(one.table, one.column): one.largest for one in exact if not one.disagree}

@@ -18,14 +18,15 @@ class Scale(enum.StrEnum):
 
 
 def evaluate(
-    real: Annotated[Path, typer.Option(help="h5ad with real cells and controls")],
-    out: Annotated[Path, typer.Option(help="directory for the tables")],
-    pert_col: Annotated[str, typer.Option(help="obs column with the perturbation")],
-    control_pert: Annotated[str, typer.Option(help="control label")],
+    *,
     pred: Annotated[
         Path | None,
         typer.Option(help="h5ad with predicted cells; may be missing with --ceiling"),
     ] = None,
+    real: Annotated[Path, typer.Option(help="h5ad with real cells and controls")],
+    out: Annotated[Path, typer.Option(help="directory for the tables")],
+    pert_col: Annotated[str, typer.Option(help="obs column with the perturbation")],
+    control_pert: Annotated[str, typer.Option(help="control label")],
     celltype_col: Annotated[str | None, typer.Option(help="obs column with the cell line")] = None,
     embed_key: Annotated[
         str | None,

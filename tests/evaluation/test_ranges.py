@@ -111,6 +111,27 @@ def test_either_replicate_gives_range(experiment: Experiment) -> None:
     assert found["has_range"]
 
 
+def test_drugs_of_unequal_strength_are_no_doubt_about_the_range(experiment: Experiment) -> None:
+    """An interval over five drugs holds 0 here, though the ceiling is better for each of them."""
+    size = {f"D{i}": value for i, value in enumerate((0.1, 0.2, 0.3, 0.4, 9.0))}
+
+    def uneven(frame: pd.DataFrame) -> None:
+        frame["energy"] = frame["drug"].map(size) * (1 + 0.1 * frame["dose"])
+
+    experiment.end("floor", uneven, 0.0)
+    experiment.end("ceiling", fixed(energy=0.0))
+    document = experiment.judge()
+    assert entry(document, "floor", "energy")["low"] < 0
+    assert metric(document, "energy")["has_range"]
+    assert entry(document, "ceiling", "energy")["explained"] == pytest.approx(1)
+
+    def noise(frame: pd.DataFrame) -> None:
+        frame["energy"] = np.random.default_rng(len(frame)).normal(size=len(frame))
+
+    experiment.end("floor", noise, 0.0)
+    assert not metric(experiment.judge(), "energy")["has_range"]
+
+
 def test_conditions_without_room_and_without_references(experiment: Experiment) -> None:
     def mixed(frame: pd.DataFrame) -> None:
         frame["energy"] = 0.6

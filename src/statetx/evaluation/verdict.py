@@ -17,7 +17,7 @@ from statetx.evaluation.bootstrap import LEVEL, Estimate
 from statetx.evaluation.cohort import Contender, RefScores, RunScores, gather
 from statetx.evaluation.columns import parse_note
 from statetx.evaluation.metrics import METRICS
-from statetx.evaluation.ranges import LEAST, dynamic_range, explained
+from statetx.evaluation.ranges import LEAST, dynamic_range, ends_differ, explained
 from statetx.evaluation.remarks import flags, undefined
 from statetx.provenance import versions, whole, write_json
 
@@ -141,10 +141,10 @@ def _explained(bench: Bench, judged: Judged, one: int) -> dict[str, Any]:
 def _metric(bench: Bench, judged: Judged) -> dict[str, Any]:
     metric = judged.metric
     reason = None
-    ends_differ = bench.clearly_better(judged, bench.end("ceiling"), bench.end("floor"))
+    apart = ends_differ(bench, judged)
     spanned = dynamic_range(bench, judged)
     # Unknown (no training conditions, so no mean response) is no reason to grey a metric.
-    has_range = ends_differ and not (spanned and spanned.fraction < LEAST)
+    has_range = apart and not (spanned and spanned.fraction < LEAST)
     if not judged.sign:
         reason = "a diagnostic: neither more nor less of it is better"
     elif not any(np.isfinite(columns).any() for columns in judged.columns):
@@ -156,7 +156,7 @@ def _metric(bench: Bench, judged: Judged) -> dict[str, Any]:
         ]
         common = Counter(note for note in notes if note).most_common(1)
         reason += f": {common[0][0]}" if common else ""
-    elif not ends_differ:
+    elif not apart:
         reason = "a replicate of the real cells is not clearly better than control cells"
     elif not has_range:
         low = metric.negative.replace("_", " ")

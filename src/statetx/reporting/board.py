@@ -116,7 +116,8 @@ def layout(raw: dict[str, Any]) -> Board:
     rows = []
     for metric in metrics:
         rows.append(row_of(metric, columns, models, comparisons))
-        if any("explained" in column.metrics.get(metric["name"], {}) for column in columns):
+        shares = [column.metrics.get(metric["name"], {}).get("explained") for column in columns]
+        if any(words.is_number(share) for share in shares):
             rows.append(explained_row(metric, columns, models))
     for item in comparisons:
         power = exponent(metric_named(metrics, item["metric"]), columns)

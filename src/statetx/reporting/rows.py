@@ -153,11 +153,8 @@ def row_of(
 def _spans(metric: dict[str, Any]) -> list[str]:
     """Dynamic range as texts; empty where none is told."""
     told = metric.get("dynamic_range") or {}
-    return [
-        words.number(told[name], 2)
-        for name in ("ceiling", "interpolated_duplicate")
-        if name in told
-    ]
+    known = [told.get(name) for name in ("ceiling", "interpolated_duplicate")]
+    return [words.number(value, 2) for value in known if words.is_number(value)]
 
 
 def explained_row(metric: dict[str, Any], columns: list[Column], models: list[Column]) -> MetricRow:

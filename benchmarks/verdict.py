@@ -16,11 +16,12 @@ differ in lopsided ways from drug to drug, and what they differ by on average is
 
 **Known orderings** (not with --quick). The demo with a longer training, and predictions whose place is known: an
 oracle (every condition's mean from 20 times as many cells of the same planted truth) and the same
-with drugs exchanged. From best to worst: oracle, PertSets, context_mean, no_change, shuffled. Three
-steps cannot hold: no_change and context_mean both say nothing about a drug, so they tie in
-discrimination and the perturbed reference; a wrong drug still has the response that all drugs
-share, which correlates with the truth better than nothing (`pearson_delta`), and moves many genes
-the right way, where silence scores 0 (`direction_fidelity`).
+with drugs exchanged. From best to worst: oracle, PertSets, context_mean, no_change, shuffled. Not every step
+can hold. no_change and context_mean both say nothing about a drug: they tie in discrimination and in
+the perturbed reference. A wrong drug still has the response that all drugs share: it correlates with the
+truth better than nothing (`pearson_delta`; a little even in the perturbed reference, since high doses
+have more of it than the mean), and moves many genes the right way, where silence scores 0
+(`direction_fidelity`).
 """
 
 from __future__ import annotations

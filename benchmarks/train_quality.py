@@ -21,6 +21,7 @@ Losses, all of them the energy distance:
 
 A tool agrees with the peer if the mean over steps, one number per seed, does not differ (Welch's test
 at 5 %). With few seeds that is no proof of equality: the difference and its standard error stand beside it.
+With dropout, losses without it depend on the random start much more than the training loss does.
 """
 
 from __future__ import annotations

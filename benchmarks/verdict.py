@@ -12,7 +12,9 @@ most 5 %. An interval of 95 % puts 2.5 % on that side, so of 200 experiments one
 where the rate is what it should be; the share over all designs says more.
 
 In the designs `unlike` the baseline gives the mean response and the model noisy effects: scores
-differ in lopsided ways from drug to drug, and what they differ by on average is taken off.
+differ in lopsided ways from drug to drug, and what they differ by on average is taken off. A model that
+is a little better on most drugs and far worse on a few can then be called BETTER from a sample that lacks those
+few; no interval for a mean is safe from that.
 
 **Known orderings** (not with --quick). The demo with a longer training, and predictions whose place is known: an
 oracle (every condition's mean from 20 times as many cells of the same planted truth) and the same

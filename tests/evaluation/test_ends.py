@@ -11,7 +11,6 @@ from line_samples import CONTROL, LINE, Line, Store, install
 
 from statetx.config import Evaluation
 from statetx.evaluation.columns import COLUMNS, DROPPED, SCORED_ZERO, parse_note
-from statetx.evaluation.ends import scaled_to
 from statetx.evaluation.reference import reference
 from statetx.evaluation.scene import Scene
 
@@ -49,26 +48,6 @@ def ends(
     plan = install(monkeypatch, Line(parts, {"a": NOTHING}, seed), TESTED, home)
     reference("store", plan, LINE, SETTINGS, home / "out")
     return {name: pd.read_csv(home / "out" / f"{name}.csv") for name in ENDS}
-
-
-def test_scaling_hits_the_mean_and_invents_no_cells() -> None:
-    rng = np.random.default_rng(0)
-    cells = rng.gamma(2.0, 0.5, (50, 6)).astype(np.float32) * (rng.random((50, 6)) < 0.6)
-    cells[:, 3] = 0.0
-    cells[:, 4] = 0.0
-    cells[7, 4] = 1.0
-    drawn = cells.mean(axis=0)
-    mean = np.array([drawn[0] * 1.5, drawn[1] * 0.2, 0.0, 0.3, 1.2, drawn[5]])
-    expressed = np.array([1.0, 1.0, 1.0, 2.5, 1.5, 1.0])
-    moved = scaled_to(cells, mean, expressed, rng)
-    np.testing.assert_allclose(moved.mean(axis=0), mean, atol=1e-6)
-    for gene in (0, 1, 5):  # dispersion stays: what was not expressed is not
-        np.testing.assert_array_equal(moved[:, gene] > 0, cells[:, gene] > 0)
-    assert moved.min() >= 0
-    assert moved[:, 4].max() < 4  # scaled alone, the one cell would have a value of 60
-    # What a rare gene lacks goes to as many cells as express a gene of that mean, not to all.
-    np.testing.assert_allclose(np.sort(moved[:, 3])[-6:], 2.5, rtol=1e-6)
-    assert (moved[:, 3] > 0).sum() == 6
 
 
 def test_the_mean_response_knows_what_all_drugs_share_and_nothing_else(monkeypatch, tmp_path):

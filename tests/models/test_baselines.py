@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from statetx.errors import ModelError
-from statetx.models.deltas import Statistics, move
+from statetx.models.deltas import Statistics
 from statetx.models.predictor import Predictor
 
 GENES = 7
@@ -38,31 +38,6 @@ def _fitted(kind: str) -> Predictor:
     architecture, arrays = module.fit(_statistics())
     meta = {"architecture": architecture, "n_genes": GENES, "control": "ctrl"}
     return module.restore(meta, arrays)
-
-
-def test_moved_cells_have_the_wanted_mean_whatever_cells_were_drawn() -> None:
-    cells = _cells(0)
-    mean = _cells(1).mean(0, dtype=np.float64)
-    delta = np.array([0.05, -0.05, 0.0, -mean[3], -10.0, 0.5, -0.5 * mean[6]])
-    moved = move(cells, mean + delta)
-    np.testing.assert_allclose(moved.mean(0, np.float64), np.maximum(mean + delta, 0), 1e-6, 1e-7)
-    assert moved.min() >= 0
-    assert moved.dtype == np.float32
-    # The reason for not clipping: most of a fall would be lost.
-    clipped = np.maximum(cells + delta.astype(np.float32), 0)
-    assert clipped.mean(0)[1] - cells.mean(0)[1] > 0.5 * delta[1]
-
-
-def test_zeros_stay_zero_while_a_gene_rises_by_no_more_than_its_double() -> None:
-    cells = np.array([[0.0, 0.0], [1.0, 1.0]], np.float32)
-    moved = move(cells, np.array([0.9, 1.5]))
-    np.testing.assert_allclose(moved[:, 0], [0.0, 1.8], rtol=1e-6)
-    np.testing.assert_allclose(moved[:, 1], [0.5, 2.5], rtol=1e-6)
-
-
-def test_a_gene_that_no_control_expresses_cannot_fall() -> None:
-    moved = move(np.zeros((4, 2), np.float32), np.array([-0.1, 0.1]))
-    np.testing.assert_allclose(moved, np.tile([0.0, 0.1], (4, 1)), rtol=1e-6)
 
 
 def test_no_change_returns_the_controls() -> None:

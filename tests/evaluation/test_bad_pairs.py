@@ -77,6 +77,11 @@ def broken_embedding(cells: ad.AnnData) -> ad.AnnData:
     return cells
 
 
+def short_embedding(cells: ad.AnnData) -> ad.AnnData:
+    cells.obsm["emb"] = cells.obsm["emb"][:, :3].copy()
+    return cells
+
+
 def no_control_in_a(cells: ad.AnnData) -> ad.AnnData:
     return cells[~((cells.obs["drug"] == "ctrl") & (cells.obs["line"] == "A"))].copy()
 
@@ -105,6 +110,7 @@ PAIRS: dict[str, tuple[Change, Change, dict[str, str], str, str, str]] = {
     "predicted log1p": (same, lambda _: side(False, "counts"), COUNTS, "pred", "no counts", "say scale log1p"),
     "predicted embedding": (no_embedding, same, EMBEDDED, "pred", "no obsm matrix 'emb'", "none"),
     "real embedding": (same, no_embedding, EMBEDDED, "real", "no obsm matrix 'emb'", "none"),
+    "short embedding": (short_embedding, same, EMBEDDED, "pred", "5 dimensions", "same model"),
     "broken embedding": (broken_embedding, same, EMBEDDED, "pred", "1 values are NaN", "without it"),
     "empty label": (named("drug", "pA", ""), named("drug", "pA", ""), {}, "real", "20 cells have an empty", "label"),
     "blank label": (named("drug", "pA", " "), same, {}, "pred", "20 cells have an empty", "label"),
@@ -363,6 +369,6 @@ def test_a_drug_that_is_called_like_a_gene_on_the_road(monkeypatch, tmp_path: Pa
 
 def test_a_line_with_one_control(monkeypatch, tmp_path: Path) -> None:
     """One without any is refused when the store is packed."""
-    with pytest.raises(ResultsError, match="'L1' has one control cell") as caught:
+    with pytest.raises(ResultsError, match="'L1' has fewer than 2 control cells") as caught:
         road(monkeypatch, tmp_path, line_of({"D1": 20, "D2": 20}, controls=1))
     assert "out of the test set" in (caught.value.fix or "")

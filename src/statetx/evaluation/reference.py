@@ -62,7 +62,7 @@ def reference(
     scene = Scene.of(store, plan, line, settings)
     if len(scene.all_control_rows) < 2:
         raise ResultsError(
-            f"cell line {line!r} has one control cell: no noise of a control can be known",
+            f"cell line {line!r} has fewer than 2 control cells: no noise of a control can be known",
             where=store_dir,
             fix="take the line out of the test set",
         )

@@ -203,6 +203,13 @@ def _check_fit(real: Side, pred: Side) -> Side:
             where=f"{pred.path} against {real.path}",
             fix="bring the prediction to the genes of the real cells",
         )
+    widths = [side.embedding.shape[1] for side in (real, pred) if side.embedding is not None]
+    if len(set(widths)) > 1:
+        raise DataError(
+            f"the embedding has {widths[0]} dimensions in the real file, {widths[1]} here",
+            where=pred.path,
+            fix="embed both files with the same model",
+        )
     if real.genes != pred.genes:
         log.info("%s: genes put into the order of %s, by name", pred.path, real.path)
         place = {gene: i for i, gene in enumerate(pred.genes)}

@@ -222,11 +222,11 @@ BAD = {
     "large": (lambda a: set_x(a, 20), "no log1p values: the largest is 20"),
     "counts": (lambda a: data(True, "counts"), "no log1p values: all values are whole"),
     "gene": (lambda a: a[:, 1:].copy(), r"on one side only: 1 \('g0'\) real"),
-    "twice": (twice, "'g0' stands twice"),
+    "twice": (twice, "more than once: 'g0'"),
     "missing": (lambda a: a[a.obs["drug"] != "pA"].copy(), "'pA' is on one side only"),
     "unknown": (lambda a: set_label(a, "pAA"), "'pAA' is on one side only"),
-    "unlabelled": (lambda a: set_label(a, None), "1 cells have no label"),
-    "column": (lambda a: ad.AnnData(a.X, var=a.var), "no obs column 'drug'"),
+    "unlabelled": (lambda a: set_label(a, None), "no label in 1 of 182"),
+    "column": (lambda a: ad.AnnData(a.X, var=a.var), "obs has no column 'drug'"),
 }
 
 
@@ -254,6 +254,6 @@ def test_bad_calls(files) -> None:
     with pytest.raises(DataError, match="no obsm matrix 'embb'"):
         run(files, embed_key="embb")
     files[0].write_bytes(b"nothing")
-    with pytest.raises(DataError, match="cannot read the cells"):
+    with pytest.raises(DataError, match="cannot read this file"):
         run(files)
     assert not files[2].exists()

@@ -212,7 +212,7 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
     else:
         codes, names = _factorised(item)
     texts = [str(text) for text in names]
-    empty = [i for i, text in enumerate(texts) if text in ("", "nan", "NaN", "<NA>")]
+    empty = [i for i, text in enumerate(texts) if text.strip() in ("", "nan", "NaN", "<NA>")]
     lost = np.isin(codes, empty) if empty else np.zeros(len(codes), dtype=bool)
     if missing is not None:
         lost |= missing

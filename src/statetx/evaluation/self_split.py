@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import anndata as ad
 import h5py
 import numpy as np
 
@@ -104,8 +103,10 @@ def ceiling_of(name: str, column: Column) -> float:
 def _visited(side: Side, pert_col: str) -> list[str]:
     """Labels as pandas groups them, which decides who gets which random numbers: in the order of a
     column's categories, else sorted."""
+    import anndata
+
     with h5py.File(side.path, "r") as file:
-        column = ad.io.read_elem(file["obs"])[pert_col]
+        column = anndata.io.read_elem(file["obs"])[pert_col]
     names = [str(name) for name in column.groupby(column, observed=True).indices]
     return list(dict.fromkeys([*names, *sorted(set(side.labels))]))
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import anndata as ad
 import h5py
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
+from statetx.data.header import Column, column, genes, opened
 from statetx.errors import DataError, did_you_mean
 from statetx.evaluation.stored import StoredCells
 from statetx.labels import controls
@@ -75,81 +73,52 @@ def read_side(
     path = Path(path)
     values = _Values(path)
     try:
-        with h5py.File(path, "r") as file:
-            obs, genes = (
-                _frame(file, path, "obs"),
-                [str(x) for x in _frame(file, path, "var").index],
-            )
+        with opened(path) as file:
+            names = genes(file, path)
             columns = {
-                column: _labels(obs, column, path)
-                for column in [pert_col, *([celltype_col] if celltype_col else [])]
+                name: _spelt_out(column(file, path, name, option))
+                for name, option in ((pert_col, "--pert-col"), (celltype_col, "--celltype-col"))
+                if name
             }
             embedding = None if embed_key is None else _embedding(file, path, embed_key)
             cells = StoredCells.read(file, path, values.look)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise DataError(
             f"cannot read the cells: {error}", where=path, fix="is it a whole h5ad file?"
         ) from error
-    if cells.shape != (len(obs), len(genes)):
+    n = len(columns[pert_col])
+    if cells.shape != (n, len(names)):
         raise DataError(
-            f"X is {cells.shape[0]} x {cells.shape[1]}, but there are {len(obs)} cells and "
-            f"{len(genes)} genes",
+            f"X is {cells.shape[0]} x {cells.shape[1]}, but there are {n} cells and "
+            f"{len(names)} genes",
             where=path,
             fix="the file is damaged: write it again",
         )
-    if not len(obs) or not genes:
+    if not n or not names:
         raise DataError(
-            "the file holds no cells" if not len(obs) else "the file holds no genes",
+            "the file holds no cells" if not n else "the file holds no genes",
             where=path,
             fix="is it the right file? write it again, with cells and genes",
-        )
-    if len(set(genes)) < len(genes):
-        twice = next(gene for gene, n in Counter(genes).items() if n > 1)
-        raise DataError(
-            f"gene {twice!r} stands twice", where=path, fix="make gene names unique, on both sides"
         )
     values.judge(scale)
     first, *aliases = controls(control_pert)
     labels = columns[pert_col].copy()
     labels[np.isin(labels, aliases)] = first
     lines = columns[celltype_col] if celltype_col else np.full(len(labels), "all", dtype=object)
-    return Side(path, genes, cells, labels, lines, embedding)
+    return Side(path, names, cells, labels, lines, embedding)
 
 
-def _frame(file: h5py.File, path: Path, name: str) -> pd.DataFrame:
-    if name not in file:
-        raise DataError(f"there is no {name!r}", where=path, fix="is it a whole h5ad file?")
-    frame: pd.DataFrame = ad.io.read_elem(file[name])
-    return frame
-
-
-def _labels(obs: pd.DataFrame, column: str, path: Path) -> np.ndarray:
-    if column not in obs:
-        raise DataError(
-            f"no obs column {column!r}", where=path, fix=did_you_mean(column, obs.columns)
-        )
-    if obs[column].isna().any():
-        raise DataError(
-            f"{int(obs[column].isna().sum())} cells have no label",
-            where=f"{path}, obs column {column!r}",
-            fix="label these cells or leave them out",
-        )
-    labels = obs[column].astype(str)
-    empty = int((labels.str.strip() == "").sum())
-    if empty:
-        raise DataError(
-            f"{empty} cells have an empty label",
-            where=f"{path}, obs column {column!r}",
-            fix="label these cells, controls too, or leave them out",
-        )
-    return labels.to_numpy(dtype=object)
+def _spelt_out(labels: Column) -> np.ndarray:
+    return labels.values_at(np.arange(len(labels.codes)))
 
 
 def _embedding(file: h5py.File, path: Path, key: str) -> np.ndarray:
     held = list(file["obsm"]) if "obsm" in file else []
     if key not in held:
         raise DataError(f"no obsm matrix {key!r}", where=path, fix=did_you_mean(key, held))
-    matrix = np.asarray(ad.io.read_elem(file["obsm"][key]), dtype=np.float64)
+    import anndata  # a quarter of a second, which most calls do without
+
+    matrix = np.asarray(anndata.io.read_elem(file["obsm"][key]), dtype=np.float64)
     broken = int((~np.isfinite(matrix)).sum())
     if broken:
         raise DataError(

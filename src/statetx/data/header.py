@@ -6,15 +6,18 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
 from statetx import labels
-from statetx.config import Dataset
 from statetx.data.matrix import Matrix
 from statetx.errors import DataError, did_you_mean
 from statetx.provenance import no_room
+
+if TYPE_CHECKING:
+    from statetx.config import Dataset
 
 _PIECE = 1 << 18
 """Labels handled at once: text takes some 60 bytes a cell while it is Python objects, and numpy widens

@@ -228,7 +228,7 @@ def nasty() -> Iterator[Pair]:
     yield simple("own controls", 11, _even(7), pred_sizes=_even(7, 22, 45), kinds=("dense", "csr"),
                  mend=lambda x, y, side: x + side * (np.arange(x.shape[1]) % 4 == 0))  # fmt: skip
     yield simple("empty cells, zero genes", 12, _even(5), mend=_emptied)
-    odd = ("γ-Oryzanol", "a,b", 'said "so"', "Erdafitinib ", "nan", "NA", "1.0", "1", "Ωmega",
+    odd = ("γ-Oryzanol", "a,b", 'said "so"', "Erdafitinib ", "None", "NA", "1.0", "1", "Ωmega",
            "[('X', 0.05, 'uM')]", "drug_10", "Drug_2", "a;b", "x/y")  # fmt: skip
     yield simple("odd labels", 13, {CONTROL: 60, **dict.fromkeys(odd, 20)})
     yield simple("float16", 14, _even(5), kinds=("dense",) * 2, dtypes=("float16",) * 2)

@@ -178,3 +178,17 @@ def test_equal_cells_are_at_distance_zero_in_single_precision() -> None:
     constant = np.repeat(real.mean(0, keepdims=True), 40, axis=0)
     expected = 2 * cdist(constant[:1], real).mean() - pdist(real).mean()
     assert distances.energy(constant, real) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_the_mean_as_prediction_is_compared_exactly(dense: bool) -> None:
+    real = counts(400, 300, 0.3, 4)
+    constant = np.repeat(real.mean(0, keepdims=True), 90, axis=0) * (np.arange(300) % 3 > 0)
+    kind = np.asarray if dense else sparse.csr_matrix
+    clouds = [pairs.Cloud(kind(cells), real.mean(0)) for cells in (constant, real)]
+    assert clouds[0].is_constant
+    assert not clouds[1].is_constant
+    distance = cdist(constant[:1].astype(float), real.astype(float)).ravel()
+    expected = 90 * np.array([distance.sum(), np.exp(-0.01 * distance**2).sum()])
+    for one, other in (clouds, clouds[::-1]):
+        np.testing.assert_allclose(pairs.pair_sums(one, other, [0.01]), expected, rtol=1e-12)

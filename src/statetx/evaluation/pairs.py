@@ -90,14 +90,39 @@ class Cloud:
 
     @cached_property
     def is_constant(self) -> bool:
-        """Whether all cells are one: the many pairs without a distance would each be taken twice."""
-        if (
-            sparse.issparse(self._cells)
-            or not len(self)
-            or np.any(self._cells[-1] != self._cells[0])
-        ):
+        """Whether all cells are one, as models of the mean predict them."""
+        cells = self._cells
+        if len(self) < 2:
             return False
-        return bool((self._cells == self._cells[0]).all())
+        if sparse.issparse(cells):
+            rows, n = as_rows(cells), len(self)
+            lengths = np.diff(rows.indptr)
+            if (lengths != lengths[0]).any():
+                return False
+            tables = [side.reshape(n, -1) for side in (rows.data, rows.indices)]
+        else:
+            tables = [cells]
+        return all(
+            np.array_equal(table[0], table[-1]) and bool((table == table[0]).all())
+            for table in tables
+        )
+
+    def squared_from(self, cell: np.ndarray) -> np.ndarray:
+        """Squared distances of the cells from one, float64 [n]."""
+        if sparse.issparse(self._cells):
+            rows = as_rows(self._cells).astype(np.float64)
+            norms = rows.power(2) @ np.ones(self.width)
+            square: np.ndarray = norms + cell @ cell - 2 * (rows @ cell)
+            return np.maximum(square, 0.0)
+        off = [self._cells[rows] - cell for rows in _blocks(len(self))]
+        return np.concatenate([np.einsum("ij,ij->i", block, block) for block in off])
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """The first cell, float64 [D]."""
+        cell = self._cells[:1]
+        dense = cell.toarray() if sparse.issparse(cell) else cell
+        return np.asarray(dense, dtype=np.float64).ravel()
 
     @cached_property
     def dense(self) -> tuple[np.ndarray, np.ndarray]:
@@ -188,6 +213,8 @@ def pair_sums(x: Cloud, y: Cloud | None = None, gammas: Sequence[float] = ()) ->
     """
     if y is None and x.is_constant:
         return np.append(0.0, np.full(len(gammas), float(len(x)) ** 2))
+    if y is not None and (x.is_constant or y.is_constant):
+        return _from_one(*((x, y) if x.is_constant else (y, x)), gammas)
     there = _on_gpu(x, y, gammas)
     if there is not None:
         return there
@@ -202,6 +229,17 @@ def pair_sums(x: Cloud, y: Cloud | None = None, gammas: Sequence[float] = ()) ->
     out[0] = total[0]
     out[1 + places] = total[1:]
     return out
+
+
+def _from_one(constant: Cloud, others: Cloud, gammas: Sequence[float]) -> np.ndarray:
+    """The sums from cells that are all one, in float64.
+
+    Rounding does not average out over them: with float32 products the correlation of energy
+    distances over labels was 6e-6 off for the mean profile as prediction.
+    """
+    square = others.squared_from(constant.first)
+    kernels = [np.exp(-gamma * square).sum() for gamma in gammas]
+    return len(constant) * np.array([np.sqrt(square).sum(), *kernels])
 
 
 def _on_gpu(x: Cloud, y: Cloud | None, gammas: Sequence[float]) -> np.ndarray | None:

@@ -213,7 +213,7 @@ def fold_sparse(
         room = np.empty(_CHUNK * WIDTH + 16, dtype=np.float32)
         skip = -(room.ctypes.data // 4) % 16
         acc = room[skip : skip + _CHUNK * WIDTH].reshape(_CHUNK, WIDTH)
-        power = np.empty(WIDTH, dtype=np.float32)
+        power, part = np.empty(WIDTH, dtype=np.float32), np.empty(WIDTH, dtype=np.float32)
         bits = power.view(np.int32)
         last = min(n, (p + 1) * WIDTH) if within else n
         surplus = 0.0
@@ -223,7 +223,13 @@ def fold_sparse(
             for tile in range(tiles):
                 panel = panels[p, tile * GENES : (tile + 1) * GENES]
                 for i in range(begin, end):
-                    _multiply(pointers, genes, data, tile * n + i, panel, acc[i - begin])
+                    # Summed tile by tile: rounding then grows with the tile, not with the row, and
+                    # cells that share much make the same errors in all pairs.
+                    part[:] = 0
+                    _multiply(pointers, genes, data, tile * n + i, panel, part)
+                    row = acc[i - begin]
+                    for j in range(WIDTH):
+                        row[j] += part[j]
             for i in range(begin, end):
                 square, norm, close = acc[i - begin], np.float32(norms_x[i]), 0
                 for j in range(WIDTH):

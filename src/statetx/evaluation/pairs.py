@@ -107,6 +107,17 @@ class Cloud:
             for table in tables
         )
 
+    @cached_property
+    def shares_much(self) -> bool:
+        """Whether the centre is longer than the cells are far from it.
+
+        Float32 products of cells as they are then make the same errors in all pairs, which no longer
+        average out: 5e-7 of an energy distance of 0.1, where products around the centre make 2e-8.
+        """
+        values = self._cells.data if sparse.issparse(self._cells) else self._cells.ravel()
+        square = float(np.einsum("i,i->", values, values, dtype=np.float64)) / max(1, self.size)
+        return 2 * float(np.einsum("i,i->", self._centre, self._centre)) > square
+
     def squared_from(self, cell: np.ndarray) -> np.ndarray:
         """Squared distances of the cells from one, float64 [n]."""
         if sparse.issparse(self._cells):
@@ -223,7 +234,8 @@ def pair_sums(x: Cloud, y: Cloud | None = None, gammas: Sequence[float] = ()) ->
     chains = np.asarray(gammas, dtype=np.float64)[firsts], lengths
     one, two = (x, x) if y is None else sorted((x, y), key=lambda cloud: cloud.density)
     is_single = all(cloud.kind == np.float32 for cloud in (one, two))
-    by_values = is_single and len(x) > 0 and one.density <= SPARSE
+    is_sparse = len(x) > 0 and one.density <= SPARSE
+    by_values = is_single and is_sparse and not (one.shares_much or two.shares_much)
     total = (_by_values if by_values else _by_products)(one, two, y is None, chains)
     out = np.empty_like(total)
     out[0] = total[0]

@@ -71,7 +71,7 @@ class SuppliedTable:
         wanted = [*REQUIRED, *([line_column] if line_column else [])]
         try:
             names = _names(path)
-        except (OSError, ValueError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(
                 f"cannot read the differential expression: {error}",
                 where=path,
@@ -90,7 +90,7 @@ class SuppliedTable:
             kinds[SIZE] = pa.float64()
         try:
             return cls(path, _columns(path, kinds), line_column)
-        except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (OSError, pa.ArrowException) as error:
             raise DataError(
                 f"a row cannot be read: {error}",
                 where=path,

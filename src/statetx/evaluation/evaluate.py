@@ -96,7 +96,9 @@ def evaluate_run(
             if needs_energy:
                 own_energy.append(energy_from(cells))
             continue
-        distances, (sample, _) = all_distances(cells, truth, reference.gammas, centre)
+        distances, (sample, _) = all_distances(
+            cells, truth, reference.gammas, centre, (group, real.cells)
+        )
         if needs_energy:
             own_energy.append(energy_from(sample))
         notes = dict(reference_note(reference.training))

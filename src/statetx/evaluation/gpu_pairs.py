@@ -16,6 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from statetx.evaluation.gpu import send
+from statetx.evaluation.pair_kernels import CLOSE
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +32,6 @@ ROOM = 1 << 25
 
 RESIDENT = 1 << 30
 """Bytes up to which dense cells stay on the device; larger ones are sent anew for each pass."""
-
-_CLOSE = 1e-3
-"""A squared distance below this share of both squared lengths lost three digits or more."""
 
 _SETTING = threading.Lock()
 """Held while products are exact: torch's setting is one for all threads."""
@@ -109,21 +107,7 @@ class Points:
 
 
 def pair_sums(x: Points, y: Points | None, gammas: Sequence[float]) -> np.ndarray:
-    """Sum |x - y|, and exp(-gamma |x - y|^2) of every gamma, over all pairs.
-
-    Parameters
-    ----------
-    x, y
-        Cells around one centre. None for `y`: the ordered pairs within `x`, the diagonal at
-        exactly distance 0.
-    gammas
-        Kernel widths.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 [1 + number of gammas].
-    """
+    """What `pairs.pair_sums` returns, for cells on a device."""
     import torch
 
     out = torch.zeros(1 + len(gammas), dtype=torch.float64, device=x.device)
@@ -165,7 +149,7 @@ def _square_distances(
 ) -> torch.Tensor:
     """Return [n, m], from both squared lengths added up; those that nearly agree from differences."""
     square = both - 2 * (x @ y.T)
-    near = square <= _CLOSE * both
+    near = square <= CLOSE * both
     if diagonal:
         square.fill_diagonal_(0)
         near.fill_diagonal_(False)

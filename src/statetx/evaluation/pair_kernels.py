@@ -19,7 +19,7 @@ GENES = 160
 _CHUNK = 512
 """Rows whose products with a panel are kept at once (128 KiB); a multiple of `WIDTH`."""
 
-_CLOSE = 1e-3
+CLOSE = 1e-3
 """A squared distance below this share of both squared lengths has lost too many digits of its
 products in float32 and is taken again with more of them."""
 
@@ -113,7 +113,7 @@ def fold_products(
     n, m = products.shape
     kind = products.dtype.type
     single = products.itemsize == 4
-    least, two = kind(_CLOSE if single else 1e-15), kind(2.0)
+    least, two = kind(CLOSE if single else 1e-15), kind(2.0)
     for i in prange(n):
         square, power = np.empty(m, dtype=products.dtype), np.empty(m, dtype=products.dtype)
         bits = power.view(np.int32)
@@ -203,7 +203,7 @@ def fold_sparse(
     """
     n, n_panels = len(norms_x), len(panels)
     tiles = (len(pointers) - 1) // n
-    least = np.float32(_CLOSE)
+    least = np.float32(CLOSE)
     for q in prange(n_panels):
         # First and last in turns: within, late panels have more rows, and every thread takes a stretch.
         p = q // 2 if q % 2 == 0 else n_panels - 1 - q // 2

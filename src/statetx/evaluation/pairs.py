@@ -244,10 +244,9 @@ def pair_sums(x: Cloud, y: Cloud | None = None, gammas: Sequence[float] = ()) ->
 
 
 def _from_one(constant: Cloud, others: Cloud, gammas: Sequence[float]) -> np.ndarray:
-    """The sums from cells that are all one, in float64.
+    """The sums from cells that are all one: one product per other cell, so float64 costs nothing.
 
-    Rounding does not average out over them: with float32 products the correlation of energy
-    distances over labels was 6e-6 off for the mean profile as prediction.
+    In float32 all of them would make the same error, which then does not average out.
     """
     square = others.squared_from(constant.first)
     kernels = [np.exp(-gamma * square).sum() for gamma in gammas]

@@ -12,9 +12,9 @@ most 5 %. An interval of 95 % puts 2.5 % on that side, so of 200 experiments one
 where the rate is what it should be; the share over all designs says more.
 
 In the designs `unlike` the baseline gives the mean response and the model noisy effects: scores
-differ in lopsided ways from drug to drug, and what they differ by on average is taken off. A model that
-is a little better on most drugs and far worse on a few can then be called BETTER from a sample that lacks those
-few; no interval for a mean is safe from that.
+differ in lopsided ways from drug to drug. What they differ by on average over many more drugs of the same
+screen is taken off. A model that is a little better on most drugs and far worse on a few can then
+be called BETTER from a sample that lacks those few; no interval for a mean is safe from that.
 
 **Known orderings** (not with --quick). The demo with a longer training, and predictions whose place is known: an
 oracle (every condition's mean from 20 times as many cells of the same planted truth) and the same
@@ -33,7 +33,7 @@ import math
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ from road import copy_project, run
 GENES = 60
 DOSES = {1: (1.0,), 3: (0.15, 0.5, 0.9)}
 """Share of the effect that each dose reaches."""
+POPULATION = 2000
+"""Drugs in all lines that say what two contenders of unlike kind differ by."""
 NOISE = 0.25
 """SD of a gene's mean over the real cells of a condition, in units of a strong drug's effect."""
 HEADLINE = [metric for metric in METRICS if metric.headline]
@@ -113,6 +115,7 @@ DESIGNS = [
     Design(5, 10, seeds=3),
     Design(2, 4, unlike=True),
     Design(5, 10, models=3, unlike=True),
+    Design(5, 40, unlike=True),
 ]
 """Few drugs, one line, and one drug (whole lines are drawn) are the hard ones."""
 ORDER = ("oracle", "pertsets", "context_mean", "no_change", "shuffled")
@@ -124,14 +127,25 @@ class Screen:
     """One simulated experiment: true deltas, measured deltas, and what contenders predict.
 
     Arrays are [lines, drugs, doses, G].
+
+    Parameters
+    ----------
+    design, rng
+        Its design, and what draws it.
+    like
+        Screen of the same lines, whose response and errors of the mean response it takes.
     """
 
-    def __init__(self, design: Design, rng: np.random.Generator) -> None:
+    def __init__(
+        self, design: Design, rng: np.random.Generator, like: Screen | None = None
+    ) -> None:
         self.design, self.rng = design, rng
         strength = rng.uniform(0.7, 1.5, design.drugs)
-        strength[rng.permutation(design.drugs)[: design.drugs // 5]] = 0.05
+        self.weak: float = like.weak if like else design.drugs // 5 / design.drugs
+        strength[rng.permutation(design.drugs)[: round(self.weak * design.drugs)]] = 0.05
         self.dose = strength[:, None, None] * np.array(DOSES[design.doses])[:, None]
-        self.response = 0.4 * rng.normal(size=GENES)
+        self.response = like.response if like else 0.4 * rng.normal(size=GENES)
+        self.off = like.off if like else 0.05 * rng.normal(size=(design.lines, 1, 1, GENES))
         self.truth = (self.response + self._drawn(0.0)) * self.dose
         self.real = self.truth + NOISE * rng.normal(size=self.truth.shape)
 
@@ -152,8 +166,7 @@ class Screen:
 
     def mean_response(self) -> np.ndarray:
         """The same for every drug, as a baseline that averages gives it."""
-        mean = 0.6 * self.response + 0.05 * self.rng.normal(size=(self.design.lines, 1, 1, GENES))
-        return np.broadcast_to(mean, self.truth.shape)
+        return np.broadcast_to(0.6 * self.response + self.off, self.truth.shape)
 
     def scores(self, pred: np.ndarray, real: np.ndarray | None = None) -> pd.DataFrame:
         """The headline scores of a prediction, rows by line, drug, dose."""
@@ -220,19 +233,41 @@ def experiment(design: Design, number: int) -> Tables:
     return out
 
 
-def level(experiments: list[Tables]) -> None:
-    """Take off what models and good baselines differ by in the mean over all experiments."""
+def population(design: Design, number: int) -> Tables:
+    """Scores of the two kinds of contenders for many more drugs of the same screen."""
+    screen = Screen(design, np.random.default_rng([*design.name.encode(), number]))
+    many = replace(design, drugs=POPULATION // design.lines)
+    large = Screen(many, np.random.default_rng([1, number]), like=screen)
+    return {
+        ("baseline0", "context_mean", 0): large.scores(large.mean_response()),
+        ("model0", "pertsets", 0): large.scores(large.model()),
+    }
+
+
+def gaps(experiments: list[Tables]) -> dict[str, float]:
+    """What models and good baselines differ by in the mean over experiments, per metric."""
+    out = {}
     for metric in HEADLINE:
         found: dict[str, list[float]] = {"pertsets": [], "context_mean": []}
         for (_, kind, _), table in (pair for one in experiments for pair in one.items()):
             if kind in found:
                 over = table[metric.over].mean() if metric.over else 1.0
                 found[kind].append(float(table[metric.column].mean() / over))
-        gap = np.mean(found["pertsets"]) - np.mean(found["context_mean"])
-        for one in experiments:
-            for (_, kind, _), table in one.items():
-                if kind == "pertsets":
-                    table[metric.column] -= gap * (table[metric.over] if metric.over else 1.0)
+        out[metric.name] = float(np.mean(found["pertsets"]) - np.mean(found["context_mean"]))
+    return out
+
+
+def level(design: Design, experiments: list[Tables]) -> None:
+    """Take off what models and good baselines differ by, so that nothing is better."""
+    average = gaps(experiments)
+    for number, one in enumerate(experiments):
+        own = gaps([population(design, number)]) if design.unlike else average
+        # Discrimination depends on how many drugs there are to be taken for.
+        own["pds_cosine"] = average["pds_cosine"]
+        for (_, kind, _), table in one.items():
+            for metric in HEADLINE if kind == "pertsets" else ():
+                over = table[metric.over] if metric.over else 1.0
+                table[metric.column] -= own[metric.name] * over
 
 
 def judge(tables: Tables, home: Path) -> list[dict[str, Any]]:
@@ -258,7 +293,7 @@ def null(repeats: int, design: Design) -> list[dict[str, Any]]:
     """Shares of false calls in experiments of one design, a row per headline metric."""
     experiments = [experiment(design, number) for number in range(repeats)]
     if design.unlike or design.seeds > 1:
-        level(experiments)
+        level(design, experiments)
     found = []
     for one in experiments:
         with tempfile.TemporaryDirectory() as home:

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import anndata as ad
+import numba
 import numpy as np
 import pandas as pd
 import pytest
@@ -132,6 +133,26 @@ def test_genes_are_put_in_order_by_name(files, kind, caplog) -> None:
     assert "genes put into the order" in caplog.text
     for column, values in expected.columns.items():
         assert got.columns[column] == pytest.approx(values, abs=1e-9, nan_ok=True), column
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tests_alone_are_the_same_whoever_makes_them(files, threads: int) -> None:
+    """With nothing but tests to make, threads make them label by label."""
+    pred, real, out = files
+    run(files)
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads, before))
+    try:
+        run((pred, real, out / "alone"), skip=["pearson_edistance"], with_scores=False)
+    finally:
+        numba.set_num_threads(before)
+    assert not (out / "alone" / "scores.csv").exists()
+    for side in ("real_de", "pred_de"):
+        assert (out / f"{side}.parquet").read_bytes() == (
+            out / "alone" / f"{side}.parquet"
+        ).read_bytes()
+    whole, alone = (pd.read_csv(home / "results.csv") for home in (out, out / "alone"))
+    pd.testing.assert_frame_equal(whole.drop(columns="pearson_edistance"), alone)
 
 
 def test_skipped_metrics_are_left_out(files) -> None:

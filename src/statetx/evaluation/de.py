@@ -157,11 +157,13 @@ class DERow:
             return np.where((target == 0) & (ref == 0), 0.0, np.log2(target / ref))
 
 
-def de_row(label: str, cells: Cells | SortedCells, control: SortedControl) -> DERow:
-    """Test one perturbation against the controls."""
+def de_row(
+    label: str, cells: Cells | SortedCells, control: SortedControl, alone: bool = False
+) -> DERow:
+    """Test one perturbation against the controls; `alone` as for `SortedControl.test`."""
     own = cells if isinstance(cells, SortedCells) else SortedCells.of(cells)
     ref = control.cells
-    return DERow(label, own.n_cells, ref.n_cells, own.mean, ref.mean, control.test(own))
+    return DERow(label, own.n_cells, ref.n_cells, own.mean, ref.mean, control.test(own, alone))
 
 
 def table_of(rows: Sequence[DERow], genes: Sequence[str]) -> DETable:

@@ -188,6 +188,57 @@ def p_values(statistic: Array, ties: Array, n_control: int, n_target: int, pvalu
         pvalue[gene] = _two_sided(statistic[gene], ties[gene], n, pairs)
 
 
+@njit(inline="always")
+def _rank_gene(
+    gene: int,
+    control_starts: Array,
+    control_values: Array,
+    control_ties: Array,
+    control_negatives: Array,
+    n_control: int,
+    target_starts: Array,
+    target_values: Array,
+    n_target: int,
+    statistic: Array,
+    pvalue: Array,
+) -> None:
+    """Fill U of the target and its two-sided asymptotic p for one gene."""
+    start, stop = control_starts[gene], control_starts[gene + 1]
+    own = target_values[target_starts[gene] : target_starts[gene + 1]]
+    walk = stop - start <= _WALK * len(own)
+    lefts = np.empty(len(own) if walk else 0, dtype=np.int64)
+    if walk:
+        _merge(control_values, start, stop, own, lefts)
+    control_zeros = float(n_control - (stop - start))
+    target_zeros = float(n_target - len(own))
+    u = target_zeros * (control_negatives[gene] + 0.5 * control_zeros)
+    tie = control_ties[gene] + _tie(control_zeros + target_zeros)
+    seek = start
+    i = 0
+    while i < len(own):
+        value = own[i]
+        j = i + 1
+        while j < len(own) and own[j] == value:
+            j += 1
+        count = float(j - i)
+        if walk:
+            left = seek = lefts[i]
+            while seek < stop and control_values[seek] == value:
+                seek += 1
+        else:
+            left = seek = _first_not_below(control_values, seek, stop, value)
+            if left < stop and control_values[left] == value:
+                seek = _first_above(control_values, left, stop, value)
+        equal = float(seek - left)
+        below = float(left - start) + (control_zeros if value > 0.0 else 0.0)
+        u += count * (below + 0.5 * equal)
+        tie += _tie(equal + count) - _tie(equal)
+        i = j
+    statistic[gene] = u
+    n, pairs = float(n_control + n_target), float(n_control) * float(n_target)
+    pvalue[gene] = _two_sided(u, tie, n, pairs)
+
+
 @njit(parallel=True, nogil=True, cache=True)
 def rank_genes(
     control_starts: Array,
@@ -205,39 +256,47 @@ def rank_genes(
 
     Both sides are sorted within genes and of one type. Zeros are stored on neither side.
     """
-    n = float(n_control + n_target)
-    pairs = float(n_control) * float(n_target)
-    for gene in prange(len(control_starts) - 1):
-        start, stop = control_starts[gene], control_starts[gene + 1]
-        own = target_values[target_starts[gene] : target_starts[gene + 1]]
-        walk = stop - start <= _WALK * len(own)
-        lefts = np.empty(len(own) if walk else 0, dtype=np.int64)
-        if walk:
-            _merge(control_values, start, stop, own, lefts)
-        control_zeros = float(n_control - (stop - start))
-        target_zeros = float(n_target - len(own))
-        u = target_zeros * (control_negatives[gene] + 0.5 * control_zeros)
-        tie = control_ties[gene] + _tie(control_zeros + target_zeros)
-        seek = start
-        i = 0
-        while i < len(own):
-            value = own[i]
-            j = i + 1
-            while j < len(own) and own[j] == value:
-                j += 1
-            count = float(j - i)
-            if walk:
-                left = seek = lefts[i]
-                while seek < stop and control_values[seek] == value:
-                    seek += 1
-            else:
-                left = seek = _first_not_below(control_values, seek, stop, value)
-                if left < stop and control_values[left] == value:
-                    seek = _first_above(control_values, left, stop, value)
-            equal = float(seek - left)
-            below = float(left - start) + (control_zeros if value > 0.0 else 0.0)
-            u += count * (below + 0.5 * equal)
-            tie += _tie(equal + count) - _tie(equal)
-            i = j
-        statistic[gene] = u
-        pvalue[gene] = _two_sided(u, tie, n, pairs)
+    for gene in prange(len(statistic)):
+        _rank_gene(
+            gene,
+            control_starts,
+            control_values,
+            control_ties,
+            control_negatives,
+            n_control,
+            target_starts,
+            target_values,
+            n_target,
+            statistic,
+            pvalue,
+        )
+
+
+@njit(nogil=True, cache=True)
+def rank_genes_alone(
+    control_starts: Array,
+    control_values: Array,
+    control_ties: Array,
+    control_negatives: Array,
+    n_control: int,
+    target_starts: Array,
+    target_values: Array,
+    n_target: int,
+    statistic: Array,
+    pvalue: Array,
+) -> None:
+    """The same as `rank_genes` on the calling thread, which may be one of several."""
+    for gene in range(len(statistic)):
+        _rank_gene(
+            gene,
+            control_starts,
+            control_values,
+            control_ties,
+            control_negatives,
+            n_control,
+            target_starts,
+            target_values,
+            n_target,
+            statistic,
+            pvalue,
+        )

@@ -25,8 +25,10 @@ from statetx.errors import DataError
 from statetx.evaluation.cells import Cells, as_rows
 from statetx.evaluation.gpu_ranks import RankedControl, ranked_if_worth, sort_if_worth
 from statetx.evaluation.kernels import (
+    SMALL,
     gather_genes,
     rank_genes,
+    rank_genes_alone,
     threads_for,
     tie_terms,
 )
@@ -141,8 +143,15 @@ class SortedControl:
     def _on_gpu(self) -> RankedControl | None:
         return ranked_if_worth(self.cells, self._ties, self._negatives)
 
-    def test(self, target: SortedCells) -> RankSum:
+    def test(self, target: SortedCells, alone: bool = False) -> RankSum:
         """Compare target cells with these controls.
+
+        Parameters
+        ----------
+        target
+            Sorted cells.
+        alone
+            On the calling thread, for callers that are several.
 
         Raises
         ------
@@ -160,19 +169,20 @@ class SortedControl:
         if own.values.dtype != control.values.dtype:
             own, control = (side.astype(np.dtype(np.float64)) for side in (own, control))
         statistic, pvalue = np.empty(len(own.mean)), np.empty(len(own.mean))
-        with threads_for(len(own.values) + min(8 * len(own.values), len(control.values))):
-            rank_genes(
-                control.starts,
-                control.values,
-                self._ties,
-                self._negatives,
-                control.n_cells,
-                own.starts,
-                own.values,
-                own.n_cells,
-                statistic,
-                pvalue,
-            )
+        work = len(own.values) + min(8 * len(own.values), len(control.values))
+        kernel = rank_genes_alone if alone or work < SMALL else rank_genes
+        kernel(
+            control.starts,
+            control.values,
+            self._ties,
+            self._negatives,
+            control.n_cells,
+            own.starts,
+            own.values,
+            own.n_cells,
+            statistic,
+            pvalue,
+        )
         return RankSum(statistic, pvalue)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,10 +113,11 @@ def evaluate_files(
         Unknown profile or scale.
     """
     check_settings(profile, skip, scale)
-    truth_side, pred_side = (
-        read_side(path, pert_col, control_pert, celltype_col, embed_key, scale)
-        for path in (real, pred)
-    )
+    with ThreadPoolExecutor(2) as pool:
+        truth_side, pred_side = pool.map(
+            lambda path: read_side(path, pert_col, control_pert, celltype_col, embed_key, scale),
+            (real, pred),
+        )
     control = control_labels(control_pert)[0]
     pred_side = _check_fit(truth_side, pred_side)
     homes = homes_of(truth_side, out, celltype_col)

@@ -300,8 +300,8 @@ def anything(seed: int) -> Pair:
         sizes,
         genes=int(draw.integers(30, 400)),
         strength=float(draw.uniform(0, 1.5)),
-        kinds=kinds,  # type: ignore[arg-type]
-        dtypes=dtypes,  # type: ignore[arg-type]
+        kinds=kinds,
+        dtypes=dtypes,
         pred_sizes=own if draw.random() < 0.5 else None,
     )
 

@@ -50,7 +50,7 @@ def sets(architecture: Architecture, n_sets: int, cells: int, dtype: torch.dtype
 
 def on(batch: Batch, device: str) -> Batch:
     """Move a batch."""
-    return Batch(*(None if t is None else t.to(device) for t in batch))  # type: ignore[arg-type]
+    return Batch(*(None if t is None else t.to(device) for t in batch))
 
 
 def seconds(one: Callable[[], object], times: int, skip: int = 3) -> float:

@@ -34,9 +34,10 @@ from statetx.config import Dataset
 from statetx.data.loader import SetBatch, SetLoader
 from statetx.data.pack import pack
 from statetx.data.store import Store, open_store
+from statetx.models.architecture import Architecture
 from statetx.models.backbone import Shape
 from statetx.models.losses import energy
-from statetx.models.pertsets import Architecture, PertSets
+from statetx.models.pertsets import PertSets
 
 SET_LEN, SETS, GENES = 256, 64, 2000
 BACKBONE = Shape(1488, 6, 12, 124, 5952)

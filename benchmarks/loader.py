@@ -114,7 +114,7 @@ def memcpy(scenario: str, seconds: float) -> dict[str, Any]:
     widths = {"pairs": 2 * GENES, "embedding": 2 * WIDTH + GENES}
     source = np.ones((SETS * SET_LEN, widths[scenario]), dtype=np.float32)
     target = np.zeros_like(source)
-    numba.set_num_threads(min(THREADS, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(THREADS, numba.get_num_threads()))
     for _ in range(3):
         _copy(source, target)
     cells = 0

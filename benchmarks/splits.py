@@ -63,7 +63,9 @@ def measure(name: str) -> dict[str, Any]:
 
     source = from_design(DESIGN)
     generator = name.partition(",")[0]
-    settings = GENERATORS[generator](dataset="tahoe", generator=generator, **CASES[name])
+    settings = GENERATORS[generator].model_validate(
+        {"dataset": "tahoe", "generator": generator, **CASES[name]}
+    )
     begin = time.perf_counter()
     fold = 0 if "k" in CASES[name] else None
     facts = Facts((CONTROL,), one_hot=False)

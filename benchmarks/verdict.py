@@ -51,7 +51,7 @@ from statetx.evaluation.evaluate import evaluate_run
 from statetx.evaluation.metrics import METRICS
 from statetx.evaluation.scores import discrimination
 from statetx.evaluation.verdict import RefScores, RunScores, verdict
-from statetx.models.deltas import move
+from statetx.moving import expressed_in, move
 
 sys.path.insert(0, str(ROOT / "tests" / "workflow"))
 from road import copy_project, run
@@ -144,8 +144,10 @@ class Screen:
         self.weak: float = like.weak if like else design.drugs // 5 / design.drugs
         strength[rng.permutation(design.drugs)[: round(self.weak * design.drugs)]] = 0.05
         self.dose = strength[:, None, None] * np.array(DOSES[design.doses])[:, None]
-        self.response = like.response if like else 0.4 * rng.normal(size=GENES)
-        self.off = like.off if like else 0.05 * rng.normal(size=(design.lines, 1, 1, GENES))
+        self.response: np.ndarray = like.response if like else 0.4 * rng.normal(size=GENES)
+        self.off: np.ndarray = (
+            like.off if like else 0.05 * rng.normal(size=(design.lines, 1, 1, GENES))
+        )
         self.truth = (self.response + self._drawn(0.0)) * self.dose
         self.real = self.truth + NOISE * rng.normal(size=self.truth.shape)
 
@@ -168,23 +170,23 @@ class Screen:
         """The same for every drug, as a baseline that averages gives it."""
         return np.broadcast_to(0.6 * self.response + self.off, self.truth.shape)
 
-    def scores(self, pred: np.ndarray, real: np.ndarray | None = None) -> pd.DataFrame:
+    def scores(self, pred: np.ndarray, discriminate: bool = True) -> pd.DataFrame:
         """The headline scores of a prediction, rows by line, drug, dose."""
-        real = self.real if real is None else real
+        real = self.real
         off, truth_size = ((pred - real) ** 2).mean(-1), (real**2).mean(-1)
         training = 0.55 * self.response
         called, there = np.abs(pred) > 2 * NOISE, np.abs(real) > 2 * NOISE
         right = (called & there & (pred * real > 0)).sum(-1)
         most = np.maximum(called.sum(-1), there.sum(-1))
         error = ((pred - self.truth) ** 2).mean(-1)
-        flat = {
-            "pred": pred.reshape(len(pred), -1, GENES),
-            "real": real.reshape(len(pred), -1, GENES),
-        }
+        ranked = np.full(real.shape[:3], np.nan)
+        if discriminate:
+            flat = [cells.reshape(len(cells), -1, GENES) for cells in (pred, real)]
+            ranked = np.array(list(map(discrimination, *flat)))
         columns = {
             "pearson_delta": _pearson(pred, real),
             "pearson_delta_perturbed": _pearson(pred - training, real - training),
-            "pds_cosine": np.array(list(map(discrimination, flat["pred"], flat["real"]))),
+            "pds_cosine": ranked,
             "mse_unbiased": off - NOISE**2,
             "mse_control": truth_size - NOISE**2,
             "energy": np.sqrt(1 + error) - 1 + 0.01 * self.rng.normal(size=error.shape),
@@ -239,8 +241,8 @@ def population(design: Design, number: int) -> Tables:
     many = replace(design, drugs=POPULATION // design.lines)
     large = Screen(many, np.random.default_rng([1, number]), like=screen)
     return {
-        ("baseline0", "context_mean", 0): large.scores(large.mean_response()),
-        ("model0", "pertsets", 0): large.scores(large.model()),
+        ("baseline0", "context_mean", 0): large.scores(large.mean_response(), discriminate=False),
+        ("model0", "pertsets", 0): large.scores(large.model(), discriminate=False),
     }
 
 
@@ -362,9 +364,10 @@ def known(line: str, template: ad.AnnData) -> dict[str, np.ndarray]:
         other = f"{drugs[(drugs.index(drug) + 1) % len(drugs)]}_{dose}"
         for name, source in (("oracle", label), ("shuffled", other)):
             rows, here = np.flatnonzero(labels == source), np.flatnonzero(wanted == label)
-            mean = np.asarray(cells[rows].mean(axis=0)).ravel()
-            drawn = cells[rng.choice(rows, len(here), replace=False)].toarray()
-            out[name][here] = move(drawn.astype(np.float32), mean)
+            own = cells[rows].toarray().astype(np.float32)
+            drawn = rng.choice(own, len(here), replace=False)
+            mean = own.mean(axis=0, dtype=np.float64)
+            out[name][here] = move(drawn, mean, expressed_in(own), rng)
     return out
 
 

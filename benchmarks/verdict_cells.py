@@ -30,7 +30,7 @@ from statetx.evaluation.evaluate import evaluate_run
 from statetx.evaluation.metrics import METRICS
 from statetx.evaluation.reference import reference
 from statetx.evaluation.verdict import RefScores, RunScores, verdict
-from statetx.models.deltas import move
+from statetx.moving import expressed_in, move
 
 HEADLINE = [metric.name for metric in METRICS if metric.headline]
 TESTED = ("L01", "L02")
@@ -73,6 +73,7 @@ def predictions(
     for line, part in conditions.groupby("line"):
         cells = store.line(str(line))
         control = cells.expression(cells.rows(store.control))
+        expressed = expressed_in(control)
         means = {p: cells.expression(cells.rows(p)).mean(axis=0) for p in part["perturbation"]}
         size = np.std([mean - control.mean(axis=0) for mean in means.values()], axis=0)
         for name in KINDS:
@@ -85,7 +86,9 @@ def predictions(
                 error = ERROR * luck * size * (0.75 * common + 0.66 * rng.normal(size=len(size)))
                 drawn = control[rng.choice(len(control), len(cells.rows(label)))]
                 wanted = np.clip(means[label] + error, 0, None)
-                made.append(drawn if name == "no_change" else move(drawn, wanted))
+                if name != "no_change":
+                    drawn = move(drawn, wanted, expressed, rng)
+                made.append(drawn)
                 labels += [label] * len(drawn)
             obs = pd.DataFrame(
                 {"perturbation": labels}, index=[f"c{i}" for i in range(len(labels))]

@@ -119,11 +119,12 @@ def _reach(draws: np.ndarray, student: float, clusters: float) -> tuple[float, f
     a fifth of the power with four drugs, whose skewness cannot be told from chance.
     """
     spread, k = float(draws.std()), max(clusters, 3.0)
-    by_chance = 6 * (k - 2) / ((k + 1) * (k + 3) * k) + 6 / len(draws)
+    # Draws are means of k - 1 clusters, and there are only so many of them.
+    by_chance = 6 * (k - 2) / ((k + 1) * (k + 3) * (k - 1)) + 6 / len(draws)
     skewness = float(((draws - draws.mean()) ** 3).mean()) / spread**3 if spread > 0 else 0.0
     if abs(skewness) <= 2 * math.sqrt(by_chance):
         return student * spread, student * spread
-    c = skewness / 3
+    c = skewness / 3 * math.sqrt((k - 1) / k)
 
     def turned(x: float) -> float:
         return (math.cbrt(1 + 3 * c * (x - c / 2)) - 1) / c

@@ -188,9 +188,11 @@ def p_values(statistic: Array, ties: Array, n_control: int, n_target: int, pvalu
         pvalue[gene] = _two_sided(statistic[gene], ties[gene], n, pairs)
 
 
-@njit(inline="always")
+@njit(nogil=True)
 def _rank_gene(
     gene: int,
+    statistic: Array,
+    pvalue: Array,
     control_starts: Array,
     control_values: Array,
     control_ties: Array,
@@ -199,8 +201,6 @@ def _rank_gene(
     target_starts: Array,
     target_values: Array,
     n_target: int,
-    statistic: Array,
-    pvalue: Array,
 ) -> None:
     """Fill U of the target and its two-sided asymptotic p for one gene."""
     start, stop = control_starts[gene], control_starts[gene + 1]
@@ -240,63 +240,17 @@ def _rank_gene(
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def rank_genes(
-    control_starts: Array,
-    control_values: Array,
-    control_ties: Array,
-    control_negatives: Array,
-    n_control: int,
-    target_starts: Array,
-    target_values: Array,
-    n_target: int,
-    statistic: Array,
-    pvalue: Array,
-) -> None:
+def rank_genes(statistic: Array, pvalue: Array, *sides: Any) -> None:
     """Fill U of the target and its two-sided asymptotic p for every gene.
 
     Both sides are sorted within genes and of one type. Zeros are stored on neither side.
     """
     for gene in prange(len(statistic)):
-        _rank_gene(
-            gene,
-            control_starts,
-            control_values,
-            control_ties,
-            control_negatives,
-            n_control,
-            target_starts,
-            target_values,
-            n_target,
-            statistic,
-            pvalue,
-        )
+        _rank_gene(gene, statistic, pvalue, *sides)
 
 
 @njit(nogil=True, cache=True)
-def rank_genes_alone(
-    control_starts: Array,
-    control_values: Array,
-    control_ties: Array,
-    control_negatives: Array,
-    n_control: int,
-    target_starts: Array,
-    target_values: Array,
-    n_target: int,
-    statistic: Array,
-    pvalue: Array,
-) -> None:
+def rank_genes_alone(statistic: Array, pvalue: Array, *sides: Any) -> None:
     """The same as `rank_genes` on the calling thread, which may be one of several."""
     for gene in range(len(statistic)):
-        _rank_gene(
-            gene,
-            control_starts,
-            control_values,
-            control_ties,
-            control_negatives,
-            n_control,
-            target_starts,
-            target_values,
-            n_target,
-            statistic,
-            pvalue,
-        )
+        _rank_gene(gene, statistic, pvalue, *sides)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -129,6 +128,7 @@ class SortedControl:
     cells: SortedCells
     _ties: np.ndarray = field(repr=False)
     _negatives: np.ndarray = field(repr=False)
+    _on_gpu: RankedControl | None = field(repr=False)
 
     @classmethod
     def of(cls, cells: Cells) -> SortedControl:
@@ -137,11 +137,7 @@ class SortedControl:
         ties, negatives = np.zeros(cells.shape[1]), np.zeros(cells.shape[1], dtype=np.int64)
         with threads_for(len(own.values)):
             tie_terms(own.starts, own.values, ties, negatives)
-        return cls(own, ties, negatives)
-
-    @cached_property
-    def _on_gpu(self) -> RankedControl | None:
-        return ranked_if_worth(self.cells, self._ties, self._negatives)
+        return cls(own, ties, negatives, ranked_if_worth(own, ties, negatives))
 
     def test(self, target: SortedCells, alone: bool = False) -> RankSum:
         """Compare target cells with these controls.
@@ -172,6 +168,8 @@ class SortedControl:
         work = len(own.values) + min(8 * len(own.values), len(control.values))
         kernel = rank_genes_alone if alone or work < SMALL else rank_genes
         kernel(
+            statistic,
+            pvalue,
             control.starts,
             control.values,
             self._ties,
@@ -180,8 +178,6 @@ class SortedControl:
             own.starts,
             own.values,
             own.n_cells,
-            statistic,
-            pvalue,
         )
         return RankSum(statistic, pvalue)
 

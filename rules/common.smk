@@ -1,21 +1,44 @@
 # Used by all files beside it. The checked configuration, the table of runs, inputs that are known
 # only when a plan exists.
 from snakemake.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.settings import ExecMode
 
-from statetx import stages
+from statetx import sources, stages, steps
 from statetx.config import BASELINES, load
 from statetx.data.plan import read_plan
 from statetx.data.layout import file_name
 from statetx.errors import StatetxError
 
+
+def force_stale():
+    """Have Snakemake make anew what its own metadata would call fresh; jobs leave it to their parent."""
+    if workflow.exec_mode != ExecMode.DEFAULT:
+        return
+    found = {str(path) for path in steps.stale(CFG)}
+    found |= {
+        f"results/{name}/pack/content.json"
+        for name in CFG.datasets
+        if sources.sources_changed(CFG, name)
+    }
+    prepare = workflow._prepare_dag
+
+    def prepare_with_stale(*arguments, **options):
+        prepared = prepare(*arguments, **options)
+        workflow.dag.forcefiles |= found
+        return prepared
+
+    workflow._prepare_dag = prepare_with_stale
+
+
 try:
     stages.check_writable("results", "logs", ".state")
     CFG = load(dict(config))
-    LINES = {name: stages.cell_lines(CFG, name) for name in CFG.datasets}
+    LINES = {name: sources.cell_lines(CFG, name) for name in CFG.datasets}
     SOURCES = {name: stages.source_files(CFG, name) for name in CFG.datasets}
     PACK = {name: stages.pack_params(CFG, name) for name in CFG.datasets}
     SPLIT = {name: stages.split_params(CFG, name) for name in CFG.split_names()}
     FEATURES = [stages.features_digest(CFG, name) for name in CFG.models]
+    force_stale()
 except StatetxError as error:
     raise WorkflowError(str(error)) from None
 
@@ -47,6 +70,22 @@ def source_inputs(name):
     return SOURCES[name] if made else ancient(SOURCES[name])
 
 
+def origin_of(name):
+    """What packing counts as its input: simulated cells, or whether source files hold other cells."""
+    if CFG.datasets[name].files == "simulate":
+        return SOURCES[name]
+    return (
+        lambda wildcards: getattr(checkpoints, f"compare_{name}").get().output.content
+    )
+
+
+def part_dirs(name):
+    """Where the source files of a data set lie, dealt out by cell line."""
+    return [
+        f"results/{name}/pack/parts/{part:04d}" for part in range(len(SOURCES[name]))
+    ]
+
+
 def store_files(wildcards):
     """Every file of a packed store."""
     home = f"results/{wildcards.dataset}/pack"
@@ -69,6 +108,15 @@ def plan_of(wildcards):
     return checkpoints.split.get(
         dataset=wildcards.dataset, split=wildcards.split
     ).output.plan
+
+
+def reference_files(wildcards):
+    """The reference of a test line, without its record."""
+    return [
+        path.format(**wildcards)
+        for path in map(str, rules.reference.output)
+        if not path.endswith("record.json")
+    ]
 
 
 def genes_of(wildcards):
@@ -101,6 +149,11 @@ def needs_gpu(wildcards):
 def train_gpus(wildcards):
     """GPUs that share the batches of a training."""
     return needs_gpu(wildcards) and CFG.models[wildcards.model].devices
+
+
+def kind_of(wildcards):
+    """Kind of a model."""
+    return CFG.models[wildcards.model].kind
 
 
 def train_params(wildcards):

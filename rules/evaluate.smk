@@ -8,7 +8,7 @@
 rule evaluate:
     input:
         cells="results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad",
-        reference=rules.reference.output,
+        reference=reference_files,
         plan=plan_of,
         genes=genes_of,
         store=line_files,
@@ -17,6 +17,7 @@ rule evaluate:
         aggregate="results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/agg_results.csv",
         scores="results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/scores.csv",
         de="results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/de.parquet",
+        record="results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/record.json",
     log:
         "logs/{dataset}/{split}/{model}/seed{seed}/evaluate.{checkpoint}.{cell_line}.log",
     benchmark:

@@ -13,6 +13,7 @@ rule genes:
         store=store_files,
     output:
         genes="results/{dataset}/{split}/genes/{n}.txt",
+        record="results/{dataset}/{split}/genes/{n}.txt.record.json",
     log:
         "logs/{dataset}/{split}/genes.{n}.log",
     benchmark:

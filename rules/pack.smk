@@ -1,9 +1,12 @@
 # simulate, pack: from source files to the store, by an external sort.
 #
 # Required input: the h5ad files of a data set (read only), or the settings of the simulation
-# Steps:          survey_<d> (headers, checks, disk need), scatter_<d> (one job per source file),
-#                 gather_<d> (one job per cell line), pack_<d> (what binds the lines together)
-# Output:         results/{dataset}/pack/{cell_line}.h5ad, conditions.parquet, manifest.json
+# Steps:          compare_<d> (only where files changed or moved since they were packed: whether their
+#                 cells did; a checkpoint, which stops the chain where they did not), survey_<d> (headers, checks, disk need),
+#                 scatter_<d> (one job per source file), gather_<d> (one job per cell line), pack_<d>
+#                 (what binds the lines together)
+# Output:         results/{dataset}/pack/{cell_line}.h5ad, conditions.parquet, sources.json,
+#                 manifest.json
 #
 # Parts are temporary. Every step has the parameters of all: a change packs again although they are gone.
 
@@ -17,6 +20,7 @@ for name in CFG.datasets:
             output:
                 cells=SOURCES[name],
                 truth=f"results/{name}/simulate/truth.parquet",
+                record=f"results/{name}/simulate/record.json",
             log:
                 f"logs/{name}/simulate.log",
             benchmark:
@@ -31,11 +35,35 @@ for name in CFG.datasets:
             script:
                 "../workflow/scripts/simulate.py"
 
+    else:
+
+        checkpoint:
+            name:
+                f"compare_{name}"
+            input:
+                cells=source_inputs(name),
+            output:
+                content=f"results/{name}/pack/content.json",
+            log:
+                f"logs/{name}/pack/compare.log",
+            benchmark:
+                f"results/{name}/benchmarks/pack.compare.tsv"
+            conda:
+                "../envs/statetx.yaml"
+            resources:
+                mem_mb=4000,
+                runtime=240,
+            params:
+                dataset=name,
+            script:
+                "../workflow/scripts/compare.py"
+
     rule:
         name:
             f"survey_{name}"
         input:
             cells=source_inputs(name),
+            origin=origin_of(name),
         output:
             survey=temp(f"results/{name}/pack/parts/survey.json"),
         log:
@@ -58,6 +86,7 @@ for name in CFG.datasets:
             f"scatter_{name}"
         input:
             cells=source_inputs(name),
+            origin=origin_of(name),
             survey=f"results/{name}/pack/parts/survey.json",
         output:
             part=temp(directory(f"results/{name}/pack/parts/{{part}}")),
@@ -81,13 +110,12 @@ for name in CFG.datasets:
         name:
             f"gather_{name}"
         input:
+            origin=origin_of(name),
             survey=f"results/{name}/pack/parts/survey.json",
-            parts=[
-                f"results/{name}/pack/parts/{part:04d}"
-                for part in range(len(SOURCES[name]))
-            ],
+            parts=part_dirs(name),
         output:
             cells=f"results/{name}/pack/{{cell_line}}.h5ad",
+            record=f"results/{name}/pack/{{cell_line}}.h5ad.record.json",
         log:
             f"logs/{name}/pack/gather.{{cell_line}}.log",
         benchmark:
@@ -107,13 +135,17 @@ for name in CFG.datasets:
             f"pack_{name}"
         input:
             cells=source_inputs(name),
+            origin=origin_of(name),
             survey=f"results/{name}/pack/parts/survey.json",
+            parts=part_dirs(name),
             lines=[
                 f"results/{name}/pack/{file_name(line)}.h5ad" for line in LINES[name]
             ],
         output:
             conditions=f"results/{name}/pack/conditions.parquet",
+            sources=f"results/{name}/pack/sources.json",
             manifest=f"results/{name}/pack/manifest.json",
+            record=f"results/{name}/pack/manifest.json.record.json",
         log:
             f"logs/{name}/pack/pack.log",
         benchmark:

@@ -12,6 +12,7 @@ rule predict:
         store=line_files,
     output:
         cells="results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad",
+        record="results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad.record.json",
     log:
         "logs/{dataset}/{split}/{model}/seed{seed}/predict.{checkpoint}.{cell_line}.log",
     benchmark:
@@ -26,6 +27,7 @@ rule predict:
         settings=lambda wildcards: predict_params(wildcards)["settings"],
         code=lambda wildcards: predict_params(wildcards)["code"],
         match=match_of,
+        kind=kind_of,
     script:
         "../workflow/scripts/predict.py"
 

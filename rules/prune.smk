@@ -9,6 +9,7 @@ rule prune:
         model="results/{dataset}/{split}/{model}/seed{seed}/model",
     output:
         manifest="results/{dataset}/{split}/{model}/seed{seed}/prune.json",
+        record="results/{dataset}/{split}/{model}/seed{seed}/prune.json.record.json",
     log:
         "logs/{dataset}/{split}/{model}/seed{seed}/prune.log",
     benchmark:

@@ -18,6 +18,7 @@ rule reference:
         duplicate="results/{dataset}/{split}/reference/{cell_line}/interpolated_duplicate.csv",
         ceiling="results/{dataset}/{split}/reference/{cell_line}/ceiling.csv",
         bandwidths="results/{dataset}/{split}/reference/{cell_line}/bandwidths.json",
+        record="results/{dataset}/{split}/reference/{cell_line}/record.json",
     log:
         "logs/{dataset}/{split}/reference/{cell_line}.log",
     benchmark:

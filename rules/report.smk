@@ -22,6 +22,7 @@ rule report:
             category="Verdict",
             labels={"experiment": "{experiment}"},
         ),
+        record="results/reports/{experiment}.html.record.json",
     log:
         "logs/reports/{experiment}.log",
     benchmark:

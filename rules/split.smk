@@ -20,6 +20,7 @@ checkpoint split:
             category="Split",
             labels={"split": "{split}"},
         ),
+        record="results/{dataset}/{split}/plan.parquet.record.json",
     log:
         "logs/{dataset}/{split}/split.log",
     benchmark:

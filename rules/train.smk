@@ -29,6 +29,7 @@ rule train:
         settings=lambda wildcards: train_params(wildcards)["settings"],
         code=lambda wildcards: train_params(wildcards)["code"],
         match=match_of,
+        kind=kind_of,
     script:
         "../workflow/scripts/train.py"
 

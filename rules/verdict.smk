@@ -16,6 +16,7 @@ rule verdict:
             labels={"experiment": "{experiment}"},
         ),
         verdict="results/{dataset}/{experiment}/verdict.json",
+        record="results/{dataset}/{experiment}/verdict.json.record.json",
     log:
         "logs/{dataset}/{experiment}/verdict.log",
     benchmark:

@@ -36,9 +36,9 @@ def _run(config: Path, name: str, parts: int) -> tuple[Config, list[str]]:
                 f"the configuration has no {part!r}", where=config, fix=did_you_mean(part, options)
             )
     if parts > 1:
-        from statetx import stages
+        from statetx import sources
 
-        stages.check_fresh(cfg, given[0])
+        sources.check_fresh(cfg, given[0])
     return cfg, given
 
 
@@ -69,14 +69,23 @@ def pack(config: ConfigFile, run: RunName) -> None:
 
     Example: statetx pack --config config/config.yaml --run demo
     """
-    from statetx import stages
+    from contextlib import ExitStack
+
+    from statetx import sources, stages, steps
     from statetx.data.pack import pack as work
     from statetx.data.room import check_room
+    from statetx.jobs import recorded
 
     cfg, (dataset,) = _run(config, run, 1)
     files, out = [Path(f) for f in stages.source_files(cfg, dataset)], stages.pack_dir(dataset)
-    check_room(files, cfg.datasets[dataset], out, stages.parts_dir(dataset))
-    work(files, cfg.datasets[dataset], dataset, out, stages.parts_dir(dataset))
+    parts = stages.parts_dir(dataset)
+    check_room(files, cfg.datasets[dataset], out, parts)
+    if cfg.datasets[dataset].files != "simulate":
+        sources.compare_sources(cfg, dataset, out / "content.json")
+    with ExitStack() as stack:
+        for step in steps.pack_steps(cfg, dataset):
+            stack.enter_context(recorded(step))
+        work(files, cfg.datasets[dataset], dataset, out, parts, sources.packed_as(out))
     typer.echo(f"store: {out}")
 
 
@@ -85,21 +94,23 @@ def split(config: ConfigFile, run: RunName) -> None:
 
     Example: statetx split --config config/config.yaml --run demo/dc20
     """
-    from statetx import stages
+    from statetx import stages, steps
+    from statetx.jobs import recorded
     from statetx.splits.split import split as work
 
     cfg, (dataset, name) = _run(config, run, 2)
     settings, fold = cfg.split(name)
     params = stages.split_params(cfg, name)
-    report = work(
-        stages.pack_dir(dataset),
-        settings,
-        fold,
-        params["toml"],
-        stages.split_dir(dataset, name),
-        params["known"],
-        cfg.one_hot(name),
-    )
+    with recorded(steps.split_step(cfg, name)):
+        report = work(
+            stages.pack_dir(dataset),
+            settings,
+            fold,
+            params["toml"],
+            stages.split_dir(dataset, name),
+            params["known"],
+            cfg.one_hot(name),
+        )
     typer.echo(report.text())
 
 
@@ -108,18 +119,24 @@ def genes(config: ConfigFile, run: RunName) -> None:
 
     Example: statetx genes --config my.yaml --run mine/dc20
     """
-    from statetx import stages
+    from statetx import stages, steps
     from statetx.data.genes import genes as work
+    from statetx.jobs import recorded
 
     cfg, (dataset, name) = _run(config, run, 2)
-    n, out = cfg.n_hvg(name), stages.genes_file(cfg, dataset, name)
-    if n is None or out is None:
+    n, out, step = (
+        cfg.n_hvg(name),
+        stages.genes_file(cfg, dataset, name),
+        steps.genes_step(cfg, dataset, name),
+    )
+    if n is None or out is None or step is None:
         raise ConfigError(
             f"no model on split {name!r} works in chosen genes",
             where=config,
             fix="set `genes: {n_hvg: 2000}` of the model",
         )
-    work(stages.pack_dir(dataset), stages.split_dir(dataset, name) / "plan.parquet", n, out)
+    with recorded(step):
+        work(stages.pack_dir(dataset), stages.split_dir(dataset, name) / "plan.parquet", n, out)
     typer.echo(f"genes: {out}")
 
 
@@ -128,10 +145,13 @@ def train(config: ConfigFile, run: RunName) -> None:
 
     Example: statetx train --config config/config.yaml --run demo/dc20/pertsets/0
     """
-    from statetx import jobs
+    from statetx import jobs, steps
+    from statetx.config.root import Run
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
-    jobs.train(cfg, dataset, name, model, int(seed))
+    which = Run(dataset, name, model, int(seed))
+    with jobs.recorded(steps.train_step(cfg, which)):
+        jobs.train(cfg, *which)
 
 
 def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
@@ -139,11 +159,13 @@ def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
 
     Example: statetx predict --config config/config.yaml --run demo/dc20/pertsets/0
     """
-    from statetx import stages
-    from statetx.data.layout import file_name
+    from statetx import stages, steps
+    from statetx.config.root import Run
     from statetx.inference.predict import predict as work
+    from statetx.jobs import recorded
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
+    which = Run(dataset, name, model, int(seed))
     plan = stages.split_dir(dataset, name) / "plan.parquet"
     genes = stages.genes_file(cfg, dataset, name)
     match = cfg.datasets[dataset].match_by_batch()
@@ -151,20 +173,20 @@ def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
     settings = cfg.evaluation
     for one in _lines(plan, line):
         for checkpoint in stages.checkpoints(cfg, model):
-            out = home / "predictions" / checkpoint / f"{file_name(one)}.h5ad"
-            cap, seed_of_draw = settings.max_cells, settings.seed
-            work(
-                home / "model",
-                store,
-                plan,
-                one,
-                checkpoint,
-                cap,
-                seed_of_draw,
-                out,
-                genes=genes,
-                match_by_batch=match,
-            )
+            step = steps.predict_step(cfg, which, checkpoint, one)
+            with recorded(step):
+                work(
+                    home / "model",
+                    store,
+                    plan,
+                    one,
+                    checkpoint,
+                    settings.max_cells,
+                    settings.seed,
+                    step.outputs[0],
+                    genes=genes,
+                    match_by_batch=match,
+                )
 
 
 def reference(config: ConfigFile, run: RunName, line: Line = None) -> None:
@@ -172,16 +194,18 @@ def reference(config: ConfigFile, run: RunName, line: Line = None) -> None:
 
     Example: statetx reference --config config/config.yaml --run demo/dc20
     """
-    from statetx import stages
-    from statetx.data.layout import file_name
+    from statetx import stages, steps
     from statetx.evaluation.reference import reference as work
+    from statetx.jobs import recorded
 
     cfg, (dataset, name) = _run(config, run, 2)
     home = stages.split_dir(dataset, name)
     for one in _lines(plan := home / "plan.parquet", line):
-        out = home / "reference" / file_name(one)
+        step = steps.reference_step(cfg, dataset, name, one)
         genes = stages.genes_file(cfg, dataset, name)
-        work(stages.pack_dir(dataset), plan, one, cfg.evaluation, out, genes)
+        with recorded(step):
+            out = step.record.parent
+            work(stages.pack_dir(dataset), plan, one, cfg.evaluation, out, genes)
 
 
 def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
@@ -189,26 +213,30 @@ def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
 
     Example: statetx evaluate-run --config config/config.yaml --run demo/dc20/pertsets/0
     """
-    from statetx import stages
+    from statetx import stages, steps
+    from statetx.config.root import Run
     from statetx.data.layout import file_name
     from statetx.evaluation.evaluate import evaluate_run as work
+    from statetx.jobs import recorded
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
+    which = Run(dataset, name, model, int(seed))
     split_home = stages.split_dir(dataset, name)
     plan, home = split_home / "plan.parquet", stages.run_dir(dataset, name, model, int(seed))
     for one in _lines(plan, line):
         for checkpoint in stages.checkpoints(cfg, model):
-            part = file_name(one)
-            work(
-                stages.pack_dir(dataset),
-                plan,
-                one,
-                home / "predictions" / checkpoint / f"{part}.h5ad",
-                split_home / "reference" / part,
-                cfg.evaluation,
-                home / "scores" / checkpoint / part,
-                stages.genes_file(cfg, dataset, name),
-            )
+            part, step = file_name(one), steps.evaluate_step(cfg, which, checkpoint, one)
+            with recorded(step):
+                work(
+                    stages.pack_dir(dataset),
+                    plan,
+                    one,
+                    home / "predictions" / checkpoint / f"{part}.h5ad",
+                    split_home / "reference" / part,
+                    cfg.evaluation,
+                    step.record.parent,
+                    stages.genes_file(cfg, dataset, name),
+                )
 
 
 def verdict(config: ConfigFile, experiment: ExperimentName) -> None:
@@ -216,9 +244,11 @@ def verdict(config: ConfigFile, experiment: ExperimentName) -> None:
 
     Example: statetx verdict --config config/config.yaml --experiment main
     """
-    from statetx import jobs
+    from statetx import jobs, steps
 
-    jobs.verdict(_experiment(config, experiment), experiment)
+    cfg = _experiment(config, experiment)
+    with jobs.recorded(steps.verdict_step(cfg, experiment)):
+        jobs.verdict(cfg, experiment)
 
 
 def report(config: ConfigFile, experiment: ExperimentName) -> None:
@@ -226,9 +256,12 @@ def report(config: ConfigFile, experiment: ExperimentName) -> None:
 
     Example: statetx report --config config/config.yaml --experiment main
     """
-    from statetx import jobs
+    from statetx import jobs, steps
 
-    typer.echo(f"page: {jobs.report(_experiment(config, experiment), experiment)}")
+    cfg = _experiment(config, experiment)
+    with jobs.recorded(steps.report_step(cfg, experiment)):
+        page = jobs.report(cfg, experiment)
+    typer.echo(f"page: {page}")
 
 
 COMMANDS: tuple[Callable[..., Any], ...] = (

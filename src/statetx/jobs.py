@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from statetx import stages
 from statetx.config import BASELINES, Config
-from statetx.errors import StatetxError
+from statetx.errors import ResultsError, StatetxError
+from statetx.records import known_checksum, refuse_mixture, write_record
+from statetx.steps import Step
 
 if TYPE_CHECKING:
     from statetx.evaluation.verdict import RefScores, RunScores
@@ -114,6 +116,42 @@ def report(cfg: Config, experiment: str) -> Path:
         cfg.report.title or experiment,
     )
     return out
+
+
+@contextlib.contextmanager
+def recorded(step: Step) -> Iterator[None]:
+    """Run a step and leave a record of what it was made from.
+
+    Raises
+    ------
+    ResultsError
+        Its inputs do not belong together, or this is not the code that was asked for.
+    """
+    _check_code(step)
+    if step.stage not in ("simulate", "pack"):  # whose inputs no stage made
+        refuse_mixture(step.inputs)
+    inputs = {path: known_checksum(path) for path in step.inputs}
+    yield
+    _check_code(step)
+    write_record(
+        step.record,
+        stage=step.stage,
+        code=step.code,
+        settings=step.settings,
+        inputs=inputs,
+        outputs=step.outputs,
+    )
+
+
+def _check_code(step: Step) -> None:
+    """Refuse to run, or to have run, other code than the workflow asked for when it started."""
+    if stages.code_now(step.stage, step.kind) != step.code:
+        raise ResultsError(
+            f"the code of stage {step.stage} changed after this run was started: its result would "
+            "be taken for one of the earlier code",
+            where=Path(stages.__file__).parent,
+            fix="start the same command again",
+        )
 
 
 @contextlib.contextmanager

@@ -13,17 +13,19 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from statetx.checksums import settle
 from statetx.errors import ResultsError
 
 PACKAGE = "statetx"
 
 NEVER_FOLLOWED = frozenset(
-    {"config", "errors", "provenance", "cli", "cli_scores", "cli_stages", "jobs", "stages"}
+    {"config", "errors", "checksums", "provenance", "records", "stages", "sources", "steps", "jobs"}
+    | {"cli", "cli_scores", "cli_stages"}
 )
 """Modules whose text cannot change a number: settings reach a stage as parameters, messages and
 provenance are not results. Following them would retrain every model for a reworded error."""
@@ -39,6 +41,31 @@ def digest(value: Any, length: int = 16) -> str:
     """Return the first `length` hex digits of the SHA-256 of `value` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def as_json(value: Any) -> Any:
+    """Return `value` as it comes back from a JSON file."""
+    return json.loads(json.dumps(_plain(value), ensure_ascii=False))
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `value` as JSON keeps it, with a ``digest`` of itself, for `unsealed`."""
+    kept = as_json(value)
+    return {**kept, "digest": digest(kept)}
+
+
+def unsealed(value: dict[str, Any]) -> dict[str, Any]:
+    """Return what `sealed` was given.
+
+    Raises
+    ------
+    ValueError
+        The content is not that of its digest.
+    """
+    kept = {key: item for key, item in value.items() if key != "digest"}
+    if value.get("digest") != digest(kept):
+        raise ValueError("the content does not match its own digest")
+    return kept
 
 
 def file_digest(path: str | Path, length: int = 16) -> str:
@@ -242,6 +269,7 @@ def whole(path: str | Path) -> Iterator[Path]:
         if not part.exists():
             raise ResultsError("nothing was written", where=target)
         _readable(part)
+        settle()
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         os.replace(part, target)

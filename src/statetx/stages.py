@@ -7,9 +7,9 @@ Snakemake.
 from __future__ import annotations
 
 import glob
-import json
 import os
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -35,7 +35,13 @@ CODE: dict[str, tuple[str, ...]] = {
 """Root modules of every stage; what they import inside the package counts too."""
 
 
+@cache
 def code(stage: str, kind: str | None = None) -> str:
+    """Fingerprint of the code of a stage when this process first asked for it."""
+    return code_now(stage, kind)
+
+
+def code_now(stage: str, kind: str | None = None) -> str:
     """Fingerprint of the code that a stage runs, for a model of one kind where it has a model."""
     way = "statistics" if kind in BASELINES else "gradient"
     roots = [root.format(kind=kind, way=way) for root in CODE[stage] if kind or "{" not in root]
@@ -125,43 +131,6 @@ def rooted(cfg: Config, path: str) -> str:
     return path.replace("{data_root}", cfg.data_root)
 
 
-def source_facts(cfg: Config, dataset: str) -> list[dict[str, Any]]:
-    """What the workflow must know of the source files before it runs anything.
-
-    One dict per file: ``path``, ``identity`` (size and digest of header and obs columns, not the
-    modification time, so that copying a file retrains nothing) and its ``lines``. Cached under
-    ``.state/inspect`` by path, size and modification time.
-    """
-    from statetx.data import h5ad
-
-    section = cfg.datasets[dataset]
-    columns = [section.pert_col, section.cell_type_key]
-    columns += [name for name in (section.batch_col, section.total_counts_col) if name]
-    facts = []
-    for path in source_files(cfg, dataset):
-        stat = Path(path).stat()
-        key = provenance.digest(
-            [str(Path(path).absolute()), stat.st_size, stat.st_mtime_ns, columns]
-        )
-        cached = Path(".state") / "inspect" / f"{key}.json"
-        if not cached.exists():
-            lines = h5ad.cell_lines([Path(path)], section.cell_type_key)
-            found = {"identity": h5ad.identity(Path(path), columns), "lines": lines}
-            provenance.write_json(cached, found)
-        facts.append({"path": path, **json.loads(cached.read_text())})
-    return facts
-
-
-def cell_lines(cfg: Config, dataset: str) -> list[str]:
-    """The cell lines of a data set, sorted."""
-    from statetx.data.simulate import line_names
-
-    section = cfg.datasets[dataset]
-    if section.files == "simulate":
-        return sorted(line_names(section.simulate))
-    return sorted({line for fact in source_facts(cfg, dataset) for line in fact["lines"]})
-
-
 # ---------------------------------------------------------------------------------------------
 # parameters: exactly the settings that a stage reads
 
@@ -172,14 +141,10 @@ def simulate_params(cfg: Config, dataset: str) -> dict[str, Any]:
 
 
 def pack_params(cfg: Config, dataset: str) -> dict[str, Any]:
-    """Settings of `pack`; ``identity`` stands for the content of source files nobody makes."""
-    section = cfg.datasets[dataset]
-    identity = None
-    if section.files != "simulate":
-        identity = [fact["identity"] for fact in source_facts(cfg, dataset)]
-    unread = ("files", "simulate", "control_match")
-    settings = {k: v for k, v in section.changed().items() if k not in unread}
-    return {"settings": settings, "identity": identity, "code": code("pack")}
+    """Settings of `pack`. What the source files hold counts through ``content.json``."""
+    from statetx.data.survey import packed_settings
+
+    return {"settings": packed_settings(cfg.datasets[dataset]), "code": code("pack")}
 
 
 def split_params(cfg: Config, split: str) -> dict[str, Any]:
@@ -336,37 +301,6 @@ def train_made_from(
         "plan": read_plan(plan).digest,
         "store": provenance.file_digest(store / "manifest.json"),
     }
-
-
-def check_fresh(cfg: Config, dataset: str) -> None:
-    """Check that the store was packed from the source files as they are now.
-
-    The workflow packs again by itself; commands that run one stage must not go on with old cells.
-
-    Raises
-    ------
-    ResultsError
-        A source file changed, or another set of files is configured.
-    """
-    manifest = pack_dir(dataset) / "manifest.json"
-    if not manifest.exists():
-        return  # whoever needs the store says so
-    try:
-        files = source_files(cfg, dataset)
-    except ConfigError:
-        return  # sources may move away once they are packed
-    if not all(Path(path).exists() for path in files):
-        return
-    packed = {one["identity"]: one["path"] for one in json.loads(manifest.read_text())["sources"]}
-    now = {fact["identity"]: fact["path"] for fact in source_facts(cfg, dataset)}
-    changed = [path for identity, path in now.items() if identity not in packed]
-    gone = [path for identity, path in packed.items() if identity not in now]
-    if changed or gone:
-        raise ResultsError(
-            f"the store is stale: {(changed + gone)[0]!r} changed after it was packed",
-            where=manifest,
-            fix=f"pack again: statetx pack --config … --run {dataset}",
-        )
 
 
 def check_writable(*places: str) -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from statetx.config import Evaluation
 from statetx.evaluation.evaluate import evaluate_run
-from statetx.jobs import job
+from statetx.jobs import job, recorded
 from statetx.stages import raw_line
+from statetx.steps import Step
 
 if __name__ == "__main__":
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), recorded(Step.from_job("evaluate", snakemake)):
         evaluate_run(
             Path(snakemake.input.store[0]).parent,
             Path(snakemake.input.plan),

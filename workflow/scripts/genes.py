@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from statetx.data.genes import genes
-from statetx.jobs import job
+from statetx.jobs import job, recorded
+from statetx.steps import Step
 
 if __name__ == "__main__":
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), recorded(Step.from_job("genes", snakemake)):
         store = Path(snakemake.input.store[0]).parent
         genes(store, snakemake.input.plan, int(snakemake.wildcards.n), snakemake.output.genes)

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from statetx.jobs import job
+from statetx.jobs import job, recorded
 from statetx.maintenance.prune import prune, text
+from statetx.steps import Step
 
 if __name__ == "__main__":
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), recorded(Step.from_job("prune", snakemake)):
         manifest = Path(snakemake.output.manifest)
         found = prune(manifest.parent, snakemake.params.keep, snakemake.params.delete, out=manifest)
         print(text(found))

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from statetx.config import Simulate
 from statetx.data.simulate import simulate
-from statetx.jobs import job
+from statetx.jobs import job, recorded
+from statetx.steps import Step
 
 if __name__ == "__main__":
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), recorded(Step.from_job("simulate", snakemake)):
         settings = Simulate.model_validate(snakemake.params.settings)
         simulate(settings, Path(snakemake.output.truth).parent)

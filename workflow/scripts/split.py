@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from statetx.config import load
-from statetx.jobs import job
+from statetx.jobs import job, recorded
 from statetx.splits.split import split
+from statetx.steps import Step
 
 if __name__ == "__main__":
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), recorded(Step.from_job("split", snakemake)):
         cfg = load(dict(snakemake.config))
         settings, _ = cfg.split(snakemake.wildcards.split)
         report = split(

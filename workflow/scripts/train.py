@@ -2,9 +2,10 @@
 
 from statetx import jobs
 from statetx.config import load
+from statetx.steps import Step
 
 if __name__ == "__main__":
-    with jobs.job(snakemake.log[0]):
+    with jobs.job(snakemake.log[0]), jobs.recorded(Step.from_job("train", snakemake)):
         wildcards = snakemake.wildcards
         jobs.train(
             load(dict(snakemake.config)),

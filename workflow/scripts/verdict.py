@@ -2,7 +2,8 @@
 
 from statetx import jobs
 from statetx.config import load
+from statetx.steps import Step
 
 if __name__ == "__main__":
-    with jobs.job(snakemake.log[0]):
+    with jobs.job(snakemake.log[0]), jobs.recorded(Step.from_job("verdict", snakemake)):
         jobs.verdict(load(dict(snakemake.config)), snakemake.wildcards.experiment)

@@ -24,9 +24,9 @@ from statetx.data.gather import gather
 from statetx.data.identity import identity
 from statetx.data.layout import FORMAT, file_name
 from statetx.data.scatter import scatter
-from statetx.data.survey import Survey, survey, watched
+from statetx.data.survey import CODE, Survey, survey, watched
 from statetx.errors import DataError, ResultsError
-from statetx.provenance import versions, whole, write_json, write_text
+from statetx.provenance import code_fingerprint, digest, versions, whole, write_json, write_text
 
 __all__ = ["finish", "gather", "pack", "part_names", "scatter", "survey"]
 
@@ -42,6 +42,7 @@ def pack(
     name: str,
     out_dir: str | Path,
     parts_dir: str | Path | None = None,
+    packed_as: list[str] | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> None:
     """Write the store of a data set: ``<cell line>.h5ad``, ``conditions.parquet``, ``manifest.json``.
@@ -65,6 +66,8 @@ def pack(
         Directory, made if need be.
     parts_dir
         Where parts lie until the store is finished; beside `out_dir` without it.
+    packed_as
+        What ``content.json`` says, in the workflow.
     provenance
         Goes into the manifest beside the versions.
 
@@ -98,7 +101,7 @@ def pack(
     finally:
         with contextlib.suppress(OSError):
             home.rmdir()  # succeeds when nothing was finished
-    finish(found, settings, out, provenance)
+    finish(found, settings, out, parts, packed_as, provenance)
     shutil.rmtree(home, ignore_errors=True)
 
 
@@ -126,18 +129,35 @@ def _finished(mark: Path, path: Path, digest: str) -> bool:
 
 def _part_of(part: Path) -> str | None:
     try:
-        return str(json.loads((part / "index.json").read_text(encoding="utf-8"))["survey"])
-    except (OSError, ValueError, KeyError):
+        return str(_index(part)["survey"])
+    except ResultsError:
         return None
+
+
+def _index(part: str | Path) -> dict[str, Any]:
+    """Read what `scatter` says of a part."""
+    try:
+        found = json.loads((Path(part) / "index.json").read_text(encoding="utf-8"))
+        return {"survey": found["survey"], "content": found["content"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultsError(
+            f"cannot read this part: {error}", where=part, fix="pack from the start"
+        ) from error
 
 
 def finish(
     survey: Survey,
     settings: Dataset,
     out_dir: str | Path,
+    parts: Sequence[str | Path],
+    packed_as: list[str] | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> None:
-    """Write ``conditions.parquet`` and ``manifest.json`` beside the packed lines.
+    """Write what binds the packed lines together.
+
+    ``conditions.parquet``; ``sources.json``, which files these cells came from and how to recognise
+    them; and ``manifest.json``, which says nothing of files, so that moving them changes nothing.
+    `packed_as` is what ``content.json`` said when packing was asked for.
 
     Raises
     ------
@@ -173,7 +193,14 @@ def finish(
         entries.append(entry)
     with whole(out / "conditions.parquet") as part:
         pd.concat(tables, ignore_index=True).to_parquet(part, index=False)
-    write_json(out / "manifest.json", _manifest(survey, settings, entries, provenance or {}))
+    contents = [str(_index(part)["content"]) for part in parts]
+    sources = [
+        {"path": source.path, "stamp": source.stamp, "content": content}
+        for source, content in zip(survey.sources, contents, strict=True)
+    ]
+    write_json(out / "sources.json", {"packed_as": packed_as, "sources": sources})
+    manifest = _manifest(survey, settings, entries, contents, provenance or {})
+    write_json(out / "manifest.json", manifest)
 
 
 def _line(path: Path, line: str, settings: Dataset) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -219,13 +246,16 @@ def _manifest(
     survey: Survey,
     settings: Dataset,
     lines: list[dict[str, Any]],
+    contents: list[str],
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
     declared = labels.controls(settings.control_pert)
     hvg = survey.expression_genes
     return {
         "format": FORMAT,
-        "made_from": survey.digest,
+        "made_from": digest(
+            [FORMAT, contents, survey.genes, survey.settings, code_fingerprint(CODE)]
+        ),
         "dataset": survey.dataset,
         "genes": survey.genes,
         "expression_key": settings.expression_key,
@@ -241,10 +271,7 @@ def _manifest(
         "total_counts_col": settings.total_counts_col,
         "labels_are_genes": settings.labels_are_genes,
         "lines": lines,
-        "sources": [
-            {"path": source.path, "bytes": source.bytes, "identity": source.identity}
-            for source in survey.sources
-        ],
+        "sources": contents,
         "provenance": {
             "versions": versions(("statetx", "numpy", "pandas", "anndata", "h5py")),
             **provenance,

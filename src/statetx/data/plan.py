@@ -9,6 +9,7 @@ import pandas as pd
 
 from statetx.errors import ResultsError
 from statetx.provenance import digest, whole
+from statetx.records import verify
 
 ROLES = ("train", "val", "test")
 COLUMNS = ("line", "perturbation", "role", "reason")
@@ -75,7 +76,7 @@ def read_plan(path: str | Path) -> Plan:
         The file is missing or is no plan.
     """
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(verify(path))
     except (OSError, ValueError) as error:
         raise ResultsError(
             f"cannot read the plan: {error}", where=path, fix="run the split stage again"

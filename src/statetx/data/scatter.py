@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from statetx.config import Dataset
 from statetx.data import pack_kernels
+from statetx.data.content import Content
 from statetx.data.header import Header, barcodes, header, opened
 from statetx.data.identity import identity
 from statetx.data.layout import ALIGNMENT
@@ -139,7 +140,7 @@ def scatter(survey: Survey, number: int, settings: Dataset, out: str | Path) -> 
         home.mkdir()
         part = _Part(home)
         try:
-            _deal(file, found, survey, settings, part)
+            content = _deal(file, found, survey, settings, part)
         finally:
             part.close()
         write_json(
@@ -147,6 +148,7 @@ def scatter(survey: Survey, number: int, settings: Dataset, out: str | Path) -> 
             {
                 "survey": survey.digest,
                 "source": survey.sources[number].identity,
+                "content": content,
                 "perturbations": found.perturbation.names,
                 "batches": found.batch.names,
                 "segments": part.segments,
@@ -154,7 +156,8 @@ def scatter(survey: Survey, number: int, settings: Dataset, out: str | Path) -> 
         )
 
 
-def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, part: _Part) -> None:
+def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, part: _Part) -> str:
+    """Deal all cells out; return the digest of their content."""
     x = Matrix(file, "X", found.path, spill=part.home)
     obsm = {
         key: Matrix(file, f"obsm/{key}", found.path, spill=part.home)
@@ -166,36 +169,45 @@ def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, par
         select = np.asarray([place[name] for name in survey.genes])
     most = min([CHUNK_ROWS, *(matrix.dense_chunk_rows for matrix in obsm.values())])
     seen = {"integral": True, "largest": 0.0, "nonzeros": 0, "empty": 0}
-    name = found.path.stem
+    name, content = found.path.stem, Content(found)
     with tqdm(total=found.n_cells, unit="cell", desc=f"pack {name}", disable=None) as bar:
         for start, stop in x.chunks(most):
-            chunk = _read(found, settings, x, obsm, select, start, stop, seen)
             names = [text.encode() for text in barcodes(file, found.path, slice(start, stop))]
+            values, dense = x.rows(start, stop), _dense(obsm, start, stop)
+            content.add(values, dense, names)
+            chunk = _chunk(found, settings, values, dense, select, start, seen)
             _write(part, found, chunk, np.asarray(names), start)
-            del chunk, names  # or two chunks would lie in memory while the next is read
+            del (
+                values,
+                dense,
+                chunk,
+                names,
+            )  # or two chunks would lie in memory while the next is read
             bar.update(stop - start)
     if seen["nonzeros"]:  # the sample that the survey looked at may have missed some cells
         refuse_other_scale(bool(seen["integral"]), seen["largest"], settings.scale, "X", found.path)
     if seen["empty"]:
         log.info("%s: %d cells have no counts at all", found.path, seen["empty"])
+    return content.hexdigest()
 
 
-def _read(
+def _dense(obsm: dict[str, Matrix], start: int, stop: int) -> dict[str, np.ndarray]:
+    return {key: matrix.dense_rows(start, stop) for key, matrix in obsm.items()}
+
+
+def _chunk(
     found: Header,
     settings: Dataset,
-    x: Matrix,
-    obsm: dict[str, Matrix],
+    values: sparse.csr_matrix,
+    dense: dict[str, np.ndarray],
     select: np.ndarray | None,
     start: int,
-    stop: int,
     seen: dict[str, Any],
 ) -> _Chunk:
-    """Read and check rows; what they show of the scale is added to `seen`."""
-    values = x.rows(start, stop)
+    """Check rows; what they show of the scale is added to `seen`."""
+    stop = start + values.shape[0]
     check_values(values, found.path, "X", start, found.genes)
-    dense = {}
-    for key, matrix in obsm.items():
-        dense[key] = matrix.dense_rows(start, stop)
+    for key in dense:
         known = found.hvg if key == settings.expression_key else None
         check_values(dense[key], found.path, f"obsm/{key}", start, known)
     integral = is_integral(values.data)

@@ -14,6 +14,7 @@ import pandas as pd
 from statetx.data import kernels
 from statetx.data.layout import FORMAT, file_name
 from statetx.errors import DataError, ResultsError, did_you_mean
+from statetx.records import verify
 
 
 def _mapped(file: h5py.File, name: str, path: Path) -> np.ndarray:
@@ -75,7 +76,7 @@ class LineStore:
         self.manifest = manifest
         self.columns = np.empty(0, dtype=np.int64) if columns is None else columns
         try:
-            with h5py.File(path, "r") as file:
+            with h5py.File(verify(path, background=True), "r") as file:
                 shape = tuple(int(n) for n in file["X"].attrs["shape"])
                 self.csr: tuple[np.ndarray, ...] = tuple(
                     _mapped(file, f"X/{part}", path) for part in ("indptr", "indices", "data")
@@ -247,8 +248,10 @@ class Store:
     def __init__(self, directory: Path, genes: list[str] | None = None) -> None:
         self.directory = directory
         try:
-            self.manifest: dict[str, Any] = json.loads((directory / "manifest.json").read_text())
-            self.conditions = pd.read_parquet(directory / "conditions.parquet")
+            self.manifest: dict[str, Any] = json.loads(
+                verify(directory / "manifest.json").read_text(encoding="utf-8")
+            )
+            self.conditions = pd.read_parquet(verify(directory / "conditions.parquet"))
         except (OSError, ValueError) as error:
             raise ResultsError(
                 f"this is no packed store: {error}", where=directory, fix="run the pack stage"
@@ -342,7 +345,7 @@ def open_store(directory: str | Path, genes: str | Path | None = None) -> Store:
     chosen = None
     if genes is not None:
         try:
-            chosen = Path(genes).read_text(encoding="utf-8").splitlines()
+            chosen = verify(genes).read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise ResultsError(
                 f"cannot read the chosen genes: {error.strerror}",

@@ -15,6 +15,7 @@ from typing import Any
 
 from statetx.config import Dataset
 from statetx.data.checks import check_scales, check_together
+from statetx.data.content import stamp
 from statetx.data.header import Header, header
 from statetx.data.identity import identity
 from statetx.data.layout import FORMAT
@@ -33,8 +34,9 @@ class Source:
 
     Attributes
     ----------
-    path, bytes, identity
-        Which file; `identity` is that of `statetx.data.identity`.
+    path, stamp, identity
+        Which file; `stamp` is that of `statetx.data.content`, `identity` that of
+        `statetx.data.identity`.
     n_cells
         Its cells.
     lines
@@ -42,7 +44,7 @@ class Source:
     """
 
     path: str
-    bytes: int
+    stamp: list[int]
     identity: str
     n_cells: int
     lines: list[str]
@@ -80,8 +82,8 @@ class Survey:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of all that the packed cells depend on, code included; paths do not count."""
-        files = [source.identity for source in self.sources]
+        """Digest of all that parts depend on, code included; paths do not count."""
+        files = [(source.identity, source.stamp) for source in self.sources]
         return digest([FORMAT, files, self.genes, self.settings, code_fingerprint(CODE)])
 
     def write(self, path: str | Path) -> None:
@@ -161,7 +163,7 @@ def survey(files: Sequence[str | Path], settings: Dataset, name: str) -> Survey:
         sources=[
             Source(
                 str(found.path),
-                found.path.stat().st_size,
+                stamp(found.path),
                 identity(found.path, watched(settings)),
                 found.n_cells,
                 found.line.names,

@@ -12,6 +12,7 @@ import pandas as pd
 from statetx.config import BASELINES
 from statetx.errors import ResultsError, did_you_mean
 from statetx.evaluation.columns import COLUMNS, DROPPED, IDENTITY, SCORED_ZERO, parse_note
+from statetx.records import verify
 
 KEY = ["split", "line", "perturbation"]
 ENDS = ("floor", "mean_response", "interpolated_duplicate", "ceiling")
@@ -97,7 +98,7 @@ class Cohort:
 def _read(path: Path, split: str, line: str) -> pd.DataFrame:
     try:
         table = pd.read_csv(
-            path, dtype={"perturbation": str, "line": str, "drug": str, "note": str}
+            verify(path), dtype={"perturbation": str, "line": str, "drug": str, "note": str}
         )
     except (OSError, ValueError) as error:
         raise ResultsError(

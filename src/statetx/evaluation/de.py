@@ -18,6 +18,7 @@ from statetx.errors import ResultsError
 from statetx.evaluation.cells import Cells
 from statetx.evaluation.ranks import RankSum, SortedCells, SortedControl
 from statetx.provenance import whole
+from statetx.records import verify
 
 ALPHA = np.float32(0.05)
 """A gene is significant below this; compared in float32, as cell-eval does."""
@@ -205,7 +206,7 @@ def read_table(path: str | Path) -> DETable:
         The file is missing or is no such table.
     """
     try:
-        frame = pd.read_parquet(path)
+        frame = pd.read_parquet(verify(path))
     except (OSError, ValueError) as error:
         raise ResultsError(
             f"cannot read the differential expression: {error}",

@@ -14,6 +14,7 @@ from anndata.io import read_elem, sparse_dataset
 
 from statetx.errors import ResultsError, did_you_mean
 from statetx.evaluation.scene import Scene
+from statetx.records import verify
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Predictions:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            with h5py.File(self.path, "r") as file:
+            with h5py.File(verify(self.path), "r") as file:
                 obs = read_elem(file["obs"])
                 self.genes = [str(gene) for gene in read_elem(file["var"]).index]
                 shape = tuple(_matrix(file).shape)

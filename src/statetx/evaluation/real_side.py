@@ -18,6 +18,7 @@ from statetx.evaluation.pseudobulk import Group, Profile
 from statetx.evaluation.scene import Scene
 from statetx.evaluation.training_cells import OWN_LINE, MeanDelta
 from statetx.provenance import whole
+from statetx.records import verify
 
 TOO_FEW = "fewer than 2 real cells: no spread, no distance"
 
@@ -128,8 +129,8 @@ def read_reference(directory: str | Path) -> Reference:
     """
     directory = Path(directory)
     try:
-        table = pd.read_parquet(directory / "pseudobulk.parquet")
-        made = json.loads((directory / "bandwidths.json").read_text())
+        table = pd.read_parquet(verify(directory / "pseudobulk.parquet"))
+        made = json.loads(verify(directory / "bandwidths.json").read_text(encoding="utf-8"))
         gammas, max_cells, seed = made["gammas"], int(made["max_cells"]), int(made["seed"])
         kinds = {kind: part.set_index("perturbation") for kind, part in table.groupby("kind")}
         controls = {

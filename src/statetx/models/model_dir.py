@@ -26,7 +26,8 @@ from safetensors.numpy import load_file
 from statetx.errors import ModelError, did_you_mean
 from statetx.models.predictor import Predicted, Predictor
 from statetx.models.weights_file import write_weights
-from statetx.provenance import file_digest, whole, write_json
+from statetx.provenance import file_digest, sealed, unsealed, whole, write_json
+from statetx.records import verify
 
 __all__ = ["LoadedModel", "Predicted", "Predictor", "load", "save"]
 
@@ -243,7 +244,7 @@ def save(
         )
         functional = ["genes.txt", "golden.npz", *(f"{name}.safetensors" for name in checkpoints)]
         described["files"] = {name: file_digest(part / name) for name in functional}
-        write_json(part / "model.json", described)
+        write_json(part / "model.json", sealed(described))
         for name in checkpoints:
             load(part, name)
 
@@ -322,7 +323,9 @@ def _kind(kind: str, where: Path) -> Any:
 def _read_meta(directory: Path) -> dict[str, Any]:
     path = directory / "model.json"
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(verify(path).read_text(encoding="utf-8"))
+        if isinstance(meta, dict) and "digest" in meta:  # models of 0.1 have none
+            meta = unsealed(meta)
     except OSError as error:
         raise ModelError(
             f"this is no model directory: {error.strerror}",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from statetx.errors import ResultsError
+from statetx.records import verify
 from statetx.reporting import words
 from statetx.reporting.rows import (
     GROUPS,
@@ -84,7 +85,7 @@ def read(path: Path) -> Board:
         Missing, unreadable, of another format, or without metrics or rows.
     """
     try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        raw = json.loads(verify(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(
             f"cannot read the verdict: {error}", where=path, fix="run the verdict stage again"

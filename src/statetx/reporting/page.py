@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from statetx.errors import ResultsError
 from statetx.provenance import write_text
+from statetx.records import verify
 from statetx.reporting import board as boards
 from statetx.reporting import figures, rows, runs, splits, words
 from statetx.reporting.board import Board
@@ -79,7 +80,7 @@ def page(
         "pictures": splits.pictures(read, cells) if read else [],
         "most_pictures": splits.MOST_PICTURES,
         "store": store,
-        "sources": store.get("sources") or [],
+        "sources": _sources(Path(manifest).with_name("sources.json")),
         "store_facts": runs.facts(_store_facts(store)),
         "stories": [runs.story(run) for run in files],
         "provenance": runs.facts(raw.get("provenance") or {}),
@@ -122,7 +123,7 @@ def _markup(svg: str | None) -> Markup | None:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(verify(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(
             f"cannot read the store's manifest: {error}", where=path, fix="pack the data set again"
@@ -130,6 +131,19 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ResultsError("this is no manifest of a store", where=path, fix="pack it again")
     return found
+
+
+def _sources(path: Path) -> list[dict[str, Any]]:
+    """Read which files were packed; none of a store that an earlier version packed."""
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(verify(path).read_text(encoding="utf-8"))
+        return [{**one, "bytes": one["stamp"][0]} for one in found["sources"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultsError(
+            f"cannot read which files were packed: {error}", where=path, fix="pack again"
+        ) from error
 
 
 def _store_facts(store: Mapping[str, Any]) -> dict[str, Any]:

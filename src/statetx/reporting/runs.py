@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from statetx.errors import ResultsError
+from statetx.records import verify
 from statetx.reporting import words
 
 LONGEST_LIST = 8
@@ -101,7 +102,7 @@ def meta(run: RunFiles) -> dict[str, Any]:
     """
     path = run.path / "model.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(verify(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(
             f"cannot read what the run {run.title!r} says about itself: {error}",
@@ -115,7 +116,7 @@ def story(run: RunFiles) -> RunStory:
     """Collect what model.json and config.yaml say."""
     found = meta(run)
     config = run.path / "config.yaml"
-    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    text = verify(config).read_text(encoding="utf-8") if config.is_file() else ""
     return RunStory(run.title, str(found.get("kind", "")), facts(found), text.strip())
 
 
@@ -149,7 +150,7 @@ def curve(run: RunFiles) -> Curve:
     if not path.is_file():
         return none("no training curve: trained without steps (no metrics.csv)")
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(verify(path))
     except (ValueError, OSError, UnicodeDecodeError) as error:
         empty = isinstance(error, pd.errors.EmptyDataError)
         if empty:

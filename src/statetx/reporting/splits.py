@@ -10,6 +10,7 @@ import pandas as pd
 
 from statetx import labels
 from statetx.data.plan import ROLES, Plan, read_plan
+from statetx.records import verify
 from statetx.reporting import figures, picture
 
 MOST_PICTURES = 12
@@ -99,7 +100,7 @@ def cells_per_condition(manifest: Path) -> pd.Series | None:
     path = manifest.parent / "conditions.parquet"
     if not path.is_file():
         return None
-    table = pd.read_parquet(path, columns=["line", "perturbation", "is_control", "n_cells"])
+    table = pd.read_parquet(verify(path), columns=["line", "perturbation", "is_control", "n_cells"])
     table = table[~table["is_control"]]
     return table.groupby(["line", "perturbation"])["n_cells"].sum()
 

@@ -1,0 +1,158 @@
+"""Source files of a data set: their cell lines, and whether they still hold what was packed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from statetx import provenance
+from statetx.config import Config
+from statetx.errors import ConfigError, ResultsError
+from statetx.stages import pack_dir, source_files
+
+
+def cell_lines(cfg: Config, dataset: str) -> list[str]:
+    """The cell lines of a data set, sorted."""
+    from statetx.data.simulate import line_names
+
+    section = cfg.datasets[dataset]
+    if section.files == "simulate":
+        return sorted(line_names(section.simulate))
+    return sorted(_source_lines(cfg, dataset))
+
+
+def _source_lines(cfg: Config, dataset: str) -> set[str]:
+    """The cell lines of the source files, cached by path, size and modification time."""
+    from statetx.data import h5ad
+
+    section, lines = cfg.datasets[dataset], set[str]()
+    for path in map(Path, source_files(cfg, dataset)):
+        cached = _about(path, ["lines", section.cell_type_key])
+        if not cached.exists():
+            provenance.write_json(cached, h5ad.cell_lines([path], section.cell_type_key))
+        lines |= set(json.loads(cached.read_text(encoding="utf-8")))
+    return lines
+
+
+def _about(path: Path, what: list[Any]) -> Path:
+    """Where something known of a source file is kept, while its size and times stay."""
+    from statetx.data.content import stamp
+
+    key = provenance.digest([str(path.absolute()), stamp(path), what])
+    return Path(".state") / "inspect" / f"{key}.json"
+
+
+def packed_contents(dataset: str) -> list[dict[str, Any]] | None:
+    """What the store says of the files that it was packed from; None: there is no store."""
+    path = pack_dir(dataset) / "sources.json"
+    if not path.exists() or not (pack_dir(dataset) / "manifest.json").exists():
+        return None
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["sources"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def known_contents(cfg: Config, dataset: str) -> list[str | None]:
+    """Digest of the content of every source file, as far as it is known without reading cells.
+
+    A file that has the size, modification time and inode with which it was packed, or read to be
+    compared, still has that content.
+    """
+    from statetx.data.content import stamp
+
+    packed = {tuple(one["stamp"]): one["content"] for one in packed_contents(dataset) or []}
+    found: list[str | None] = []
+    for path in map(Path, source_files(cfg, dataset)):
+        known, cached = packed.get(tuple(stamp(path))), _content_file(cfg, dataset, path)
+        if known is None and cached.exists():
+            known = json.loads(cached.read_text(encoding="utf-8"))
+        found.append(known)
+    return found
+
+
+def _content_file(cfg: Config, dataset: str, path: Path) -> Path:
+    from statetx.data.survey import packed_settings
+
+    return _about(path, ["content", packed_settings(cfg.datasets[dataset])])
+
+
+def packed_as(store: Path) -> list[str] | None:
+    """Return what ``content.json`` says: the contents that made the store stale, None at first."""
+    path = store / "content.json"
+    return json.loads(path.read_text(encoding="utf-8"))["packed_as"] if path.exists() else None
+
+
+def sources_changed(cfg: Config, dataset: str) -> bool:
+    """Whether source files may hold something else than the store: a job must compare them."""
+    packed = packed_contents(dataset)
+    if packed is None or cfg.datasets[dataset].files == "simulate":
+        return False
+    return known_contents(cfg, dataset) != [one["content"] for one in packed]
+
+
+def compare_sources(cfg: Config, dataset: str, out: Path) -> bool:
+    """Read the source files whose content is not known, and say whether to pack again.
+
+    Parameters
+    ----------
+    out
+        ``content.json``: its bytes change only if the content differs from what was packed, so
+        that files that were merely moved, copied or touched repack nothing.
+
+    Returns
+    -------
+    bool
+        Whether the content differs from what was packed, or nothing was packed yet.
+    """
+    from statetx.data.content import content_of
+
+    packed = packed_contents(dataset)
+    if packed is None:
+        provenance.write_json(out, {"packed_as": None})
+        return True
+    for path, known in zip(
+        map(Path, source_files(cfg, dataset)), known_contents(cfg, dataset), strict=True
+    ):
+        if known is None:
+            cached = _content_file(cfg, dataset, path)
+            provenance.write_json(cached, content_of(path, cfg.datasets[dataset]))
+    now = known_contents(cfg, dataset)
+    same = now == [one["content"] for one in packed]
+    before = json.loads((pack_dir(dataset) / "sources.json").read_text(encoding="utf-8"))
+    provenance.write_json(out, {"packed_as": before.get("packed_as") if same else now})
+    return not same
+
+
+def check_fresh(cfg: Config, dataset: str) -> None:
+    """Check that the store was packed from what the source files hold now.
+
+    The workflow packs again by itself; commands that run one stage must not go on with old cells.
+
+    Raises
+    ------
+    ResultsError
+        A source file changed, or another set of files is configured.
+    """
+    if packed_contents(dataset) is None or cfg.datasets[dataset].files == "simulate":
+        return  # whoever needs the store says so
+    try:
+        files = source_files(cfg, dataset)
+    except ConfigError:
+        return  # sources may move away once they are packed
+    if not all(Path(path).exists() for path in files):
+        return
+    if sources_changed(cfg, dataset) and compare_sources(
+        cfg, dataset, Path(".state") / "inspect" / f"{dataset}.content.json"
+    ):
+        packed = [one["content"] for one in packed_contents(dataset) or []]
+        now = known_contents(cfg, dataset)
+        other = [path for path, known in zip(files, now, strict=True) if known not in packed]
+        raise ResultsError(
+            "the store is stale: "
+            + (f"{other[0]!r} holds other cells" if other else "other files are configured")
+            + " than were packed",
+            where=pack_dir(dataset) / "sources.json",
+            fix=f"pack again: statetx pack --config … --run {dataset}",
+        )

@@ -1,0 +1,12 @@
+"""Rule compare: whether source files that changed or moved hold other cells than were packed."""
+
+from pathlib import Path
+
+from statetx.config import load
+from statetx.jobs import job
+from statetx.sources import compare_sources
+
+if __name__ == "__main__":
+    with job(snakemake.log[0]):
+        cfg, out = load(dict(snakemake.config)), Path(snakemake.output.content)
+        compare_sources(cfg, snakemake.params.dataset, out)

@@ -64,14 +64,11 @@ wildcard_constraints:
     cell_line=r"[A-Za-z0-9_.+%-]+",
 
 
-def source_inputs(name):
-    """The source files of a data set; those that no rule makes count by content, not by time."""
-    made = CFG.datasets[name].files == "simulate"
-    return SOURCES[name] if made else ancient(SOURCES[name])
-
-
 def origin_of(name):
-    """What packing counts as its input: simulated cells, or whether source files hold other cells."""
+    """Simulated cells, or what `compare` says of source files.
+
+    Source files are no inputs: where they lie, and when they were written, must repack nothing.
+    """
     if CFG.datasets[name].files == "simulate":
         return SOURCES[name]
     return (

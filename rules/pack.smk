@@ -40,8 +40,6 @@ for name in CFG.datasets:
         checkpoint:
             name:
                 f"compare_{name}"
-            input:
-                cells=source_inputs(name),
             output:
                 content=f"results/{name}/pack/content.json",
             log:
@@ -62,7 +60,6 @@ for name in CFG.datasets:
         name:
             f"survey_{name}"
         input:
-            cells=source_inputs(name),
             origin=origin_of(name),
         output:
             survey=temp(f"results/{name}/pack/parts/survey.json"),
@@ -85,7 +82,6 @@ for name in CFG.datasets:
         name:
             f"scatter_{name}"
         input:
-            cells=source_inputs(name),
             origin=origin_of(name),
             survey=f"results/{name}/pack/parts/survey.json",
         output:
@@ -134,7 +130,6 @@ for name in CFG.datasets:
         name:
             f"pack_{name}"
         input:
-            cells=source_inputs(name),
             origin=origin_of(name),
             survey=f"results/{name}/pack/parts/survey.json",
             parts=part_dirs(name),

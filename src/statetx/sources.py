@@ -11,6 +11,9 @@ from statetx.config import Config
 from statetx.errors import ConfigError, ResultsError
 from statetx.stages import pack_dir, source_files
 
+READ_AT_ONCE = 1 << 30
+"""Bytes of source files that are compared while the workflow is parsed: some 10 s."""
+
 
 def cell_lines(cfg: Config, dataset: str) -> list[str]:
     """The cell lines of a data set, sorted."""
@@ -85,11 +88,33 @@ def packed_as(store: Path) -> list[str] | None:
 
 
 def sources_changed(cfg: Config, dataset: str) -> bool:
-    """Whether source files may hold something else than the store: a job must compare them."""
+    """Whether source files hold other cells than the store, or may: then a job must compare them.
+
+    Up to `READ_AT_ONCE` bytes are compared right away, so that a dry run says what will happen.
+    """
     packed = packed_contents(dataset)
     if packed is None or cfg.datasets[dataset].files == "simulate":
         return False
+    unknown = _unknown(cfg, dataset)
+    if sum(path.stat().st_size for path in unknown) <= READ_AT_ONCE:
+        _read(cfg, dataset, unknown)
     return known_contents(cfg, dataset) != [one["content"] for one in packed]
+
+
+def _unknown(cfg: Config, dataset: str) -> list[Path]:
+    """Return the source files whose content is not known."""
+    files = map(Path, source_files(cfg, dataset))
+    known = known_contents(cfg, dataset)
+    return [path for path, content in zip(files, known, strict=True) if content is None]
+
+
+def _read(cfg: Config, dataset: str, files: list[Path]) -> None:
+    """Read source files and keep what they hold."""
+    from statetx.data.content import content_of
+
+    for path in files:
+        content = content_of(path, cfg.datasets[dataset])
+        provenance.write_json(_content_file(cfg, dataset, path), content)
 
 
 def compare_sources(cfg: Config, dataset: str, out: Path) -> bool:
@@ -106,18 +131,11 @@ def compare_sources(cfg: Config, dataset: str, out: Path) -> bool:
     bool
         Whether the content differs from what was packed, or nothing was packed yet.
     """
-    from statetx.data.content import content_of
-
     packed = packed_contents(dataset)
     if packed is None:
         provenance.write_json(out, {"packed_as": None})
         return True
-    for path, known in zip(
-        map(Path, source_files(cfg, dataset)), known_contents(cfg, dataset), strict=True
-    ):
-        if known is None:
-            cached = _content_file(cfg, dataset, path)
-            provenance.write_json(cached, content_of(path, cfg.datasets[dataset]))
+    _read(cfg, dataset, _unknown(cfg, dataset))
     now = known_contents(cfg, dataset)
     same = now == [one["content"] for one in packed]
     before = json.loads((pack_dir(dataset) / "sources.json").read_text(encoding="utf-8"))

@@ -105,7 +105,9 @@ def test_conditions_and_manifest(reference: Path, tiny_settings: Dataset) -> Non
     assert manifest["scale"] == "counts"
     assert [line["name"] for line in manifest["lines"]] == list(LINES)
     assert all(line["n_controls"] == 60 for line in manifest["lines"])
-    assert [Path(source["path"]).name for source in manifest["sources"]] == ["L01.h5ad", "L02.h5ad"]
+    packed = json.loads((reference / "sources.json").read_text())["sources"]
+    assert [Path(source["path"]).name for source in packed] == ["L01.h5ad", "L02.h5ad"]
+    assert manifest["sources"] == [source["content"] for source in packed]
 
 
 def dense(adata: anndata.AnnData) -> None:

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+from statetx.config import load
 from statetx.data.room import check_room
 from statetx.data.survey import declared, survey
 from statetx.jobs import job
+from statetx.stages import source_files
 
 if __name__ == "__main__":
     with job(snakemake.log[0]):
-        params, files = snakemake.params, snakemake.input.cells
-        settings, out = declared(params.settings), snakemake.output.survey
+        params, out = snakemake.params, snakemake.output.survey
+        files = source_files(load(dict(snakemake.config)), params.dataset)
+        settings = declared(params.settings)
         found = survey(files, settings, params.dataset)
         check_room(files, settings, Path(out).parents[1])
         found.write(out)

@@ -79,7 +79,7 @@ def test_every_stage_has_rule_script_and_command():
 
 def test_every_working_rule_has_log_benchmark_resources_and_environment():
     text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
-    blocks = re.split(r"\n +rule:|\nrule |\ncheckpoint ", text)[1:]
+    blocks = re.split(r"\n +(?:rule|checkpoint):|\nrule |\ncheckpoint ", text)[1:]
     working = [block for block in blocks if "script:" in block]
     assert len(working) == 15
     for block in working:

@@ -202,6 +202,7 @@ def test_inputs_are_not_touched_and_bystanders_stay(
     assert {path: path.read_bytes() for path in before} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "L01.h5ad", "L02.h5ad", "benchmark.txt", "conditions.parquet", "manifest.json",
+        "sources.json",
     ]  # fmt: skip
 
 

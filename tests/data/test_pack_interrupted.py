@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import pytest
 from small_cells import cells, settings
 
@@ -180,7 +181,7 @@ def test_a_source_that_changes_while_it_is_packed(two: list[Path], tmp_path: Pat
     assert "b.h5ad" in str(caught.value)
     assert not (tmp_path / "0001").exists()
     with pytest.raises(DataError, match="changed while it was packed"):
-        pack.finish(found, settings(), tmp_path)
+        pack.finish(found, settings(), tmp_path, [tmp_path / "0000"])
 
 
 def test_parts_of_other_data_are_refused(two: list[Path], tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_parts_of_other_data_are_refused(two: list[Path], tmp_path: Path) -> Non
     with pytest.raises(ResultsError, match="no part holds a cell of line 'L3'"):
         pack.gather(found, parts, "L3", settings(), tmp_path / "L3.h5ad")
     with pytest.raises(ResultsError, match="line 'L1' are missing"):
-        pack.finish(found, settings(), tmp_path / "empty")
+        pack.finish(found, settings(), tmp_path / "empty", parts)
 
 
 def test_a_survey_is_read_back(two: list[Path], tmp_path: Path) -> None:
@@ -209,14 +210,25 @@ def test_a_survey_is_read_back(two: list[Path], tmp_path: Path) -> None:
         Survey.read(tmp_path / "survey.json")
 
 
-def test_where_files_lie_changes_no_digest(two: list[Path], tmp_path: Path) -> None:
+def test_where_files_lie_changes_no_store(two: list[Path], tmp_path: Path) -> None:
     (tmp_path / "moved").mkdir()
     moved = []
     for path in two:
         moved.append(tmp_path / "moved" / path.name)
         moved[-1].write_bytes(path.read_bytes())
-    assert survey(two, settings(), "d").digest == survey(moved, settings(), "d").digest
-    assert survey(two, settings(), "d").digest != survey(two[::-1], settings(), "d").digest
+    pack.pack(two, settings(), "d", tmp_path / "one")
+    pack.pack(moved, settings(), "d", tmp_path / "other")
+    assert same_files(tmp_path / "one", tmp_path / "other")
+    pack.pack(two[::-1], settings(), "d", tmp_path / "reversed")
+    assert not same_files(tmp_path / "one", tmp_path / "reversed")
+
+
+def test_parts_of_a_file_that_was_edited_are_not_used(two: list[Path], tmp_path: Path) -> None:
+    """Of the same size, header and labels: only its modification time tells."""
+    before = survey(two, settings(), "d").digest
+    with h5py.File(two[1], "r+") as file:
+        file["X/data"][5] = 77
+    assert survey(two, settings(), "d").digest != before
 
 
 def test_room_on_the_disk_is_asked_first(

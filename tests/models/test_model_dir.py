@@ -15,7 +15,7 @@ from statetx.errors import ModelError
 from statetx.models import model_dir
 from statetx.models.backbone import Shape
 from statetx.models.pertsets import Architecture, PertSets, restore
-from statetx.provenance import file_digest
+from statetx.provenance import file_digest, sealed
 
 VOCABULARY = ["DMSO_TF_00", "drugA_0.5", "drugA_5.0"]
 GENES = [f"G{i}" for i in range(6)]
@@ -63,12 +63,18 @@ def _forge(directory: Path, name: str) -> None:
     """Make the digest of an altered file right again, to reach the check behind it."""
     meta = json.loads((directory / "model.json").read_text())
     meta["files"][name] = file_digest(directory / name)
-    (directory / "model.json").write_text(json.dumps(meta))
+    _seal(directory, meta)
 
 
 def _edit(directory: Path, **changes: object) -> None:
     meta = json.loads((directory / "model.json").read_text())
-    (directory / "model.json").write_text(json.dumps({**meta, **changes}))
+    _seal(directory, {**meta, **changes})
+
+
+def _seal(directory: Path, meta: dict) -> None:
+    """Write model.json with the digest of its new content, to reach the check behind it."""
+    body = {key: value for key, value in meta.items() if key != "digest"}
+    (directory / "model.json").write_text(json.dumps(sealed(body)))
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -202,9 +208,27 @@ def test_another_attention_mode_is_refused(directory: Path) -> None:
         ("causal_rope", "does not reproduce its golden cells"),
     ):
         meta["architecture"]["backbone"]["attention"] = mode
-        (directory / "model.json").write_text(json.dumps(meta))
+        _seal(directory, meta)
         with pytest.raises(ModelError, match=message):
             model_dir.load(directory)
+
+
+def test_an_edited_description_is_refused(directory: Path) -> None:
+    """Two labels that change places would predict one drug for the other."""
+    path = directory / "model.json"
+    meta = json.loads(path.read_text())
+    meta["perturbations"] = [meta["perturbations"][i] for i in (0, 2, 1)]
+    path.write_text(json.dumps(meta))
+    with pytest.raises(ModelError, match="does not match its own digest"):
+        model_dir.load(directory)
+
+
+def test_a_description_without_digest_is_of_an_earlier_version(directory: Path) -> None:
+    path = directory / "model.json"
+    meta = json.loads(path.read_text())
+    del meta["digest"]
+    path.write_text(json.dumps(meta))
+    assert model_dir.load(directory).kind == "pertsets"
 
 
 def test_a_model_of_nan_is_not_written(tmp_path: Path) -> None:

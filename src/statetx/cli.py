@@ -230,6 +230,29 @@ def prune(
 
 
 @app.command()
+def verify(
+    places: Annotated[
+        list[Path] | None, typer.Argument(help="directories with results; results without any")
+    ] = None,
+) -> None:
+    """Check every file of results or models against its record; exit 1 if one is damaged.
+
+    Example: statetx verify results
+    """
+    from statetx.maintenance.verify import verify_all
+
+    found = verify_all(places or [Path("results")])
+    for error in found.damaged:
+        typer.echo(f"damaged: {error}\n")
+    typer.echo(
+        f"{found.n_files:,} files, {found.n_bytes / 1e9:.2f} GB: "
+        + (f"{len(found.damaged)} damaged" if found.damaged else "all as they were written")
+    )
+    if found.damaged:
+        raise typer.Exit(1)
+
+
+@app.command()
 def show(
     verdict: Annotated[Path, typer.Argument(help="verdict.json")],
     page: Annotated[Path | None, typer.Option(help="page to name under the table")] = None,

@@ -1,0 +1,71 @@
+"""Check every file of a results directory against the record of the stage that wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from statetx import records
+from statetx.checksums import compare
+from statetx.errors import ResultsError
+
+
+@dataclass
+class Checked:
+    """What a check found.
+
+    Attributes
+    ----------
+    n_files, n_bytes
+        Files that were read, and their bytes.
+    damaged
+        One error per file, or record, that is not what its stage wrote.
+    """
+
+    n_files: int = 0
+    n_bytes: int = 0
+    damaged: list[ResultsError] = field(default_factory=list)
+
+
+def verify_all(places: Sequence[str | Path]) -> Checked:
+    """Read every file that has a record and compare it.
+
+    Parameters
+    ----------
+    places
+        Directories, searched to any depth: results, or a single model directory.
+
+    Raises
+    ------
+    ResultsError
+        A place does not exist, or holds no records.
+    """
+    found = Checked()
+    paths: list[Path] = []
+    for place in map(Path, places):
+        here = sorted(place.rglob(f"*{records.NAME}"))
+        if not here:
+            raise ResultsError(
+                "no records here" if place.is_dir() else "this is not a directory",
+                where=place,
+                fix="name a results directory, or a model directory in it",
+            )
+        paths += here
+    for path in tqdm(paths, "verify", unit="record", disable=None, leave=False):
+        try:
+            record = records.read_record(path)
+        except ResultsError as error:
+            found.damaged.append(error)
+            continue
+        for name, (n_bytes, expected) in record.files.items():
+            file = path.parent / name
+            found.n_files += 1
+            found.n_bytes += n_bytes
+            try:
+                compare(file, n_bytes, expected, records.REMAKE)
+            except ResultsError as error:
+                found.damaged.append(error)
+    return found

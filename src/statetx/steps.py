@@ -7,6 +7,7 @@ made from wherever they are.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -342,8 +343,17 @@ def _bound(dataset: str) -> tuple[Path, ...]:
 
 def _store(cfg: Config, dataset: str) -> tuple[Path, ...]:
     home = stages.pack_dir(dataset)
-    lines = (home / f"{file_name(line)}.h5ad" for line in cell_lines(cfg, dataset))
+    lines = (home / f"{file_name(line)}.h5ad" for line in _packed_lines(cfg, dataset))
     return (*_bound(dataset), *lines)
+
+
+def _packed_lines(cfg: Config, dataset: str) -> list[str]:
+    """The lines of the store: source files may have moved away once they are packed."""
+    try:
+        manifest = json.loads((stages.pack_dir(dataset) / "manifest.json").read_text("utf-8"))
+        return [str(line["name"]) for line in manifest["lines"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return cell_lines(cfg, dataset)
 
 
 def _line_inputs(cfg: Config, dataset: str, split: str, line: str) -> tuple[Path, ...]:

@@ -73,7 +73,9 @@ def jobs(home):
 def test_the_road(done):
     results = done / "results/mine"
     assert sorted(path.name for path in (results / "pack").iterdir()) == [
-        "L01.h5ad", "L02.h5ad", "L03.h5ad", "conditions.parquet", "manifest.json",
+        "L01.h5ad", "L01.h5ad.record.json", "L02.h5ad", "L02.h5ad.record.json", "L03.h5ad",
+        "L03.h5ad.record.json", "conditions.parquet", "content.json", "manifest.json",
+        "manifest.json.record.json", "sources.json",
     ], "temporary parts are gone"  # fmt: skip
     genes = (results / "block/genes/30.txt").read_text().split()
     assert len(genes) == 30
@@ -153,6 +155,32 @@ def test_what_reruns(done):
         name for name in rerun if name.startswith(("survey", "scatter", "gather", "pack", "split"))
     ]
     config.write_text(whole)
+
+
+def test_files_count_by_their_cells(done, tmp_path):
+    """Without Snakemake's own metadata too: results that were copied or unlocked lose it."""
+    import shutil
+
+    import h5py
+
+    home = tmp_path / "moved"
+    shutil.copytree(done, home)
+    shutil.rmtree(home / ".snakemake")
+    (home / "data").rename(home / "elsewhere")
+    edit(home / "config/mine.yaml", "data/plate", f"{home}/elsewhere/plate")
+    assert jobs(home) == {}, "moved, named by an absolute path"
+    path = home / "elsewhere/plate1.h5ad"
+    cells = ad.read_h5ad(path)
+    cells.obs["new"] = 1
+    cells.write_h5ad(path, compression="gzip")
+    assert jobs(home) == {}, "another column, compressed"
+    with h5py.File(path, "r+") as file:
+        values = file["X/data"][()]
+        values[:50] *= 3
+        file["X/data"][...] = values
+    rerun = jobs(home)
+    assert rerun["compare_mine"] == 1
+    assert {"survey_mine", "scatter_mine", "gather_mine", "pack_mine", "train"} <= set(rerun)
 
 
 def test_new_cells_are_packed_although_the_parts_are_gone(done, tmp_path):

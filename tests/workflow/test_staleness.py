@@ -4,10 +4,11 @@ Slow because every case is a call of snakemake (about 1 s) on a road that really
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
-from road import edit, snakemake, would_run
+from road import edit, run, snakemake, would_run
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,116 @@ def test_learning_rate_retrains_that_run_only(road):
 def test_each_section_reruns_its_own_stage(road, old, new, expected):
     edit(road / "config/test/tiny.yaml", old, new)
     assert set(would_run(road)) == expected
+
+
+@pytest.fixture
+def unlocked(road):
+    """A finished road whose metadata Snakemake lost: after a kill and --unlock, or a copy."""
+    shutil.rmtree(road / ".snakemake")
+    return road
+
+
+def test_lost_metadata_reruns_nothing(unlocked):
+    assert would_run(unlocked) == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "n_bootstrap: 100",
+            "n_bootstrap: 100, profile: minimal",
+            {"evaluate", "verdict", "report"},
+        ),
+        ("n_bootstrap: 100", "n_bootstrap: 200", {"verdict", "report"}),
+        ("evaluation:", "report: {title: Other}\nevaluation:", {"report"}),
+        (
+            "lr: 1.0e-3",
+            "lr: 2.0e-3",
+            {"train", "prune", "predict", "evaluate", "verdict", "report"},
+        ),
+        ("dropout: 0.0\n", "dropout: 0.0\n    loss: mse\n", None),
+    ],
+)
+def test_without_metadata_settings_count_as_before(unlocked, old, new, expected):
+    edit(unlocked / "config/test/tiny.yaml", old, new)
+    jobs = would_run(unlocked)
+    assert set(jobs) == (expected or set(jobs))
+    assert jobs.get("train", 1) == 1, "the other models are fresh"
+
+
+def test_without_metadata_code_counts_as_before(unlocked):
+    path = unlocked / "src/statetx/evaluation/pseudobulk.py"
+    path.write_text(path.read_text() + "\n_CHANGED = 1\n")
+    assert set(would_run(unlocked)) == SCORING
+
+
+@pytest.mark.parametrize(
+    ("gone", "expected"),
+    [
+        ("main/verdict.json", {"verdict", "report"}),
+        ("main/verdict.json.record.json", {"verdict", "report"}),
+        ("block/small/seed0/scores/best/L02/record.json", {"evaluate", "verdict", "report"}),
+        (
+            "block/small/seed0/model",
+            {"train", "prune", "predict", "evaluate", "verdict", "report"},
+        ),
+        (
+            "block/small/seed0/model/record.json",
+            {"train", "prune", "predict", "evaluate", "verdict", "report"},
+        ),
+    ],
+)
+def test_what_was_deleted_is_made_again(road, gone, expected):
+    path = road / "results/tiny" / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert set(would_run(road)) == expected
+
+
+def test_other_results_in_the_place_of_ours_are_made_again(road):
+    """The predictions of another model, with their own record."""
+    home = road / "results/tiny/block"
+    for name in ("L02.h5ad", "L02.h5ad.record.json"):
+        shutil.copy2(
+            home / "no_change/seed0/predictions/best" / name,
+            home / "small/seed0/predictions/best" / name,
+        )
+    assert set(would_run(road)) == {"predict", "evaluate", "verdict", "report"}
+    said = run(
+        road, "-m", "statetx.cli", "evaluate-run", "--config", "config/test/tiny.yaml",
+        "--run", "tiny/block/small/0", code=1,
+    )  # fmt: skip
+    assert "was made from another model" in said or "has no record" in said
+
+
+def test_damage_is_noticed_before_it_is_scored(road):
+    path = road / "results/tiny/block/small/seed0/predictions/best/L02.h5ad"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    said = run(
+        road, "-m", "statetx.cli", "evaluate-run", "--config", "config/test/tiny.yaml",
+        "--run", "tiny/block/small/0", code=1,
+    )  # fmt: skip
+    assert "is not the file that its stage wrote" in said
+    assert str(path.relative_to(road)) in said
+
+
+def test_code_that_changes_while_jobs_run_is_refused(road):
+    """Changed after the workflow was parsed, and changed back: nothing would be stale afterwards."""
+    script = road / "changed.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from statetx import jobs, steps\n"
+        "from statetx.config import load\n"
+        "cfg = load(Path('config/test/tiny.yaml'))\n"
+        "step = steps.verdict_step(cfg, 'main')\n"
+        "path = Path('src/statetx/evaluation/verdict.py')\n"
+        "with jobs.job(), jobs.recorded(step):\n"
+        "    path.write_text(path.read_text() + '\\nX = 1\\n')\n"
+    )
+    said = run(road, "changed.py", code=1)
+    assert "the code of stage verdict changed after this run was started" in said
 
 
 def test_a_new_model_runs_alone(road):

@@ -12,8 +12,10 @@ SOURCE = ROOT / "src" / "statetx"
 FLOORS = {
     "errors": 1,
     "provenance": 2,
+    "documents": 2,
     "labels": 3,
     "moving": 3,
+    "tables": 3,
     "config": 3,
     "data": 4,
     "models": 4,

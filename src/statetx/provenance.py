@@ -23,7 +23,8 @@ from statetx.errors import ResultsError
 PACKAGE = "statetx"
 
 NEVER_FOLLOWED = frozenset(
-    {"config", "errors", "provenance", "cli", "cli_scores", "cli_stages", "jobs", "stages"}
+    {"config", "documents", "errors", "provenance", "cli", "cli_scores", "cli_stages", "jobs"}
+    | {"stages"}
 )
 """Modules whose text cannot change a number: settings reach a stage as parameters, messages and
 provenance are not results. Following them would retrain every model for a reworded error."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import glob
 import json
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from statetx import labels, provenance
+from statetx import documents, labels, provenance
 from statetx.config import BASELINES, Config
 from statetx.errors import ConfigError, ResultsError
 
@@ -148,7 +147,7 @@ def source_facts(cfg: Config, dataset: str) -> list[dict[str, Any]]:
             lines = h5ad.cell_lines([Path(path)], section.cell_type_key)
             found = {"identity": h5ad.identity(Path(path), columns), "lines": lines}
             provenance.write_json(cached, found)
-        facts.append({"path": path, **json.loads(cached.read_text())})
+        facts.append({"path": path, **json.loads(cached.read_text(encoding="utf-8"))})
     return facts
 
 
@@ -231,14 +230,8 @@ def read_toml(path: str) -> dict[str, Any]:
     ConfigError
         Missing or malformed file.
     """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(
-            f"cannot read the split: {error}",
-            where=path,
-            fix="correct the path or the TOML; docs/how-to.md shows a complete file",
-        ) from error
+    fix = "correct the path or the TOML; docs/how-to.md shows a complete file"
+    return documents.read_toml(path, documents.Wanted("the split", ConfigError, fix))
 
 
 def train_params(cfg: Config, model: str) -> dict[str, Any]:
@@ -357,7 +350,10 @@ def check_fresh(cfg: Config, dataset: str) -> None:
         return  # sources may move away once they are packed
     if not all(Path(path).exists() for path in files):
         return
-    packed = {one["identity"]: one["path"] for one in json.loads(manifest.read_text())["sources"]}
+    packed = {
+        one["identity"]: one["path"]
+        for one in json.loads(manifest.read_text(encoding="utf-8"))["sources"]
+    }
     now = {fact["identity"]: fact["path"] for fact in source_facts(cfg, dataset)}
     changed = [path for identity, path in now.items() if identity not in packed]
     gone = [path for identity, path in packed.items() if identity not in now]

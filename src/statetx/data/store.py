@@ -247,7 +247,9 @@ class Store:
     def __init__(self, directory: Path, genes: list[str] | None = None) -> None:
         self.directory = directory
         try:
-            self.manifest: dict[str, Any] = json.loads((directory / "manifest.json").read_text())
+            self.manifest: dict[str, Any] = json.loads(
+                (directory / "manifest.json").read_text("utf-8")
+            )
             self.conditions = pd.read_parquet(directory / "conditions.parquet")
         except (OSError, ValueError) as error:
             raise ResultsError(

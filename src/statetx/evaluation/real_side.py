@@ -18,6 +18,7 @@ from statetx.evaluation.pseudobulk import Group, Profile
 from statetx.evaluation.scene import Scene
 from statetx.evaluation.training_cells import OWN_LINE, MeanDelta
 from statetx.provenance import whole
+from statetx.tables import write_table
 
 TOO_FEW = "fewer than 2 real cells: no spread, no distance"
 
@@ -129,7 +130,7 @@ def read_reference(directory: str | Path) -> Reference:
     directory = Path(directory)
     try:
         table = pd.read_parquet(directory / "pseudobulk.parquet")
-        made = json.loads((directory / "bandwidths.json").read_text())
+        made = json.loads((directory / "bandwidths.json").read_text("utf-8"))
         gammas, max_cells, seed = made["gammas"], int(made["max_cells"]), int(made["seed"])
         kinds = {kind: part.set_index("perturbation") for kind, part in table.groupby("kind")}
         controls = {
@@ -199,4 +200,4 @@ def write_scores(
         rows.append(row)
     frame = pd.DataFrame(rows, columns=[*IDENTITY, *COLUMNS, "note"])
     with whole(path) as part:
-        frame.to_csv(part, index=False)
+        write_table(frame, part)

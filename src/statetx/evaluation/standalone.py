@@ -22,6 +22,7 @@ from statetx.evaluation.side_file import Scale, Side, log_normalised, median_tot
 from statetx.evaluation.tables import write_aggregate, write_results
 from statetx.labels import controls as control_labels
 from statetx.provenance import staged, whole
+from statetx.tables import write_table
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def _write(result: Result, home: Path) -> None:
         write_tests(table, home / f"{side}_de.parquet")
     if result.scores is not None:
         with whole(home / "scores.csv") as part:
-            result.scores.to_csv(part, index=False)
+            write_table(result.scores, part)
 
 
 def check_settings(profile: str, skip: Sequence[str], scale: Scale) -> None:

@@ -6,7 +6,6 @@ and a content security policy forbids every load.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from statetx.documents import Wanted, read_json
 from statetx.errors import ResultsError
 from statetx.provenance import write_text
 from statetx.reporting import board as boards
@@ -121,12 +121,7 @@ def _markup(svg: str | None) -> Markup | None:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultsError(
-            f"cannot read the store's manifest: {error}", where=path, fix="pack the data set again"
-        ) from error
+    found = read_json(path, Wanted("the store's manifest", ResultsError, "pack the data set again"))
     if not isinstance(found, dict):
         raise ResultsError("this is no manifest of a store", where=path, fix="pack it again")
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import struct
 import tomllib
 import zipfile
 from pathlib import Path
@@ -152,7 +153,7 @@ def _check_events(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in (name for name, _ in open_):
                 raise ValueError(f"the alias *{event.anchor} stands inside itself")
-            total += known.get(event.anchor, 1)
+            total += known.get(str(event.anchor), 1)
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
             if event.anchor is not None:
@@ -229,30 +230,34 @@ def check_size(value: Any) -> None:
     size(value)
 
 
-def check_zip(path: str | Path) -> list[str]:
-    """Check that a zip file, such as numpy and torch write, unpacks to no more than it holds.
-
-    Returns
-    -------
-    Names of its entries.
+def zip_entries(path: str | Path) -> list[zipfile.ZipInfo]:
+    """Return what a zip file says that it holds.
 
     Raises
     ------
     ValueError
-        An entry is compressed, stands there twice, or is larger than the file; or no zip file.
+        It is not a whole zip file.
     """
     try:
         with zipfile.ZipFile(path) as file:
-            entries = file.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+            return file.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as error:
         raise ValueError(f"it is truncated or damaged: {error}") from error
-    size = Path(path).stat().st_size
+
+
+def check_zip(path: str | Path) -> None:
+    """Check that a zip file, such as numpy and torch write, unpacks to no more than it holds.
+
+    Raises
+    ------
+    ValueError
+        A part is compressed, stands there twice, or is larger than the file; or it is not a zip file.
+    """
+    entries, size = zip_entries(path), Path(path).stat().st_size
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"its part {entry.filename!r} is compressed, which is not read")
     if sum(entry.file_size for entry in entries) > size:
         raise ValueError(f"its parts claim to be larger than the file of {size:,} bytes")
-    names = [entry.filename for entry in entries]
-    if len({name.lower() for name in names}) < len(names):
+    if len({entry.filename.lower() for entry in entries}) < len(entries):
         raise ValueError("two of its parts have one name")
-    return names

@@ -248,5 +248,5 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a CSV that `read_table` reads back: every number in full, every text as it is."""
     columns = [table[name].tolist() for name in table.columns]
     with path.open("w", encoding="utf-8", newline="") as file:
-        for row in [table.columns, *zip(*columns, strict=True)]:
-            file.write(",".join(map(_cell, row)) + "\n")
+        file.write(",".join(map(_cell, table.columns)) + "\n")
+        file.writelines(",".join(map(_cell, row)) + "\n" for row in zip(*columns, strict=True))

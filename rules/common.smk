@@ -1,16 +1,21 @@
 # Used by all files beside it. The checked configuration, the table of runs, inputs that are known
 # only when a plan exists.
+from pathlib import Path
+
 from snakemake.exceptions import WorkflowError
 
 from statetx import stages
 from statetx.config import BASELINES, load
 from statetx.data.plan import read_plan
-from statetx.data.layout import file_name
-from statetx.errors import StatetxError
+from statetx.data.layout import check_names, file_name
+from statetx.errors import StatetxError, always_printable
 
+always_printable()
 try:
     stages.check_writable("results", "logs", ".state")
     CFG = load(dict(config))
+    for names in (CFG.datasets, [*CFG.split_names(), *CFG.experiments], CFG.models):
+        check_names(names, Path("results"))
     LINES = {name: stages.cell_lines(CFG, name) for name in CFG.datasets}
     SOURCES = {name: stages.source_files(CFG, name) for name in CFG.datasets}
     PACK = {name: stages.pack_params(CFG, name) for name in CFG.datasets}
@@ -43,8 +48,10 @@ wildcard_constraints:
 
 def source_inputs(name):
     """The source files of a data set; those that no rule makes count by content, not by time."""
-    made = CFG.datasets[name].files == "simulate"
-    return SOURCES[name] if made else ancient(SOURCES[name])
+    if CFG.datasets[name].files == "simulate":
+        return SOURCES[name]
+    # From a function: braces in the name of a file would be taken for wildcards otherwise.
+    return lambda wildcards: [ancient(path) for path in SOURCES[name]]
 
 
 def store_files(wildcards):

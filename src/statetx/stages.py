@@ -108,7 +108,7 @@ def source_files(cfg: Config, dataset: str) -> list[str]:
     found: list[str] = []
     for pattern in section.files:
         path = os.path.expandvars(str(Path(rooted(cfg, pattern)).expanduser()))
-        matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (absolute patterns)
+        matches = [path] if Path(path).exists() else _matches(cfg, pattern)
         if not matches:
             raise ConfigError(
                 f"no file matches {pattern!r} (looked for {path})",
@@ -117,6 +117,13 @@ def source_files(cfg: Config, dataset: str) -> list[str]:
             )
         found += matches
     return list(dict.fromkeys(found))
+
+
+def _matches(cfg: Config, pattern: str) -> list[str]:
+    """Return what a pattern matches; brackets in the data's root are no pattern."""
+    root = glob.escape(str(Path(cfg.data_root).expanduser()))
+    path = Path(pattern.replace("{data_root}", root)).expanduser()
+    return sorted(glob.glob(os.path.expandvars(str(path)), recursive=True))  # noqa: PTH207
 
 
 def rooted(cfg: Config, path: str) -> str:
@@ -153,12 +160,15 @@ def source_facts(cfg: Config, dataset: str) -> list[dict[str, Any]]:
 
 def cell_lines(cfg: Config, dataset: str) -> list[str]:
     """The cell lines of a data set, sorted."""
+    from statetx.data.layout import check_names
     from statetx.data.simulate import line_names
 
     section = cfg.datasets[dataset]
     if section.files == "simulate":
         return sorted(line_names(section.simulate))
-    return sorted({line for fact in source_facts(cfg, dataset) for line in fact["lines"]})
+    found = sorted({line for fact in source_facts(cfg, dataset) for line in fact["lines"]})
+    check_names(found, pack_dir(dataset))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------

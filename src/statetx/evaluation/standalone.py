@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from statetx.data.layout import check_names, folder_name
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
 from statetx.evaluation.de_columns import Tests
@@ -167,9 +168,11 @@ def check_settings(profile: str, skip: Sequence[str], scale: Scale) -> None:
 def homes_of(side: Side, out: str | Path, celltype_col: str | None) -> dict[str, Path]:
     """Directory of every cell line, lines sorted."""
     homes = {
-        line: Path(out) / line.replace("/", "-") if celltype_col else Path(out)
+        line: Path(out) / folder_name(line) if celltype_col else Path(out)
         for line in sorted(set(side.lines))
     }
+    if celltype_col:
+        check_names(homes, Path(out))
     if len(set(homes.values())) < len(homes):
         raise DataError(
             "two cell lines differ only by '/' and '-': both would be written to one directory",

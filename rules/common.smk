@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import contains_wildcard
 
 from statetx import stages
 from statetx.config import BASELINES, load
 from statetx.data.plan import read_plan
 from statetx.data.layout import check_names, file_name
-from statetx.errors import StatetxError, always_printable
+from statetx.errors import ConfigError, StatetxError, always_printable
 
 always_printable()
 try:
@@ -18,6 +19,13 @@ try:
         check_names(names, Path("results"))
     LINES = {name: stages.cell_lines(CFG, name) for name in CFG.datasets}
     SOURCES = {name: stages.source_files(CFG, name) for name in CFG.datasets}
+    for name, files in SOURCES.items():
+        for path in filter(contains_wildcard, files):
+            raise ConfigError(
+                f"Snakemake takes the braces in the path of {path!r} for wildcards",
+                where=f"datasets.{name}.files",
+                fix="rename the file or directory, or make a link to it under another name",
+            )
     PACK = {name: stages.pack_params(CFG, name) for name in CFG.datasets}
     SPLIT = {name: stages.split_params(CFG, name) for name in CFG.split_names()}
     FEATURES = [stages.features_digest(CFG, name) for name in CFG.models]
@@ -48,10 +56,8 @@ wildcard_constraints:
 
 def source_inputs(name):
     """The source files of a data set; those that no rule makes count by content, not by time."""
-    if CFG.datasets[name].files == "simulate":
-        return SOURCES[name]
-    # From a function: braces in the name of a file would be taken for wildcards otherwise.
-    return lambda wildcards: [ancient(path) for path in SOURCES[name]]
+    made = CFG.datasets[name].files == "simulate"
+    return SOURCES[name] if made else ancient(SOURCES[name])
 
 
 def store_files(wildcards):

@@ -39,7 +39,8 @@ _SILENT_OWNERS = frozenset({"log", "logger", "logging", "console", "progress", "
 def digest(value: Any, length: int = 16) -> str:
     """Return the first `length` hex digits of the SHA-256 of `value` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    # A file may have a name that is not text.
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:length]
 
 
 def file_digest(path: str | Path, length: int = 16) -> str:
@@ -290,6 +291,10 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON (non-finite numbers as null), whole or not at all."""
     text = json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+        text = json.dumps(
+            _plain(value), indent=1, allow_nan=False
+        )  # names of files that are not text
     write_text(path, text + "\n")
 
 

@@ -196,6 +196,7 @@ def _hostile(tmp_path: Path) -> dict[str, Path]:
     return made
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name", "ignore:Sparse")
 def test_hostile_files_of_torch_stay_small_and_short(tmp_path: Path) -> None:
     made = _hostile(tmp_path)
     code = """

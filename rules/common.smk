@@ -8,7 +8,7 @@ from snakemake.io import contains_wildcard
 from statetx import stages
 from statetx.config import BASELINES, load
 from statetx.data.plan import read_plan
-from statetx.data.layout import check_names, file_name
+from statetx.data.layout import check_case, file_name
 from statetx.errors import ConfigError, StatetxError, always_printable
 
 always_printable()
@@ -16,7 +16,7 @@ try:
     stages.check_writable("results", "logs", ".state")
     CFG = load(dict(config))
     for names in (CFG.datasets, [*CFG.split_names(), *CFG.experiments], CFG.models):
-        check_names(names, Path("results"))
+        check_case(names, Path("results"))
     LINES = {name: stages.cell_lines(CFG, name) for name in CFG.datasets}
     SOURCES = {name: stages.source_files(CFG, name) for name in CFG.datasets}
     for name, files in SOURCES.items():

@@ -160,14 +160,14 @@ def source_facts(cfg: Config, dataset: str) -> list[dict[str, Any]]:
 
 def cell_lines(cfg: Config, dataset: str) -> list[str]:
     """The cell lines of a data set, sorted."""
-    from statetx.data.layout import check_names
+    from statetx.data.layout import check_case, file_name
     from statetx.data.simulate import line_names
 
     section = cfg.datasets[dataset]
     if section.files == "simulate":
         return sorted(line_names(section.simulate))
     found = sorted({line for fact in source_facts(cfg, dataset) for line in fact["lines"]})
-    check_names(found, pack_dir(dataset))
+    check_case(map(file_name, found), pack_dir(dataset))
     return found
 
 

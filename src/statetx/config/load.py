@@ -69,15 +69,14 @@ def explain(
     texts
         From `documents.source_texts`: values as they are written.
     """
-    items = error.errors()
-    places = [_place(item) for item in items]
+    first = {tuple(_place(item)): item for item in reversed(error.errors())}
     # Where a list is allowed besides a text, and one of its values is wrong, the text is not meant.
     told = [
         item
-        for item, place in zip(items, places, strict=True)
-        if not any(place == other[: len(place)] and len(other) > len(place) for other in places)
+        for place, item in reversed(first.items())
+        if not any(place == other[: len(place)] and len(other) > len(place) for other in first)
     ]
-    messages = list(dict.fromkeys(_message(item, texts) for item in told))
+    messages = [_message(item, texts) for item in told]
     return ConfigError(
         messages[0] if len(messages) == 1 else "\n".join(f"- {text}" for text in messages),
         where=where,

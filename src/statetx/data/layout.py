@@ -20,8 +20,8 @@ FORMAT = 2
 ALIGNMENT = 64
 """Bytes: every large array starts on a cache line, so that a mapped array of any type is aligned."""
 
-LONGEST = 200
-"""Characters of a name; file systems take 255 bytes, of which endings and temporary names need some."""
+LONGEST = 220
+"""Characters of a name; file systems take 255, of which logs and temporary files need some."""
 
 SAFE = "._+-"
 """Characters that a cell line keeps in file names; others are percent-encoded."""
@@ -57,24 +57,23 @@ def folder_name(line: str) -> str:
     """
     name = line.replace("/", "-")
     try:
-        long = len(os.fsencode(name)) > LONGEST
+        long = len(os.fsencode(name)) > 255
     except UnicodeEncodeError:  # of an old locale
         return file_name(line)
     return name if name.isprintable() and name.strip(".") and not long else file_name(line)
 
 
-def check_names(names: Iterable[str], home: Path) -> None:
+def check_case(names: Iterable[str], home: Path) -> None:
     """Check that names can be files or directories of their own in a directory.
 
     Raises
     ------
     DataError
-        One is too long, or two differ in upper and lower case only and the file system does not tell them
-        apart.
+        Two differ in upper and lower case only, and the file system does not tell them apart.
     """
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(file_name(name).casefold(), name)
+        other = seen.setdefault(name.casefold(), name)
         if other != name and _ignores_case(home):
             raise DataError(
                 f"{other!r} and {name!r} differ in upper and lower case only",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from statetx.data.layout import check_names, folder_name
+from statetx.data.layout import check_case, folder_name
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
 from statetx.evaluation.de_columns import Tests
@@ -172,7 +172,7 @@ def homes_of(side: Side, out: str | Path, celltype_col: str | None) -> dict[str,
         for line in sorted(set(side.lines))
     }
     if celltype_col:
-        check_names(homes, Path(out))
+        check_case([home.name for home in homes.values()], Path(out))
     if len(set(homes.values())) < len(homes):
         raise DataError(
             "two cell lines differ only by '/' and '-': both would be written to one directory",

@@ -46,7 +46,8 @@ def _cell(value: float | str | None) -> str:
 
 
 def _write(path: Path, header: list[str], rows: list[list[float | str | None]]) -> None:
-    lines = [",".join([_cell(value) for value in row]) + "\n" for row in (header, *rows)]
+    table: list[list[float | str | None]] = [[*header], *rows]
+    lines = [",".join(map(_cell, row)) + "\n" for row in table]
     with whole(path) as part, part.open("w", newline="", encoding="utf-8") as handle:
         handle.writelines(lines)
 

@@ -54,6 +54,8 @@ class Wanted(NamedTuple):
 
     def error(self, why: object, path: object, fix: str | None = None) -> StatetxError:
         """Return the error for a reason."""
+        if str(why).startswith("Exceeds the limit"):
+            why = "a number has thousands of digits"
         return self.kind(f"cannot read {self.what}: {why}", where=path, fix=fix or self.fix)
 
 

@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_table(path: str | Path, wanted: Wanted) -> pd.DataFrame:
         return _from_text(text_of(path))
     except OSError as error:
         raise wanted.error(error.strerror or error, path) from error
-    except (ValueError, csv.Error, EOFError, MemoryError, pa.ArrowException) as error:
+    except (ValueError, csv.Error, zlib.error, EOFError, MemoryError, pa.ArrowException) as error:
         raise wanted.error(error, path) from error
 
 

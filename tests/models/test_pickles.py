@@ -222,7 +222,10 @@ def test_files_of_old_torch_are_read(tmp_path: Path) -> None:
         "t": torch.randn(3, 4).T,
         "b": torch.arange(5, dtype=torch.bfloat16),
         "p": torch.nn.Parameter(torch.ones(2, 3).half()),
+        "attributes": torch.ones(2),
     }
+    tensors["attributes"].note = "x"
+    tensors["p"].note = "x"
     content = {
         "state_dict": collections.OrderedDict(tensors),
         "hyper_parameters": {"x": np.str_("γ")},

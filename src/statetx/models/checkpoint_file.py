@@ -177,6 +177,8 @@ def _check_new(path: Path) -> None:
     if len(found) != 1:
         raise ValueError("it is a zip file, but torch.save did not write it")
     check_zip(path)
+    if sizes[found[0]] > pickles.MAX_BYTES:
+        raise ValueError(f"its part {found[0]} has more than {pickles.MAX_BYTES:,} bytes")
     home = found[0].removesuffix("data.pkl")
     with zipfile.ZipFile(path) as file:
         data = file.read(found[0])
@@ -242,8 +244,18 @@ class _Tensors:
             "torch._utils._rebuild_tensor_v2": self.tensor,
             "torch._utils._rebuild_tensor_v3": self.tensor,
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+            "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+            "torch._tensor._rebuild_from_type_v2": self.attributed,
+            "torch.Tensor": None,
+            "torch.nn.parameter.Parameter": None,
         }
         return calls, self.storage
+
+    def attributed(self, function: str, kind: str, given: Any, state: Any) -> Any:
+        """Check a tensor with attributes."""
+        if function not in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"):
+            raise pickles.Refused(str(function)[:80])
+        return self.tensor(*given)
 
     def storage(self, given: Any) -> tuple[int, int]:
         """Return number and bytes of the values of a storage."""
@@ -305,7 +317,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = pickles.read(path.read_bytes(), pickles.PLAIN)
+        with path.open("rb") as file:
+            found = pickles.read(file.read(pickles.MAX_BYTES + 1), pickles.PLAIN)
     except Exception as error:  # instructions in the wrong order lead to anything
         why = (
             f"it holds {error}, which could run code"

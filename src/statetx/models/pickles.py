@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
+MAX_BYTES = 256 * 2**20
 MAX_INSTRUCTIONS = 3_000_000
 """About ten seconds; a map of 20,000 labels has half a million."""
 MAX_SIZE = 20_000_000
@@ -97,6 +98,8 @@ def read(
     ValueError, TypeError, LookupError
         Damaged, or too large.
     """
+    if isinstance(source, bytes) and len(source) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
     machine = _Machine(calls, persistent)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     for number, (instruction, argument, _) in enumerate(pickletools.genops(file)):

@@ -10,6 +10,7 @@ from statetx.config import BASELINES, load
 from statetx.data.plan import read_plan
 from statetx.data.layout import check_case, file_name
 from statetx.errors import ConfigError, StatetxError, always_printable
+from statetx.source_files import source_files
 
 always_printable()
 try:
@@ -18,7 +19,7 @@ try:
     for names in (CFG.datasets, [*CFG.split_names(), *CFG.experiments], CFG.models):
         check_case(names, Path("results"))
     LINES = {name: stages.cell_lines(CFG, name) for name in CFG.datasets}
-    SOURCES = {name: stages.source_files(CFG, name) for name in CFG.datasets}
+    SOURCES = {name: source_files(CFG, name) for name in CFG.datasets}
     for name, files in SOURCES.items():
         for path in filter(contains_wildcard, files):
             raise ConfigError(

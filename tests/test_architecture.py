@@ -25,6 +25,7 @@ FLOORS = {
     "inference": 5,
     "evaluation": 5,
     "reporting": 6,
+    "source_files": 5,
     "stages": 7,
     "jobs": 8,
     "cli_stages": 9,

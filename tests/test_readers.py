@@ -21,6 +21,7 @@ from statetx.evaluation.cohort import RefScores, RunScores, gather
 from statetx.evaluation.columns import COLUMNS, IDENTITY
 from statetx.evaluation.de_file import SuppliedTable
 from statetx.inference.asked import read_asked
+from statetx.source_files import source_files
 from statetx.splits.known import facts_of
 from statetx.splits.sources import from_data
 from statetx.tables import write_table
@@ -265,9 +266,18 @@ def test_odd_names_of_files_and_roots_are_taken_as_they_are(
         cfg = load(config(tmp_path, FILES='"{data_root}/a[1].h5ad"'))
         monkeypatch.setenv("HOME", str(home))
     cfg = cfg.model_copy(update={"data_root": str(home) if root != "$HOME" else root})
-    found = stages.source_files(cfg, "d")
+    found = source_files(cfg, "d")
     assert [Path(path).name for path in found][:1] == ["a[1].h5ad"]
     assert root == "$HOME" or [Path(path).name for path in found][1:] == ["b{c}.h5ad"]
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.h5ad").symlink_to("gone.h5ad")
+    for files in ("a.h5ad", "'*.h5ad'"):
+        with pytest.raises(StatetxError, match=r"'a\.h5ad' is a link to 'gone\.h5ad'") as caught:
+            source_files(load(config(tmp_path, FILES=files)), "d")
+        assert caught.value.where == "datasets.d.files"
 
 
 def test_lint_of_everything_with_a_mark(

@@ -72,9 +72,10 @@ def pack(config: ConfigFile, run: RunName) -> None:
     from statetx import stages
     from statetx.data.pack import pack as work
     from statetx.data.room import check_room
+    from statetx.source_files import source_files
 
     cfg, (dataset,) = _run(config, run, 1)
-    files, out = [Path(f) for f in stages.source_files(cfg, dataset)], stages.pack_dir(dataset)
+    files, out = [Path(f) for f in source_files(cfg, dataset)], stages.pack_dir(dataset)
     check_room(files, cfg.datasets[dataset], out, stages.parts_dir(dataset))
     work(files, cfg.datasets[dataset], dataset, out, stages.parts_dir(dataset))
     typer.echo(f"store: {out}")

@@ -6,7 +6,6 @@ Snakemake.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import unquote
 from statetx import documents, labels, provenance
 from statetx.config import BASELINES, Config
 from statetx.errors import ConfigError, ResultsError
+from statetx.source_files import rooted, source_files
 
 CODE: dict[str, tuple[str, ...]] = {
     "simulate": ("statetx.data.simulate",),
@@ -88,47 +88,6 @@ def state_dir(dataset: str, split: str, model: str, seed: int, made_from: Any) -
 
 # ---------------------------------------------------------------------------------------------
 # source files
-
-
-def source_files(cfg: Config, dataset: str) -> list[str]:
-    """The h5ad files of a data set, globs expanded, ``{data_root}`` replaced.
-
-    Raises
-    ------
-    ConfigError
-        A path or pattern matches nothing.
-    """
-    from statetx.data.layout import file_name
-    from statetx.data.simulate import line_names
-
-    section = cfg.datasets[dataset]
-    if section.files == "simulate":
-        home = Path("results") / dataset / "simulate"
-        return [str(home / f"{file_name(line)}.h5ad") for line in line_names(section.simulate)]
-    found: list[str] = []
-    for pattern in section.files:
-        path = os.path.expandvars(str(Path(rooted(cfg, pattern)).expanduser()))
-        matches = [path] if Path(path).exists() else _matches(cfg, pattern)
-        if not matches:
-            raise ConfigError(
-                f"no file matches {pattern!r} (looked for {path})",
-                where=f"datasets.{dataset}.files",
-                fix="correct the path, or give its root: --config data_root=DIRECTORY",
-            )
-        found += matches
-    return list(dict.fromkeys(found))
-
-
-def _matches(cfg: Config, pattern: str) -> list[str]:
-    """Return what a pattern matches; brackets in the data's root are no pattern."""
-    root = glob.escape(str(Path(cfg.data_root).expanduser()))
-    path = Path(pattern.replace("{data_root}", root)).expanduser()
-    return sorted(glob.glob(os.path.expandvars(str(path)), recursive=True))  # noqa: PTH207
-
-
-def rooted(cfg: Config, path: str) -> str:
-    """`path` with ``{data_root}`` replaced."""
-    return path.replace("{data_root}", cfg.data_root)
 
 
 def source_facts(cfg: Config, dataset: str) -> list[dict[str, Any]]:

@@ -1,13 +1,17 @@
 # Used by all files beside it. The checked configuration, the table of runs, inputs that are known
 # only when a plan exists.
+from pathlib import Path
+
 from snakemake.exceptions import WorkflowError
+from snakemake.io import contains_wildcard
 from snakemake_interface_executor_plugins.settings import ExecMode
 
-from statetx import sources, stages, steps
+from statetx import packed_sources, stages, steps
 from statetx.config import BASELINES, load
 from statetx.data.plan import read_plan
-from statetx.data.layout import file_name
-from statetx.errors import StatetxError
+from statetx.data.layout import check_case, file_name
+from statetx.errors import ConfigError, StatetxError, always_printable
+from statetx.source_files import source_files
 
 
 def force_stale():
@@ -18,7 +22,7 @@ def force_stale():
     found |= {
         f"results/{name}/pack/content.json"
         for name in CFG.datasets
-        if sources.sources_changed(CFG, name)
+        if packed_sources.sources_changed(CFG, name)
     }
     prepare = workflow._prepare_dag
 
@@ -30,11 +34,21 @@ def force_stale():
     workflow._prepare_dag = prepare_with_stale
 
 
+always_printable()
 try:
     stages.check_writable("results", "logs", ".state")
     CFG = load(dict(config))
-    LINES = {name: sources.cell_lines(CFG, name) for name in CFG.datasets}
-    SOURCES = {name: stages.source_files(CFG, name) for name in CFG.datasets}
+    for names in (CFG.datasets, [*CFG.split_names(), *CFG.experiments], CFG.models):
+        check_case(names, Path("results"))
+    LINES = {name: packed_sources.cell_lines(CFG, name) for name in CFG.datasets}
+    SOURCES = {name: source_files(CFG, name) for name in CFG.datasets}
+    for name, files in SOURCES.items():
+        for path in filter(contains_wildcard, files):
+            raise ConfigError(
+                f"Snakemake takes the braces in the path of {path!r} for wildcards",
+                where=f"datasets.{name}.files",
+                fix="rename the file or directory, or make a link to it under another name",
+            )
     PACK = {name: stages.pack_params(CFG, name) for name in CFG.datasets}
     SPLIT = {name: stages.split_params(CFG, name) for name in CFG.split_names()}
     FEATURES = [stages.features_digest(CFG, name) for name in CFG.models]

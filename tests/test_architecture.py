@@ -14,8 +14,10 @@ FLOORS = {
     "checksums": 1,
     "provenance": 2,
     "records": 3,
+    "documents": 2,
     "labels": 3,
     "moving": 3,
+    "tables": 3,
     "config": 3,
     "data": 4,
     "models": 4,
@@ -25,8 +27,9 @@ FLOORS = {
     "inference": 5,
     "evaluation": 5,
     "reporting": 6,
+    "source_files": 5,
     "stages": 7,
-    "sources": 8,
+    "packed_sources": 8,
     "steps": 9,
     "jobs": 10,
     "cli_stages": 11,
@@ -105,3 +108,26 @@ def test_continuous_integration_does_what_ci_run_does():
     steps = workflow["jobs"]["test"]["steps"]
     assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
     assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+READERS = {
+    r"\bread_csv\(": {"evaluation/de_file.py", "training/plot.py", "reporting/runs.py"},
+    r"\.to_csv\(": set(),
+    r"\byaml\.(safe_)?load\(": {"documents.py"},
+    r"\btomllib\.": {"documents.py"},
+    r"\bpickle\.load|Unpickler\(": {"training/ranks.py"},
+    r"\btorch\.load\(": {"models/checkpoint_file.py", "training/checkpoints.py"},
+    r"\.read_text\(\)|\.write_text\([^,()]*\)$": set(),
+}
+"""Calls that guess at types, encodings or sizes, and the only modules that may make them: with our own
+files, or as the one reader that bounds them."""
+
+
+@pytest.mark.parametrize("pattern", READERS)
+def test_files_of_others_are_read_by_one_reader(pattern):
+    found = {
+        str(path.relative_to(SOURCE))
+        for path in MODULES
+        if re.search(pattern, path.read_text(), re.MULTILINE)
+    }
+    assert found <= READERS[pattern]

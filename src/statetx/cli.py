@@ -16,7 +16,7 @@ import typer
 
 from statetx import cli_scores, cli_stages
 from statetx.cli_scores import Scale
-from statetx.errors import StatetxError
+from statetx.errors import StatetxError, always_printable
 
 app = typer.Typer(
     add_completion=False,
@@ -110,6 +110,7 @@ def lint(
     """
     from statetx.config.splits import DrugTable
     from statetx.data.design import Columns
+    from statetx.data.layout import file_name
     from statetx.provenance import write_json
     from statetx.reporting.picture import write_picture
     from statetx.splits.lint_file import lint_file
@@ -132,7 +133,7 @@ def lint(
         typer.echo(f"{toml}, data set {name!r}\n\n{report.text()}\n")
         found[name] = report
         if picture is not None and not plan.empty:
-            several = f".{name}" if found.keys() - {name} else ""
+            several = f".{file_name(name)}" if found.keys() - {name} else ""
             write_picture(plan, picture.with_stem(picture.stem + several))
     if json_out is not None:
         one = next(iter(found.values()))
@@ -300,6 +301,7 @@ def _dashed(argument: str) -> str:
 
 def main() -> None:
     """Run a command; an error a user can mend is one block."""
+    always_printable()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("statetx").setLevel(logging.INFO)
     try:

@@ -36,9 +36,9 @@ def _run(config: Path, name: str, parts: int) -> tuple[Config, list[str]]:
                 f"the configuration has no {part!r}", where=config, fix=did_you_mean(part, options)
             )
     if parts > 1:
-        from statetx import sources
+        from statetx import packed_sources
 
-        sources.check_fresh(cfg, given[0])
+        packed_sources.check_fresh(cfg, given[0])
     return cfg, given
 
 
@@ -71,21 +71,22 @@ def pack(config: ConfigFile, run: RunName) -> None:
     """
     from contextlib import ExitStack
 
-    from statetx import sources, stages, steps
+    from statetx import packed_sources, stages, steps
     from statetx.data.pack import pack as work
     from statetx.data.room import check_room
     from statetx.jobs import recorded
+    from statetx.source_files import source_files
 
     cfg, (dataset,) = _run(config, run, 1)
-    files, out = [Path(f) for f in stages.source_files(cfg, dataset)], stages.pack_dir(dataset)
+    files, out = [Path(f) for f in source_files(cfg, dataset)], stages.pack_dir(dataset)
     parts = stages.parts_dir(dataset)
     check_room(files, cfg.datasets[dataset], out, parts)
     if cfg.datasets[dataset].files != "simulate":
-        sources.compare_sources(cfg, dataset, out / "content.json")
+        packed_sources.compare_sources(cfg, dataset, out / "content.json")
     with ExitStack() as stack:
         for step in steps.pack_steps(cfg, dataset):
             stack.enter_context(recorded(step))
-        work(files, cfg.datasets[dataset], dataset, out, parts, sources.packed_as(out))
+        work(files, cfg.datasets[dataset], dataset, out, parts, packed_sources.packed_as(out))
     typer.echo(f"store: {out}")
 
 

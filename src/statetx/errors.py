@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import io
+import sys
 from collections.abc import Iterable
 
 
@@ -66,6 +68,13 @@ def _rebuild(
     return kind(what, where=where, fix=fix)
 
 
+def always_printable() -> None:
+    """Let standard output and error write what their encoding lacks as ``\\u03b3``, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def did_you_mean(name: object, options: Iterable[object]) -> str:
     """Return ``did you mean 'x'?`` for the nearest option, or a short list of them: a sentence.
 
@@ -77,6 +86,9 @@ def did_you_mean(name: object, options: Iterable[object]) -> str:
         What there is.
     """
     known = [str(option) for option in options]
+    for option in known:
+        if _number(option) is not None and _number(option) == _number(str(name)):
+            return f"did you mean {option!r}?"
     lowered = {option.lower(): option for option in reversed(known)}
     near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.6)
     if near:
@@ -84,3 +96,11 @@ def did_you_mean(name: object, options: Iterable[object]) -> str:
     shown = ", ".join(repr(option) for option in known[:8])
     more = f", … ({len(known)} in all)" if len(known) > 8 else ""
     return f"known: {shown}{more}." if known else "There are none."
+
+
+def _number(text: str) -> float | None:
+    """Return the number that a text is; None: it is not one."""
+    try:
+        return float(text)
+    except ValueError:
+        return None

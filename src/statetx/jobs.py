@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from statetx import stages
 from statetx.config import BASELINES, Config
-from statetx.errors import ResultsError, StatetxError
+from statetx.errors import ResultsError, StatetxError, always_printable
 from statetx.records import known_checksum, refuse_mixture, write_record
 from statetx.steps import Step
 
@@ -161,9 +161,10 @@ def job(log: str | Path | None = None) -> Iterator[None]:
     Exits with 1 on a `StatetxError`.
     """
     handle = None
+    always_printable()
     if log is not None:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
-        handle = open(log, "w", buffering=1, encoding="utf-8")  # noqa: SIM115
+        handle = open(log, "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)
         sys.stdout = sys.stderr = handle

@@ -24,8 +24,8 @@ from statetx.errors import ResultsError
 PACKAGE = "statetx"
 
 NEVER_FOLLOWED = frozenset(
-    {"config", "errors", "checksums", "provenance", "records", "stages", "sources", "steps", "jobs"}
-    | {"cli", "cli_scores", "cli_stages"}
+    {"config", "errors", "checksums", "documents", "provenance", "records", "stages"}
+    | {"source_files", "packed_sources", "steps", "jobs", "cli", "cli_scores", "cli_stages"}
 )
 """Modules whose text cannot change a number: settings reach a stage as parameters, messages and
 provenance are not results. Following them would retrain every model for a reworded error."""
@@ -40,7 +40,8 @@ _SILENT_OWNERS = frozenset({"log", "logger", "logging", "console", "progress", "
 def digest(value: Any, length: int = 16) -> str:
     """Return the first `length` hex digits of the SHA-256 of `value` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    # A file may have a name that is not text.
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:length]
 
 
 def as_json(value: Any) -> Any:
@@ -317,6 +318,10 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON (non-finite numbers as null), whole or not at all."""
     text = json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+        text = json.dumps(
+            _plain(value), indent=1, allow_nan=False
+        )  # names of files that are not text
     write_text(path, text + "\n")
 
 

@@ -6,17 +6,16 @@ Snakemake.
 
 from __future__ import annotations
 
-import glob
 import os
-import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from statetx import labels, provenance
+from statetx import documents, labels, provenance
 from statetx.config import BASELINES, Config
 from statetx.errors import ConfigError, ResultsError
+from statetx.source_files import rooted, source_files
 
 CODE: dict[str, tuple[str, ...]] = {
     "simulate": ("statetx.data.simulate",),
@@ -94,44 +93,6 @@ def state_dir(dataset: str, split: str, model: str, seed: int, made_from: Any) -
 
 
 # ---------------------------------------------------------------------------------------------
-# source files
-
-
-def source_files(cfg: Config, dataset: str) -> list[str]:
-    """The h5ad files of a data set, globs expanded, ``{data_root}`` replaced.
-
-    Raises
-    ------
-    ConfigError
-        A path or pattern matches nothing.
-    """
-    from statetx.data.layout import file_name
-    from statetx.data.simulate import line_names
-
-    section = cfg.datasets[dataset]
-    if section.files == "simulate":
-        home = Path("results") / dataset / "simulate"
-        return [str(home / f"{file_name(line)}.h5ad") for line in line_names(section.simulate)]
-    found: list[str] = []
-    for pattern in section.files:
-        path = os.path.expandvars(str(Path(rooted(cfg, pattern)).expanduser()))
-        matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (absolute patterns)
-        if not matches:
-            raise ConfigError(
-                f"no file matches {pattern!r} (looked for {path})",
-                where=f"datasets.{dataset}.files",
-                fix="correct the path, or give its root: --config data_root=DIRECTORY",
-            )
-        found += matches
-    return list(dict.fromkeys(found))
-
-
-def rooted(cfg: Config, path: str) -> str:
-    """`path` with ``{data_root}`` replaced."""
-    return path.replace("{data_root}", cfg.data_root)
-
-
-# ---------------------------------------------------------------------------------------------
 # parameters: exactly the settings that a stage reads
 
 
@@ -196,14 +157,8 @@ def read_toml(path: str) -> dict[str, Any]:
     ConfigError
         Missing or malformed file.
     """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(
-            f"cannot read the split: {error}",
-            where=path,
-            fix="correct the path or the TOML; docs/how-to.md shows a complete file",
-        ) from error
+    fix = "correct the path or the TOML; docs/how-to.md shows a complete file"
+    return documents.read_toml(path, documents.Wanted("the split", ConfigError, fix))
 
 
 def train_params(cfg: Config, model: str) -> dict[str, Any]:

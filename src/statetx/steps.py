@@ -20,7 +20,8 @@ from statetx.config.root import Run
 from statetx.data.layout import file_name
 from statetx.data.plan import read_plan
 from statetx.errors import ResultsError, StatetxError
-from statetx.sources import cell_lines
+from statetx.packed_sources import cell_lines
+from statetx.source_files import source_files
 
 REFERENCES = ("floor", "mean_response", "interpolated_duplicate", "ceiling")
 
@@ -158,7 +159,7 @@ def _recorded(path: Path) -> str | None:
 
 def simulate_step(cfg: Config, dataset: str) -> Step:
     """Making cells with a planted truth."""
-    cells = tuple(map(Path, stages.source_files(cfg, dataset)))
+    cells = tuple(map(Path, source_files(cfg, dataset)))
     home, params = cells[0].parent, stages.simulate_params(cfg, dataset)
     return _step("simulate", params, (), (*cells, home / "truth.parquet"), home / records.NAME)
 
@@ -168,7 +169,7 @@ def pack_steps(cfg: Config, dataset: str) -> Iterator[Step]:
     home, params = stages.pack_dir(dataset), stages.pack_params(cfg, dataset)
     inputs: tuple[Path, ...] = (home / "content.json",)
     if cfg.datasets[dataset].files == "simulate":
-        inputs = tuple(map(Path, stages.source_files(cfg, dataset)))
+        inputs = tuple(map(Path, source_files(cfg, dataset)))
     for line in cell_lines(cfg, dataset):
         cells = home / f"{file_name(line)}.h5ad"
         yield _step("pack", params, inputs, (cells,), _beside(cells))

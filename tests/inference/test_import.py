@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 from statetx.cli import app
 from statetx.errors import DataError, ModelError
 from statetx.inference import attention
-from statetx.inference.import_run import import_run, read_pickle
+from statetx.inference.import_run import import_run
 from statetx.inference.infer import infer
 from statetx.models import arc, model_dir
 from statetx.models.architecture import Architecture
 from statetx.models.backbone import ATTENTION, Shape
+from statetx.models.checkpoint_file import read_pickle
 from statetx.models.decoder import DecoderShape
 from statetx.models.pertsets import PertSets
 

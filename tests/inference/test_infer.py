@@ -379,8 +379,8 @@ def test_a_line_without_controls_never_borrows_them(
     [
         ("perturbation,cell_line\nDrug02_5,L3\n", "no cell line 'L3'"),
         ("perturbation,cell_line\nDrug2_5,L03\n", "'Drug2_5'"),
-        (f"perturbation,cell_line\n{CONTROL},L03\n", "no perturbation to predict"),
-        ("perturbation,cell_line\n,L03\n", "no perturbation to predict"),
+        (f"perturbation,cell_line\n{CONTROL},L03\n", "is not a perturbation to predict"),
+        ("perturbation,cell_line\n,L03\n", "is not a perturbation to predict"),
         ("perturbation,cell_line\nDrug02_5,L03\nDrug02_5,L03\n", "asked for twice"),
         ("perturbation,cell_line,n_cells\nDrug02_5,L03,0\n", "n_cells is '0'"),
         ("perturbation,cell_line,n_cells\nDrug02_5,L03,1.5\n", "n_cells is '1.5'"),

@@ -303,9 +303,9 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
 
 
 FOREIGN: list[tuple[Any, str]] = [
-    ({"weights": {}}, "no Lightning checkpoint"),
-    ([1, 2], "no Lightning checkpoint"),
-    ({"state_dict": [1]}, "no Lightning checkpoint"),
+    ({"weights": {}}, "not a Lightning checkpoint"),
+    ([1, 2], "not a Lightning checkpoint"),
+    ({"state_dict": [1]}, "not a Lightning checkpoint"),
     ({"state_dict": _base()}, "no hyper_parameters"),
     ({"state_dict": {}, "hyper_parameters": _settings()}, "lacks the tensors of pert_encoder"),
     ({"state_dict": _base(), "hyper_parameters": [1]}, "hyper_parameters"),

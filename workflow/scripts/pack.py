@@ -5,7 +5,7 @@ from pathlib import Path
 from statetx.data.pack import finish
 from statetx.data.survey import Survey, declared
 from statetx.jobs import job, recorded
-from statetx.sources import packed_as
+from statetx.packed_sources import packed_as
 from statetx.steps import Step
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from statetx.config import load
 from statetx.data.room import check_room
 from statetx.data.survey import declared, survey
 from statetx.jobs import job
-from statetx.stages import source_files
+from statetx.source_files import source_files
 
 if __name__ == "__main__":
     with job(snakemake.log[0]):

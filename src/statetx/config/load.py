@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from statetx.config import datasets, models, sections, splits
 from statetx.config.models import BASELINES
 from statetx.config.root import Config
 from statetx.config.sections import Section
+from statetx.documents import Wanted, check_size, read_yaml, source_texts
 from statetx.errors import ConfigError, did_you_mean
+
+WANTED = Wanted(
+    "the configuration",
+    ConfigError,
+    "correct the path or the YAML; config/config.yaml is a complete file",
+)
 
 
 def load(source: str | Path | dict[str, Any]) -> Config:
@@ -31,25 +41,42 @@ def load(source: str | Path | dict[str, Any]) -> Config:
     where = "the configuration" if isinstance(source, dict) else str(source)
     raw: Any = source
     if not isinstance(source, dict):
-        try:
-            raw = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(
-                f"cannot read the configuration: {error}",
-                where=where,
-                fix="correct the path or the YAML; config/config.yaml is a complete file",
-            ) from error
+        raw = read_yaml(source, WANTED)
     if not isinstance(raw, dict):
         raise ConfigError("the configuration is not a mapping of sections", where=where)
     try:
+        check_size(raw)  # Snakemake read it without a bound
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise explain(error, where) from None
+        raise explain(
+            error, where, {} if isinstance(source, dict) else source_texts(source)
+        ) from None
+    except ValueError as error:
+        raise WANTED.error(error, where) from error
 
 
-def explain(error: ValidationError, where: str) -> ConfigError:
-    """Turn pydantic's list of errors into one message with paths and nearest keys."""
-    messages = [_message(item) for item in error.errors()]
+def explain(
+    error: ValidationError, where: str, texts: Mapping[tuple[str, ...], str] = MappingProxyType({})
+) -> ConfigError:
+    """Turn pydantic's list of errors into one message with paths, values and nearest keys.
+
+    Parameters
+    ----------
+    error
+        From pydantic.
+    where
+        The file.
+    texts
+        From `documents.source_texts`: values as they are written.
+    """
+    first = {tuple(_place(item)): item for item in reversed(error.errors())}
+    # Where a list is allowed besides a text, and one of its values is wrong, the text is not meant.
+    told = [
+        item
+        for place, item in reversed(first.items())
+        if not any(place == other[: len(place)] and len(other) > len(place) for other in first)
+    ]
+    messages = [_message(item, texts) for item in told]
     return ConfigError(
         messages[0] if len(messages) == 1 else "\n".join(f"- {text}" for text in messages),
         where=where,
@@ -57,22 +84,71 @@ def explain(error: ValidationError, where: str) -> ConfigError:
     )
 
 
-def _message(item: Any) -> str:
-    path = [str(part) for part in item["loc"]]
-    kinds = {kind.__name__ for kind in splits.GENERATORS.values()}
-    tags = {*kinds, "toml", "pertsets", *BASELINES}
-    shown = ".".join(p for i, p in enumerate(path) if not (i == 2 and p in tags))
+def _message(item: Any, texts: Mapping[tuple[str, ...], str]) -> str:
+    path, place = [str(part) for part in item["loc"]], _place(item)
+    shown = ".".join(place)
     if item["type"] == "extra_forbidden":
         return f"unknown key {shown!r}; {did_you_mean(path[-1], _siblings(path))}"
     if item["type"] == "missing":
         return f"missing key {shown!r}"
-    text = item["msg"].removeprefix("Value error, ")
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         key = "kind" if path[0] == "models" else "generator"
         given = item["input"].get(key) if isinstance(item["input"], dict) else None
         options = BASELINES | {"pertsets"} if key == "kind" else {*splits.GENERATORS}
         return f"{shown}.{key}: {given!r} is none; {did_you_mean(given, sorted(options))}"
+    text = item["msg"].removeprefix("Value error, ")
+    if item["type"] != "value_error":
+        text = _wrong_value(item, text, texts.get(tuple(place)))
     return f"{shown}: {text}" if shown else text
+
+
+def _place(item: Any) -> list[str]:
+    """Return the keys above a value, without pydantic's names of kinds and types."""
+    kinds = {kind.__name__ for kind in splits.GENERATORS.values()}
+    tags = {*kinds, "toml", "pertsets", *BASELINES}
+    path = [str(part) for part in item["loc"]]
+    return [p for i, p in enumerate(path) if not (i == 2 and p in tags) and not _is_type(p)]
+
+
+def _is_type(part: str) -> bool:
+    """Whether part of a path is pydantic's name of one of several allowed types."""
+    return part in ("str", "[key]") or part.startswith(("list[", "literal["))
+
+
+def _wrong_value(item: Any, text: str, written: str | None) -> str:
+    """Return what is wrong with a value that YAML, or somebody, took for another type."""
+    value, wants_text = item["input"], item["type"] == "string_type" or "list[str]" in item["loc"]
+    if isinstance(value, dict | list | tuple):
+        return f"{text}, not {'a mapping' if isinstance(value, dict) else 'a list'}"
+    if wants_text and (value is None or isinstance(value, bool | int | float | date)):
+        return _unquoted(value, written)
+    if isinstance(value, str) and item["type"].startswith("int_") and _is_number(value):
+        return f"{value!r} is text in YAML; write all digits of the number, as in 100000"
+    return f"{text}, not {value!r}"
+
+
+def _unquoted(value: Any, written: str | None) -> str:
+    """Return what to do about a label without quotes that YAML takes for something else."""
+    if written is None:
+        usual = {True: "yes", False: "NO", None: "null"}
+        known = value is None or isinstance(value, bool)
+        hint = {False: " (YAML reads NO, no and off so)", True: " (YAML reads YES, yes and on so)"}
+        also = hint.get(value, "") if isinstance(value, bool) else ""
+        return (
+            f'{value} is not text{also}; write it in quotes: "{usual[value] if known else value}"'
+        )
+    kinds = {int: "the number", float: "the number", date: "the date"}
+    read = f"{kinds.get(type(value), '')} {value}".strip() if written else "nothing"
+    if not written:
+        return 'no value is given; for an empty text write ""'
+    return f'{written} is read as {read}, not as text; write it in quotes: "{written}"'
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _siblings(path: list[str]) -> list[str]:

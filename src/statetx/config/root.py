@@ -13,7 +13,7 @@ from statetx.config.sections import Evaluation, Experiment, Prune, Report, Secti
 from statetx.config.splits import Split
 from statetx.errors import did_you_mean
 
-NAME = re.compile(r"[A-Za-z0-9_.+-]+")
+NAME = re.compile(r"[A-Za-z0-9_.+-]{1,100}")
 RESERVED = frozenset({"pack", "simulate", "reference", "genes", "reports", "all"})
 """Names that are directories of their own inside ``results/{dataset}``."""
 
@@ -46,10 +46,11 @@ class Config(Section):
     def _names_fit(self) -> Config:
         for section in ("datasets", "splits", "models", "experiments"):
             for name in getattr(self, section):
-                if not NAME.fullmatch(name) or name in RESERVED:
+                if not NAME.fullmatch(name) or not name.strip(".") or name in RESERVED:
                     raise ValueError(
-                        f"{section}.{name}: this name cannot be used: it becomes a directory; use "
-                        f"letters, digits and _ . + -, and none of {', '.join(sorted(RESERVED))}"
+                        f"{section}.{name[:120]}: this name cannot be used: it becomes a directory; use "
+                        "at most 100 letters, digits and _ . + -, and not "
+                        f"{', '.join(sorted(RESERVED))} or dots alone"
                     )
         for name, split in self.splits.items():
             _known(split.dataset, self.datasets, f"splits.{name}.dataset")

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from statetx.documents import Wanted
 from statetx.errors import DataError
+from statetx.tables import read_table
 
-KEY = "perturbation_features_file"
+WANTED = Wanted("the features", DataError, "correct perturbation_features_file of the model")
 
 
 class Features(NamedTuple):
@@ -33,7 +35,7 @@ class Features(NamedTuple):
 
 
 def read_features(path: str | Path) -> Features:
-    """Read a table of features: CSV, tab-separated text (``.tsv``, ``.txt``) or parquet.
+    """Read a table of features: text or parquet, as `tables.read_table` does.
 
     The first column (of a parquet file that pandas wrote with an index of labels: that index) holds
     labels as they stand in the data.
@@ -44,7 +46,7 @@ def read_features(path: str | Path) -> Features:
         No such file, no column of features, an empty or repeated label, or a value that is no finite
         number.
     """
-    table = _read(Path(path))
+    table = read_table(path, WANTED)
     if table.shape[1] < 2:
         raise DataError(
             f"the table has {table.shape[1]} column, and no feature",
@@ -52,7 +54,7 @@ def read_features(path: str | Path) -> Features:
             fix="the first column holds labels of perturbations, the others one number each",
         )
     names = table.iloc[:, 0]
-    labels = [str(label) for label in names.where(~names.isna(), "")]
+    labels = [str(label) for label in names.where(~names.isna(), "")]  # numbers in a parquet file
     empty = [i for i, label in enumerate(labels, start=1) if not label.strip()]
     if empty or not labels:
         raise DataError(
@@ -84,27 +86,6 @@ def read_features(path: str | Path) -> Features:
     return Features(labels, columns, values)
 
 
-def _read(path: Path) -> pd.DataFrame:
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".parquet":
-            table = pd.read_parquet(path)
-            return table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
-        sep = "\t" if suffix in (".tsv", ".txt") else ","
-        table = pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot read the features: {error}", where=path, fix=f"correct {KEY} of the model"
-        ) from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what has no name for an index
-        raise DataError(
-            f"rows have more values than the header has names ({table.shape[1]})",
-            where=path,
-            fix="name every column in the first line, that of the labels too",
-        )
-    return table
-
-
 def _numbers(column: pd.Series, labels: list[str], path: str | Path) -> np.ndarray:
     """Return a column as float64; missing and infinite ones as they are."""
     found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
@@ -115,6 +96,7 @@ def _numbers(column: pd.Series, labels: list[str], path: str | Path) -> np.ndarr
         raise DataError(
             f"the feature of {labels[row]!r} is {column.iloc[row]!r}, which is no number",
             where=f"{path}: {column.name}",
-            fix="only the first column may hold text: remove the column, or write it as numbers",
+            fix="only the first column may hold text: remove the column, or write it as numbers, with a "
+            "point as in 0.5",
         )
     return found

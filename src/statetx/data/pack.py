@@ -22,7 +22,7 @@ from statetx import labels
 from statetx.config import Dataset
 from statetx.data.gather import gather
 from statetx.data.identity import identity
-from statetx.data.layout import FORMAT, file_name
+from statetx.data.layout import FORMAT, check_case, file_name
 from statetx.data.scatter import scatter
 from statetx.data.survey import CODE, Survey, survey, watched
 from statetx.errors import DataError, ResultsError
@@ -83,6 +83,7 @@ def pack(
     found = survey(files, settings, name)
     _make(out)
     _make(home)
+    check_case(map(file_name, found.cells), out)
     (out / "manifest.json").unlink(missing_ok=True)
     parts = [home / part for part in part_names(found)]
     lines = {line: out / f"{file_name(line)}.h5ad" for line in found.cells}

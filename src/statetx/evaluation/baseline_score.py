@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from pathlib import Path
@@ -10,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from statetx.documents import Wanted
 from statetx.errors import DataError, did_you_mean
 from statetx.evaluation.cell_eval import PROFILES
 from statetx.evaluation.tables import STATISTICS, write_score
+from statetx.tables import read_table
 
 log = logging.getLogger(__name__)
 
+WANTED = Wanted("the aggregate table", DataError, "give an agg_results.csv, ours or cell-eval's")
 BEST_IS_ZERO = ("mse", "mae", "mse_delta", "mae_delta")
 WITHOUT_BEST = ("de_nsig_counts_real", "de_nsig_counts_pred")
 
@@ -94,11 +96,8 @@ class _Aggregate:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open(newline="", encoding="utf-8") as handle:
-                header, *rows = csv.reader(handle)
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot read the aggregate table: {error}", where=path) from error
+        table = read_table(path, WANTED)
+        header = list(table.columns)
         if "statistic" not in header:
             per_label = header[:1] == ["perturbation"]
             raise DataError(
@@ -108,9 +107,9 @@ class _Aggregate:
                 if per_label
                 else f"an aggregate table has the rows {', '.join(STATISTICS)}",
             )
-        self._at = header.index("statistic")
         self.columns = [name for name in header if name != "statistic"]
-        self._rows = {row[self._at]: row for row in rows if row}
+        rows = zip(*(table[name] for name in self.columns), strict=True)
+        self._rows = dict(zip(table["statistic"], rows, strict=False))
 
     def row(self, statistic: str) -> dict[str, np.float64]:
         """Values of a row; an empty cell is NaN."""
@@ -122,9 +121,10 @@ class _Aggregate:
             )
         row = self._rows[statistic]
         try:
-            cells = [text for at, text in enumerate(row) if at != self._at]
-            values = [np.float64(text or "nan") for text in cells]
-            return dict(zip(self.columns, values, strict=True))
+            return {
+                name: np.float64("nan" if text == "" else text)
+                for name, text in zip(self.columns, row, strict=True)
+            }
         except ValueError as error:
             raise DataError(
                 f"not one number per column: {error}", where=f"{self.path}, row {statistic!r}"

@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 
 from statetx.config import BASELINES
+from statetx.documents import Wanted
 from statetx.errors import ResultsError, did_you_mean
 from statetx.evaluation.columns import COLUMNS, DROPPED, IDENTITY, SCORED_ZERO, parse_note
 from statetx.records import verify
+from statetx.tables import read_table
 
 KEY = ["split", "line", "perturbation"]
+TEXT = ("line", "perturbation", "drug", "note")
+WANTED = Wanted("the scores", ResultsError, "run the evaluate stage again")
 ENDS = ("floor", "mean_response", "interpolated_duplicate", "ceiling")
 """Names and roles of the references; each is a file ``<name>.csv``."""
 OPTIONAL_ENDS = ("mean_response", "interpolated_duplicate")
@@ -96,14 +100,7 @@ class Cohort:
 
 
 def _read(path: Path, split: str, line: str) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(
-            verify(path), dtype={"perturbation": str, "line": str, "drug": str, "note": str}
-        )
-    except (OSError, ValueError) as error:
-        raise ResultsError(
-            f"cannot read the scores: {error}", where=path, fix="run the evaluate stage again"
-        ) from error
+    table = read_table(verify(path), WANTED)
     missing = [name for name in (*IDENTITY, *COLUMNS, "note") if name not in table]
     if missing or set(table["line"]) - {line}:
         raise ResultsError(
@@ -112,7 +109,17 @@ def _read(path: Path, split: str, line: str) -> pd.DataFrame:
             fix="run the evaluate stage again",
         )
     table.insert(0, "split", split)
+    for name in table.columns.difference(["split", *TEXT]):
+        table[name] = _numbers(table[name], path)
     return table
+
+
+def _numbers(column: pd.Series, path: Path) -> pd.Series:
+    """Return a column of a CSV as numbers, every digit of them; nothing stands for NaN."""
+    try:
+        return pd.Series([float(text) if text else np.nan for text in column], dtype=np.float64)
+    except ValueError as error:
+        raise WANTED.error(f"column {column.name!r}: {error}", path) from error
 
 
 def gather(runs: Sequence[RunScores], references: Sequence[RefScores]) -> Cohort:

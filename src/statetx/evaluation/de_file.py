@@ -21,6 +21,7 @@ from statetx.errors import DataError, did_you_mean
 from statetx.evaluation.de import COLUMNS, DETable
 from statetx.evaluation.de_columns import Tests
 from statetx.provenance import whole
+from statetx.tables import encoding, first_line, is_parquet, separator
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class SuppliedTable:
         Parameters
         ----------
         path
-            Parquet if it ends so, else CSV.
+            Parquet, or text separated by commas, semicolons or tabs.
         line_column
             Column with the cell line; None: the cells are of one.
 
@@ -170,15 +171,16 @@ class SuppliedTable:
 
 def _names(path: Path) -> list[str]:
     """Names of a table's columns."""
-    if path.suffix == ".parquet":
+    if is_parquet(path):
         return list(pa.parquet.read_schema(path).names)
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        return next(csv.reader(handle), [])
+    first = first_line(path)
+    names = next(csv.reader([first], delimiter=separator(first)), [])
+    return [name.strip() for name in names]
 
 
 def _columns(path: Path, kinds: dict[str, pa.DataType]) -> pa.Table:
     """Columns of a table, as `kinds`."""
-    if path.suffix == ".parquet":
+    if is_parquet(path):
         table = pa.parquet.read_table(path, columns=list(kinds)).select(list(kinds))
         return table.cast(pa.schema(list(kinds.items())))
     # Labels and genes stay text, whatever they look like: there are genes called NA and NAN.
@@ -188,7 +190,15 @@ def _columns(path: Path, kinds: dict[str, pa.DataType]) -> pa.Table:
         strings_can_be_null=False,
         null_values=["", "NA", "null"],
     )
-    return pa.csv.read_csv(path, convert_options=options)
+    first = first_line(path)
+    return pa.csv.read_csv(
+        path,
+        read_options=pa.csv.ReadOptions(
+            column_names=_names(path), skip_rows=1, encoding=encoding(path)
+        ),
+        parse_options=pa.csv.ParseOptions(delimiter=separator(first)),
+        convert_options=options,
+    )
 
 
 def _codes(column: Any, names: Sequence[str]) -> tuple[np.ndarray, set[str]]:

@@ -19,6 +19,7 @@ from statetx.evaluation.scene import Scene
 from statetx.evaluation.training_cells import OWN_LINE, MeanDelta
 from statetx.provenance import whole
 from statetx.records import verify
+from statetx.tables import write_table
 
 TOO_FEW = "fewer than 2 real cells: no spread, no distance"
 
@@ -200,4 +201,4 @@ def write_scores(
         rows.append(row)
     frame = pd.DataFrame(rows, columns=[*IDENTITY, *COLUMNS, "note"])
     with whole(path) as part:
-        frame.to_csv(part, index=False)
+        write_table(frame, part)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from statetx.data.layout import check_case, folder_name
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
 from statetx.evaluation.de_columns import Tests
@@ -22,6 +23,7 @@ from statetx.evaluation.side_file import Scale, Side, log_normalised, median_tot
 from statetx.evaluation.tables import write_aggregate, write_results
 from statetx.labels import controls as control_labels
 from statetx.provenance import staged, whole
+from statetx.tables import write_table
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +154,7 @@ def _write(result: Result, home: Path) -> None:
         write_tests(table, home / f"{side}_de.parquet")
     if result.scores is not None:
         with whole(home / "scores.csv") as part:
-            result.scores.to_csv(part, index=False)
+            write_table(result.scores, part)
 
 
 def check_settings(profile: str, skip: Sequence[str], scale: Scale) -> None:
@@ -166,9 +168,11 @@ def check_settings(profile: str, skip: Sequence[str], scale: Scale) -> None:
 def homes_of(side: Side, out: str | Path, celltype_col: str | None) -> dict[str, Path]:
     """Directory of every cell line, lines sorted."""
     homes = {
-        line: Path(out) / line.replace("/", "-") if celltype_col else Path(out)
+        line: Path(out) / folder_name(line) if celltype_col else Path(out)
         for line in sorted(set(side.lines))
     }
+    if celltype_col:
+        check_case([home.name for home in homes.values()], Path(out))
     if len(set(homes.values())) < len(homes):
         raise DataError(
             "two cell lines differ only by '/' and '-': both would be written to one directory",

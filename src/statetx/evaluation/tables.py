@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from statetx.evaluation.de_columns import Column
 from statetx.provenance import whole
+from statetx.tables import field
 
 STATISTICS = ("count", "null_count", "mean", "std", "min", "25%", "50%", "75%", "max")
 
@@ -41,15 +41,15 @@ def _cell(value: float | str | None) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value
+        return field(value)
     return "NaN" if math.isnan(value) else repr(float(value))
 
 
 def _write(path: Path, header: list[str], rows: list[list[float | str | None]]) -> None:
+    table: list[list[float | str | None]] = [[*header], *rows]
+    lines = [",".join(map(_cell, row)) + "\n" for row in table]
     with whole(path) as part, part.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([[_cell(value) for value in row] for row in rows])
+        handle.writelines(lines)
 
 
 def write_results(labels: Sequence[str], columns: dict[str, Column], path: Path) -> None:

@@ -20,6 +20,7 @@ from statetx.evaluation.metrics import METRICS
 from statetx.evaluation.ranges import LEAST, dynamic_range, ends_differ, explained
 from statetx.evaluation.remarks import flags, undefined
 from statetx.provenance import versions, whole, write_json
+from statetx.tables import write_table
 
 __all__ = ["RefScores", "RunScores", "verdict"]
 
@@ -103,7 +104,7 @@ def verdict(
     }
     write_json(Path(out_dir) / "verdict.json", document)
     with whole(Path(out_dir) / "leaderboard.csv") as part:
-        _leaderboard(rows, comparisons).to_csv(part, index=False)
+        write_table(_leaderboard(rows, comparisons), part)
 
 
 def _row(bench: Bench, one: Contender) -> dict[str, Any]:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import pickle
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from statetx import labels as spelling
+from statetx.documents import Wanted, read_text, read_yaml
 from statetx.errors import ModelError
 from statetx.inference.attention import choose_attention
 from statetx.models import arc, model_dir
 from statetx.models.architecture import Architecture
-from statetx.models.checkpoint_file import read_checkpoint
+from statetx.models.checkpoint_file import described, read_checkpoint, read_map, read_pickle
 from statetx.models.pertsets_predictor import FEATURES
 from statetx.provenance import file_digest, versions
 
@@ -29,11 +27,6 @@ CHECKPOINTS = ("best", "final", "last")
 """Taken from a run directory, the first that is there."""
 MAPS = ("pert_onehot_map.pt", "pert_onehot_map.torch")
 """Names that a run gives to its map of perturbations."""
-SCALARS: list[Any] = [
-    (np.str_("").__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
-] + [np.dtype, np.dtypes.StrDType]
-"""State's labels are numpy strings: what torch must read besides tensors and plain values."""
-BUILTINS = {"dict", "list", "tuple", "set", "str", "int", "float", "bool", "NoneType"}
 AUTO = "auto"
 
 
@@ -70,6 +63,13 @@ def import_run(
     ModelError
         Unreadable or unsafe files, an undecided attention mode, unknown genes, no control label.
     """
+    with described(source):
+        return _import_run(source, out, attention, genes, adata)
+
+
+def _import_run(
+    source: Path, out: Path, attention: str | None, genes: Path | None, adata: Path | None
+) -> dict[str, Any]:
     path, run = _checkpoint(source)
     content = read_checkpoint(path)
     settings = dict(content.get("hyper_parameters") or {})
@@ -170,11 +170,20 @@ def _data_settings(run: Path | None) -> dict[str, Any]:
     path = None if run is None else run / "config.yaml"
     if path is None or not path.is_file():
         return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ModelError(f"cannot read the configuration: {error}", where=path) from error
-    return dict((content.get("data") or {}).get("kwargs") or {})
+    fix = "correct it, or move it away: the command names what is missing then"
+    found = read_yaml(path, Wanted("the configuration of the run", ModelError, fix))
+    for key in ("data", "kwargs"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return (
+        {key: _text(value) for key, value in (found or {}).items()}
+        if isinstance(found, dict)
+        else {}
+    )
+
+
+def _text(value: Any) -> Any:
+    """Return a label or name of a column that YAML took for a number as text."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _vocabulary(run: Path | None, a: Architecture, path: Path) -> tuple[list[str], Tensor | None]:
@@ -230,20 +239,6 @@ def _spellings(control: str, vocabulary: list[str]) -> list[str]:
     return sorted({*known, *usual} - {control})
 
 
-def read_map(path: Path) -> dict[Any, Any]:
-    """Read a map of labels to vectors that torch saved, and nothing that could run code."""
-    try:
-        with torch.serialization.safe_globals(SCALARS):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        return {str(key): value for key, value in found.items()}
-    except Exception as error:  # torch.load raises whatever the bytes lead to
-        raise ModelError(
-            f"cannot read this map safely: {str(error).splitlines()[0]}",
-            where=path,
-            fix="it must hold labels and tensors alone: save it again in a trusted environment",
-        ) from error
-
-
 def _control_first(
     vocabulary: list[str], settings: dict[str, Any], data: dict[str, Any], run: Path | None
 ) -> tuple[str, list[str], list[int]]:
@@ -277,10 +272,8 @@ def _genes(
     wanted = a.output_dim if a.decoder is None else a.decoder.genes
     sources: list[tuple[str, list[str]]] = []
     if given is not None:
-        try:
-            lines = given.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ModelError(f"cannot read the genes: {error}", where=given) from error
+        reading = Wanted("the genes", ModelError, "give the names of the genes, one a line")
+        lines = read_text(given, reading).splitlines()
         sources.append((str(given), [line.strip() for line in lines if line.strip()]))
     else:
         dims = {} if run is None else read_pickle(run / "var_dims.pkl")
@@ -325,45 +318,6 @@ def _batches(run: Path | None, a: Architecture, path: Path) -> list[str]:
             return [str(key) for key in order]
     log.warning("%s: no map of batches beside it: they are named by their numbers", path)
     return [f"#{i}" for i in range(a.batch_dim or 0)]
-
-
-class _Plain(pickle.Unpickler):
-    """Reads containers of plain values and arrays; anything else is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "builtins" and name in BUILTINS:
-            return super().find_class(module, name)
-        if (module, name) == ("collections", "OrderedDict"):
-            return super().find_class(module, name)
-        if module.split(".")[0] == "numpy" and name in (
-            "_reconstruct",
-            "ndarray",
-            "dtype",
-            "scalar",
-        ):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which could run code")
-
-
-def read_pickle(path: Path) -> dict[str, Any]:
-    """Read a pickled dictionary of plain values; {} where there is no file.
-
-    Raises
-    ------
-    ModelError
-        It is damaged, or holds anything that could run code.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        found = _Plain(io.BytesIO(path.read_bytes())).load()
-    except Exception as error:  # a pickle raises whatever its bytes lead to
-        raise ModelError(
-            f"cannot read this file safely: {error}",
-            where=path,
-            fix="remove it and give what it says by options",
-        ) from error
-    return dict(found) if isinstance(found, dict) else {}
 
 
 def _plain(value: Any) -> bool:

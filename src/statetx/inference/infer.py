@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from statetx.config import BASELINES
 from statetx.data.header import columns, opened
 from statetx.data.matching import draw_controls
 from statetx.errors import ConfigError, DataError, ModelError, did_you_mean
+from statetx.inference.asked import read_asked
 from statetx.inference.cells import Request, declared, refused, write_predictions
 from statetx.inference.own_cells import Expression, OwnCells
 from statetx.models.model_dir import LoadedModel, load
@@ -50,7 +50,7 @@ def infer(
     out
         h5ad to write, with the predicted cells and nothing else: see `cells.write_predictions`.
     table
-        CSV of conditions: ``perturbation, cell_line[, n_cells]``. Without `n_cells`: as many as
+        Table of conditions: ``perturbation, cell_line[, n_cells]``. Without `n_cells`: as many as
         the file has of this condition, or else as many as the line has controls. Without a table:
         every (line, perturbation) of the file, as many cells as it has there.
     pert_col, celltype_col, batch_col
@@ -128,7 +128,8 @@ def infer(
         existing = own.conditions()
         asked: dict[tuple[str, str], int | None] = dict(existing)
         if table is not None:
-            asked = _read_table(Path(table), own, {*controls, control_pert})
+            labels = {*loaded.perturbations, *(label for _, label in existing)}
+            asked = read_asked(Path(table), own.line.names, labels, {*controls, control_pert})
         if celltypes:
             asked = {key: n for key, n in asked.items() if key[0] in celltypes}
         asked = _predictable(loaded, asked, on_unknown, table or path)
@@ -219,53 +220,3 @@ def _request(
     drawn = draw_controls(controls.name, controls.runs, batches, seed, label)
     rows = controls.rows[drawn]
     return Request(line, label, rows, batches if batches[0] else own.batch.values_at(rows))
-
-
-def _read_table(
-    path: Path, own: OwnCells, controls: set[str | None]
-) -> dict[tuple[str, str], int | None]:
-    """Read the conditions asked for, with their number of cells (None: not said)."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot read the table: {error}",
-            where=path,
-            fix="a CSV with the columns perturbation, cell_line and, if you like, n_cells",
-        ) from error
-    allowed = ["perturbation", "cell_line", "n_cells"]
-    for name in table.columns:
-        if name not in allowed:
-            raise DataError(f"unknown column {name!r}", where=path, fix=did_you_mean(name, allowed))
-    for name in allowed[:2]:
-        if name not in table.columns:
-            raise DataError(
-                f"there is no column {name!r}",
-                where=path,
-                fix="name the columns perturbation, cell_line and, if you like, n_cells",
-            )
-    out: dict[tuple[str, str], int | None] = {}
-    for number, row in enumerate(table.to_dict("records"), start=2):
-        where = f"{path}, line {number}"
-        line, label = row["cell_line"], row["perturbation"]
-        if line not in own.line.names:
-            raise DataError(
-                f"no cell line {line!r} in the file",
-                where=where,
-                fix=f"{did_you_mean(line, own.line.names)} Predictions need the line's controls",
-            )
-        if label == "" or label in controls:
-            raise DataError(
-                f"{label!r} is no perturbation to predict",
-                where=where,
-                fix="name a perturbation other than the control",
-            )
-        if (line, label) in out:
-            raise DataError(f"({line!r}, {label!r}) is asked for twice", where=where)
-        text = row.get("n_cells", "")
-        if text and not (text.isascii() and text.isdigit() and int(text) > 0):
-            raise DataError(
-                f"n_cells is {text!r}", where=where, fix="a whole number from 1, or nothing"
-            )
-        out[line, label] = int(text) if text else None
-    return dict(sorted(out.items()))

@@ -20,7 +20,7 @@ from torch import Tensor
 from statetx.errors import ModelError, did_you_mean
 from statetx.models.architecture import Architecture
 from statetx.models.backbone import ATTENTION, Shape
-from statetx.models.checkpoint_file import read_checkpoint
+from statetx.models.checkpoint_file import described, plain_names, read_checkpoint
 from statetx.models.decoder import DecoderShape
 from statetx.models.gpt2 import Gpt2Shape
 from statetx.models.pertsets import PertSets
@@ -58,9 +58,19 @@ def load(
         Unreadable or unsafe file, tensors that are missing, unknown, of unexpected shape or not finite,
         or an attention mode that nobody stated.
     """
+    with described("state_dict" if isinstance(source, Mapping) else source):
+        return _load(source, hyper_parameters, attention)
+
+
+def _load(
+    source: str | Path | Mapping[str, Tensor],
+    hyper_parameters: Mapping[str, Any] | None,
+    attention: str | None,
+) -> PertSets:
     moments: set[int] | None = None
     if isinstance(source, Mapping):
-        where, tensors, settings = "state_dict", dict(source), dict(hyper_parameters or {})
+        where, settings = "state_dict", dict(hyper_parameters or {})
+        tensors = plain_names(source, where)
     else:
         where = str(source)
         content = read_checkpoint(Path(source))
@@ -243,7 +253,7 @@ def _backbone(
     tensors: Mapping[str, Tensor], settings: Mapping[str, Any], attention: str | None, where: str
 ) -> Shape | Gpt2Shape:
     given = settings.get("transformer_backbone_kwargs") or {}
-    gpt2 = {int(m[1]) for n in tensors if (m := re.match(rf"{BACKBONE}h\.(\d+)\.", n))}
+    gpt2 = _layers(tensors, "h", where)
     if gpt2:
         width = int(tensors[f"{BACKBONE}ln_f.weight"].shape[0])
         n_head = int(given.get("n_head", 8))
@@ -259,7 +269,7 @@ def _backbone(
                 where=where,
                 fix="give transformer_backbone_kwargs.n_head",
             )
-        return Gpt2Shape(width, max(gpt2) + 1, n_head)
+        return Gpt2Shape(width, gpt2, n_head)
     for name, usual in USUAL.items():
         if given.get(name, usual) != usual:
             raise ModelError(
@@ -267,7 +277,7 @@ def _backbone(
                 where=where,
                 fix="not supported",
             )
-    layers = {int(m[1]) for n in tensors if (m := re.match(rf"{BACKBONE}layers\.(\d+)\.", n))}
+    layers = _layers(tensors, "layers", where)
     query = tensors.get(f"{BACKBONE}layers.0.self_attn.q_proj.weight")
     gate = tensors.get(f"{BACKBONE}layers.0.mlp.gate_proj.weight")
     if not layers or query is None or gate is None:
@@ -286,12 +296,24 @@ def _backbone(
         )
     return Shape(
         hidden_size=int(query.shape[1]),
-        num_hidden_layers=max(layers) + 1,
+        num_hidden_layers=layers,
         num_attention_heads=int(heads),
         head_dim=width // int(heads),
         intermediate_size=int(gate.shape[0]),
         attention=attention_of(given, settings, attention, where),
     )
+
+
+def _layers(tensors: Mapping[str, Tensor], name: str, where: str) -> int:
+    """Return the number of layers of the transformer, none of which may be missing."""
+    pattern = re.compile(rf"{BACKBONE}{name}\.(\d{{1,6}})\.")
+    found = {int(m[1]) for key in tensors if (m := pattern.match(key))}
+    if found != set(range(len(found))):
+        lacking = min(set(range(len(found))) - found)
+        raise ModelError(
+            f"layer {lacking} of the transformer is missing", where=where, fix="copy it again"
+        )
+    return len(found)
 
 
 def attention_of(

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import pkgutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from statetx.documents import check_zip
 from statetx.errors import ModelError, did_you_mean
 from statetx.models.predictor import Predicted, Predictor
 from statetx.models.weights_file import write_weights
@@ -332,7 +334,7 @@ def _read_meta(directory: Path) -> dict[str, Any]:
             where=path,
             fix="give the directory `model` of a finished training run",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(
             f"model.json is broken: {error}", where=path, fix="train or copy the model again"
         ) from error
@@ -366,12 +368,13 @@ def _check_file(directory: Path, name: str, meta: Mapping[str, Any]) -> None:
 def _replay(model: LoadedModel) -> None:
     path = model.path / "golden.npz"
     try:
+        check_zip(path)
         with np.load(path, allow_pickle=False) as file:
             golden = {key: file[key] for key in file.files}
         expected = golden[f"cells_{model.checkpoint}"]
         asked = (golden["control"], str(golden["line"]), str(golden["perturbation"]))
         batches = golden.get("batches")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise ModelError(f"cannot read the golden cells: {error}", where=path) from error
     got = model.predict(*asked, batches).cells
     if got.shape != (len(golden["control"]), model.meta["n_genes"]):

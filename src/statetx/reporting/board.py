@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from statetx.documents import Wanted, read_json
 from statetx.errors import ResultsError
 from statetx.records import verify
 from statetx.reporting import words
@@ -84,12 +84,9 @@ def read(path: Path) -> Board:
     ResultsError
         Missing, unreadable, of another format, or without metrics or rows.
     """
-    try:
-        raw = json.loads(verify(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultsError(
-            f"cannot read the verdict: {error}", where=path, fix="run the verdict stage again"
-        ) from error
+    raw = read_json(
+        verify(path), Wanted("the verdict", ResultsError, "run the verdict stage again")
+    )
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
         raise ResultsError(

@@ -19,6 +19,8 @@ from statetx.reporting.words import count, size
 
 ROWS = 10
 """Rows of a table of examples; the rest is counted."""
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "None", "NULL", "null", "<NA>")
+"""Labels that some programs write where there is none."""
 
 
 def print_inspection(report: Report, cell_set_len: int = 256, file: TextIO | None = None) -> None:
@@ -202,6 +204,12 @@ def _remarks(report: Report) -> Iterator[str]:
             continue
         for group in _alike(sorted(set(report.design.table[name])))[:ROWS]:
             yield f"obs[{column!r}] has {some(group)}: different labels, or one with two spellings?"
+        missing = report.design.table[name].isin(MISSING)
+        for label, cells in report.design.table[missing].groupby(name)["cells"].sum().items():
+            yield (
+                f"obs[{column!r}] is {label!r} in {count(int(cells), 'cell')}: a label like any other here, "
+                "but some programs write so what is missing; leave such cells out if they have none"
+            )
 
 
 def _controls(report: Report) -> list[str]:

@@ -6,7 +6,6 @@ and a content security policy forbids every load.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from statetx.documents import Wanted, read_json
 from statetx.errors import ResultsError
 from statetx.provenance import write_text
 from statetx.records import verify
@@ -122,12 +122,8 @@ def _markup(svg: str | None) -> Markup | None:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(verify(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultsError(
-            f"cannot read the store's manifest: {error}", where=path, fix="pack the data set again"
-        ) from error
+    wanted = Wanted("the store's manifest", ResultsError, "pack the data set again")
+    found = read_json(verify(path), wanted)
     if not isinstance(found, dict):
         raise ResultsError("this is no manifest of a store", where=path, fix="pack it again")
     return found
@@ -137,13 +133,8 @@ def _sources(path: Path) -> list[dict[str, Any]]:
     """Read which files were packed; none of a store that an earlier version packed."""
     if not path.is_file():
         return []
-    try:
-        found = json.loads(verify(path).read_text(encoding="utf-8"))
-        return [{**one, "bytes": one["stamp"][0]} for one in found["sources"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(
-            f"cannot read which files were packed: {error}", where=path, fix="pack again"
-        ) from error
+    found = read_json(verify(path), Wanted("which files were packed", ResultsError, "pack again"))
+    return [{**one, "bytes": one["stamp"][0]} for one in found["sources"]]
 
 
 def _store_facts(store: Mapping[str, Any]) -> dict[str, Any]:

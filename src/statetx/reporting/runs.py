@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from statetx.documents import Wanted, read_json
 from statetx.errors import ResultsError
 from statetx.records import verify
 from statetx.reporting import words
@@ -101,14 +101,8 @@ def meta(run: RunFiles) -> dict[str, Any]:
         It is missing or unreadable.
     """
     path = run.path / "model.json"
-    try:
-        found = json.loads(verify(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultsError(
-            f"cannot read what the run {run.title!r} says about itself: {error}",
-            where=path,
-            fix="the model directory is incomplete: train it again",
-        ) from error
+    what, fix = f"what the run {run.title!r} says about itself", "the model directory is incomplete"
+    found = read_json(verify(path), Wanted(what, ResultsError, f"{fix}: train it again"))
     return found if isinstance(found, dict) else {}
 
 

@@ -57,10 +57,11 @@ def print_verdict(verdict: Path, file: TextIO | None = None) -> None:
     with console.capture() as captured:
         console.print(Group(_head(told), grid, _foot(told)))
     text = "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+    encoding = getattr(out, "encoding", None) or "utf-8"
     try:
-        text.encode(getattr(out, "encoding", None) or "utf-8")
+        text.encode(encoding)
     except UnicodeEncodeError:
-        text = text.translate(_ASCII).encode("ascii", "replace").decode()
+        text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
     out.write(text)
     out.flush()
 

@@ -34,7 +34,7 @@ def write(parts: Sequence[RenderableType], out: TextIO) -> None:
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        text = text.translate(_ASCII).encode("ascii", "replace").decode()
+        text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
     out.write(text)
     out.flush()
 

@@ -13,10 +13,12 @@ from anndata.io import read_elem
 from statetx import labels
 from statetx.config import splits as config
 from statetx.data.header import column, opened
+from statetx.documents import Wanted
 from statetx.errors import ConfigError, SplitError, did_you_mean
 from statetx.splits.findings import Findings, shown
 from statetx.splits.grid import Grid, Known
 from statetx.splits.structures import scaffold, structure_key
+from statetx.tables import check_columns, read_table
 
 
 def facts_of(
@@ -41,7 +43,7 @@ def facts_of(
         A table or column is missing, a name stands there twice, or its rows disagree.
     """
     drugs = settings.drug_table
-    table = None if drugs is None else read_table(drugs.path, drugs.name, "drug_table", unique=True)
+    table = None if drugs is None else named_rows(drugs.path, drugs.name, "drug_table", unique=True)
     out: dict[str, Any] = {}
     if drugs is not None and table is not None:
         out["listed"] = sorted(table.index)
@@ -78,7 +80,7 @@ def _strata(
     if by_line is not None:
         where = settings.line_table
         if where is not None:
-            table = read_table(where.path, where.name, "line_table", unique=False)
+            table = named_rows(where.path, where.name, "line_table", unique=False)
             out["lines"] = _agreed(table, by_line, where.path)
         else:
             out["lines"] = obs_column(files, cell_type_key, by_line, None)
@@ -139,7 +141,7 @@ def _by_name(
     return found | stripped
 
 
-def read_table(path: str, name: str, key: str, *, unique: bool) -> pd.DataFrame:
+def named_rows(path: str, name: str, key: str, *, unique: bool) -> pd.DataFrame:
     """Read a table of drugs or lines; the index holds the names.
 
     Raises
@@ -147,23 +149,10 @@ def read_table(path: str, name: str, key: str, *, unique: bool) -> pd.DataFrame:
     ConfigError
         No such file or column, empty names, or, where names must be unique, repeated ones.
     """
-    suffix = Path(path).suffix.lower()
-    try:
-        if suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            sep = "\t" if suffix in (".tsv", ".txt") else ","
-            table = pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read the table: {error}", where=path, fix=f"correct {key}.path"
-        ) from error
-    if name not in table.columns:
-        raise ConfigError(
-            f"the table has no column {name!r}",
-            where=path,
-            fix=f"{key}.name: {did_you_mean(name, list(map(str, table.columns)))}",
-        )
+    wanted = Wanted("the table", ConfigError, f"correct {key}.path")
+    table = read_table(path, wanted)
+    check_columns(table, [name], path, wanted, f"{key}.name: ")
+    table = table.mask(table == "")
     empty = table[name].isna() | (table[name].astype(str).str.strip() == "")
     if empty.any():
         row = int(empty.to_numpy().argmax()) + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 from statetx.config.splits import DrugTable, TomlSplit
 from statetx.data.design import Columns
 from statetx.data.store import open_store
+from statetx.documents import Wanted, read_toml
 from statetx.errors import SplitError
 from statetx.splits.findings import Findings
 from statetx.splits.known import facts_of
@@ -64,10 +64,7 @@ def lint_file(
     SplitError
         The file cannot be read, names no data set, or its path matches nothing.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SplitError(f"cannot read the split: {error}", where=path, fix="correct it") from error
+    content = read_toml(path, Wanted("the split", SplitError, "correct it"))
     file = parse(content, Findings())
     if not file.used:
         raise SplitError(

@@ -9,15 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from statetx import labels
 from statetx.data.design import Columns, looks_like_control, tally
 from statetx.data.header import Column, Header, column, opened
 from statetx.data.store import open_store
+from statetx.documents import Wanted
 from statetx.errors import SplitError, did_you_mean
+from statetx.tables import check_columns, count, read_table
 
 NEEDED = ("line", "perturbation", "n_cells")
+WANTED = Wanted("the conditions", SplitError, "give a packed store or a table")
 
 
 @dataclass(frozen=True)
@@ -59,22 +63,8 @@ def from_data(path: Path, controls: list[str]) -> Source:
         store = open_store(path)
         known = (store.control, *store.manifest.get("control_aliases", []))
         return Source(store.conditions, known, store.manifest.get("expression_key"))
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise SplitError(
-            f"cannot read the conditions: {error}", where=path, fix="give a store or a table"
-        ) from error
-    for name in NEEDED:
-        if name not in table.columns:
-            raise SplitError(
-                f"the table has no column {name!r}",
-                where=path,
-                fix=did_you_mean(name, list(map(str, table.columns))),
-            )
+    table = read_table(path, WANTED)
+    check_columns(table, NEEDED, path, WANTED)
     return Source(conditions_from(table, controls, path), tuple(controls))
 
 
@@ -86,13 +76,13 @@ def conditions_from(table: pd.DataFrame, controls: list[str], where: object) -> 
     SplitError
         No condition has a control label.
     """
-    cells = pd.to_numeric(table["n_cells"], errors="coerce")
-    if (cells.isna() | (cells < 0)).any():
-        row = int((cells.isna() | (cells < 0)).to_numpy().argmax())
+    cells = [count(value) for value in table["n_cells"]]
+    if None in cells:
+        row = cells.index(None)
         raise SplitError(
             f"row {row + 1} has {table['n_cells'].iloc[row]!r} cells",
             where=where,
-            fix="n_cells is the number of cells of the condition",
+            fix="n_cells is the number of cells of the condition: a whole number",
         )
     names = table["perturbation"].astype(str)
     parsed = {name: labels.parse(name) for name in names.unique()}
@@ -114,7 +104,7 @@ def conditions_from(table: pd.DataFrame, controls: list[str], where: object) -> 
             "unit": names.map(lambda name: parsed[name].unit),
             "batch": table["batch"].astype(str) if "batch" in table.columns else "",
             "is_control": is_control,
-            "n_cells": cells.astype("int64"),
+            "n_cells": np.array(cells, dtype=np.int64),
         }
     )
 

@@ -23,6 +23,7 @@ was made from, and which of the labels in ``val`` are there only to keep them ou
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,9 +227,16 @@ def _lists(table: dict[str, Any], here: str, log: Findings) -> dict[str, list[st
             fix = did_you_mean(role, ("val", "test")) + "; what is not listed trains"
             log.found("unknown-key", f"unknown key {role!r}", here, fix)
         elif not isinstance(labels, list) or not all(isinstance(p, str) for p in labels):
-            log.found("no-list", f"{role} is not a list of labels in quotes", here)
+            odd = [x for x in labels if not isinstance(x, str)] if isinstance(labels, list) else []
+            what = (
+                f"holds {odd[0]!r}, which is not text"
+                if odd
+                else "is not a list of labels in quotes"
+            )
+            fix = f'write it in quotes: "{odd[0]}"' if odd else f'write {role} = ["label", "other"]'
+            log.found("no-list", f"{role} {what}", here, fix)
         else:
-            again = sorted({label for label in labels if labels.count(label) > 1})
+            again = sorted(label for label, n in Counter(labels).items() if n > 1)
             if again:
                 log.found("repeated-entry", f"{role} repeats {shown(again)}", here)
             lists[role] = labels

@@ -9,7 +9,8 @@ from typing import Any
 from statetx import provenance
 from statetx.config import Config
 from statetx.errors import ConfigError, ResultsError
-from statetx.stages import pack_dir, source_files
+from statetx.source_files import source_files
+from statetx.stages import pack_dir
 
 READ_AT_ONCE = 1 << 30
 """Bytes of source files that are compared while the workflow is parsed: some 10 s."""
@@ -17,12 +18,15 @@ READ_AT_ONCE = 1 << 30
 
 def cell_lines(cfg: Config, dataset: str) -> list[str]:
     """The cell lines of a data set, sorted."""
+    from statetx.data.layout import check_case, file_name
     from statetx.data.simulate import line_names
 
     section = cfg.datasets[dataset]
     if section.files == "simulate":
         return sorted(line_names(section.simulate))
-    return sorted(_source_lines(cfg, dataset))
+    found = sorted(_source_lines(cfg, dataset))
+    check_case(map(file_name, found), pack_dir(dataset))
+    return found
 
 
 def _source_lines(cfg: Config, dataset: str) -> set[str]:

@@ -1,0 +1,77 @@
+"""The table of conditions that `statetx infer` is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from statetx.documents import Wanted
+from statetx.errors import DataError, did_you_mean
+from statetx.tables import check_columns, count, read_table
+
+COLUMNS = ("perturbation", "cell_line", "n_cells")
+WANTED = Wanted(
+    "the table",
+    DataError,
+    "a CSV with the columns perturbation, cell_line and, if you like, n_cells",
+)
+
+
+def read_asked(
+    path: Path, lines: Collection[str], labels: Collection[str], controls: Collection[str | None]
+) -> dict[tuple[str, str], int | None]:
+    """Read the conditions asked for, with their number of cells (None: not said).
+
+    A line or label that is not known as it stands is looked up without the blanks around it.
+
+    Parameters
+    ----------
+    path
+        The table.
+    lines, labels
+        Those that are known: lines of the file, labels of the model and of the file.
+    controls
+        Labels of the control.
+
+    Raises
+    ------
+    DataError
+        The table cannot be read, or asks for a line that is not in the file, for the control, or for
+        something twice.
+    """
+    table = read_table(path, WANTED)
+    for name in table.columns:
+        if name not in COLUMNS:
+            raise DataError(f"unknown column {name!r}", where=path, fix=did_you_mean(name, COLUMNS))
+    check_columns(table, COLUMNS[:2], path, WANTED)
+    out: dict[tuple[str, str], int | None] = {}
+    for number, row in enumerate(table.to_dict("records"), start=1):
+        where = f"{path}, row {number}"
+        line, label = _known(row["cell_line"], lines), _known(row["perturbation"], labels)
+        if line not in lines:
+            raise DataError(
+                f"no cell line {line!r} in the file",
+                where=where,
+                fix=f"{did_you_mean(line, lines)} Predictions need the line's controls",
+            )
+        if label == "" or label in controls:
+            raise DataError(
+                f"{label!r} is not a perturbation to predict",
+                where=where,
+                fix="name a perturbation other than the control",
+            )
+        if (line, label) in out:
+            raise DataError(f"({line!r}, {label!r}) is asked for twice", where=where)
+        text = str(row.get("n_cells", "")).strip()
+        n = count(text)
+        if text and not n:
+            raise DataError(
+                f"n_cells is {text!r}", where=where, fix="a whole number from 1, or nothing"
+            )
+        out[line, label] = n
+    return dict(sorted(out.items()))
+
+
+def _known(value: object, names: Collection[str]) -> str:
+    text = str(value)
+    return text.strip() if text not in names and text.strip() in names else text

@@ -151,7 +151,6 @@ def inspect(
         with report.noting():
             found.genes = gene_names(path)
         with report.noting():
-            _refuse_old(found, declared)
             if isinstance(declared, Dataset):
                 head = header(path, declared)
             else:
@@ -184,17 +183,6 @@ def _once(paths: list[Path], report: Report) -> Iterator[Path]:
         with report.noting():
             refuse_repeat(path, seen)
     yield from seen.values()
-
-
-def _refuse_old(found: FileReport, declared: Dataset | Columns) -> None:
-    for name in (declared.pert_col, declared.cell_type_key, declared.batch_col):
-        if name in found.obs and found.obs[name].old:
-            raise DataError(
-                f"obs[{name!r}] is stored the way anndata < 0.8 did: its labels would be read as "
-                "numbers",
-                where=found.path,
-                fix="read and write the file once with a current anndata",
-            )
 
 
 def _partial_header(found: FileReport, declared: Columns) -> Header | None:
@@ -249,9 +237,7 @@ def _check_matrices(report: Report, found: FileReport, head: Header | None) -> N
                 matrix = Matrix(file, name, found.path)
                 _check_sample(matrix, scale, known, found)
                 if report.full:
-                    seen = check_every_value(
-                        file, matrix, known, scale, found.seen if is_x else None
-                    )
+                    seen = check_every_value(matrix, known, scale, found.seen if is_x else None)
                     found.seen = found.seen if seen is None else seen
 
 

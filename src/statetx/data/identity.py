@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from statetx.data.header import opened
+from statetx.data.open_h5ad import opened, walk
 
 _EDGE = 4096
 """Elements at either end of a large HDF5 dataset that count."""
@@ -40,7 +40,10 @@ def identity(path: str | Path, columns: Iterable[str | None]) -> str:
     seen = hashlib.sha256()
 
     def add(name: str, item: Any) -> None:
-        seen.update(name.encode())
+        seen.update(name.encode("utf-8", "surrogateescape"))
+        if isinstance(item, str):  # a link inside the file
+            seen.update(item.encode())
+            return
         for key in sorted(item.attrs):
             seen.update(f"{key}={item.attrs[key]!r}".encode())
         if isinstance(item, h5py.Dataset):
@@ -51,7 +54,8 @@ def identity(path: str | Path, columns: Iterable[str | None]) -> str:
 
     with opened(path) as file:
         seen.update(repr([name in file for name in wanted]).encode())
-        file.visititems(add)
+        for name, item in walk(file, Path(path)):
+            add(name, item)
     return f"{Path(path).stat().st_size}-{seen.hexdigest()[:16]}"
 
 

@@ -24,7 +24,8 @@ from statetx.data import pack_kernels
 from statetx.data.header import Header, barcodes, header, opened
 from statetx.data.identity import identity
 from statetx.data.layout import ALIGNMENT
-from statetx.data.matrix import Matrix, check_values, is_integral, refuse_other_scale
+from statetx.data.matrix import Matrix, check_values, refuse_other_scale
+from statetx.data.numbers import RowSums, is_integral, is_whole
 from statetx.data.survey import Survey, watched
 from statetx.errors import DataError
 from statetx.provenance import sweep, whole, write_json
@@ -165,7 +166,8 @@ def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, par
         place = {name: i for i, name in enumerate(found.genes)}
         select = np.asarray([place[name] for name in survey.genes])
     most = min([CHUNK_ROWS, *(matrix.dense_chunk_rows for matrix in obsm.values())])
-    seen = {"integral": True, "largest": 0.0, "nonzeros": 0, "empty": 0}
+    seen: dict[str, Any] = {"whole": True, "largest": 0.0, "nonzeros": 0, "empty": 0}
+    seen["sums"] = RowSums()
     name = found.path.stem
     with tqdm(total=found.n_cells, unit="cell", desc=f"pack {name}", disable=None) as bar:
         for start, stop in x.chunks(most):
@@ -175,7 +177,9 @@ def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, par
             del chunk, names  # or two chunks would lie in memory while the next is read
             bar.update(stop - start)
     if seen["nonzeros"]:  # the sample that the survey looked at may have missed some cells
-        refuse_other_scale(bool(seen["integral"]), seen["largest"], settings.scale, "X", found.path)
+        refuse_other_scale(seen["whole"], seen["largest"], settings.scale, "X", found.path)
+        if settings.scale == "counts" and not seen["whole"]:
+            seen["sums"].refuse_normalised("X", found.path)
     if seen["empty"]:
         log.info("%s: %d cells have no counts at all", found.path, seen["empty"])
 
@@ -199,7 +203,9 @@ def _read(
         known = found.hvg if key == settings.expression_key else None
         check_values(dense[key], found.path, f"obsm/{key}", start, known)
     integral = is_integral(values.data)
-    seen["integral"] &= integral
+    seen["whole"] = seen["whole"] and (integral or is_whole(values.data))
+    if settings.scale == "counts" and not seen["whole"]:
+        seen["sums"].add(np.asarray(values.sum(axis=1, dtype=np.float64)).ravel())
     seen["nonzeros"] += values.nnz
     seen["empty"] += int((np.diff(values.indptr) == 0).sum())
     if values.nnz:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from statetx import labels
 from statetx.config import Dataset
+from statetx.data.gene_names import other_names
 from statetx.data.header import Header, genes, opened
-from statetx.data.matrix import Matrix, check_scale
+from statetx.data.matrix import Matrix, check_scale, note_decimals
 from statetx.errors import DataError, did_you_mean
 
 
@@ -28,7 +29,7 @@ def check_scales(path: Path, settings: Dataset) -> None:
         for name, scale in chosen:
             matrix = Matrix(file, name, path)
             known = names if name == "X" else [f"#{i}" for i in range(matrix.shape[1])]
-            check_scale(matrix, scale, known)
+            note_decimals(check_scale(matrix, scale, known), scale, name, path)
 
 
 def check_together(headers: Sequence[Header], settings: Dataset) -> None:
@@ -95,7 +96,8 @@ def _same_genes(first: Header, other: Header, what: str, a: list[str], b: list[s
         raise DataError(
             f"{what} differ from those of {first.path}: {', '.join(parts)}",
             where=other.path,
-            fix="bring all files to the same genes: adata[:, genes]; or set `genes: intersect` of the "
+            fix=other_names(other.path, a)
+            or "bring all files to the same genes: adata[:, genes]; or set `genes: intersect` of the "
             "data set to keep those that all files have"
             if what == "var_names"
             else "bring all files to the same genes in the same order",

@@ -26,6 +26,7 @@ from statetx.data.estimate import (
     training_bytes,
     value_bytes,
 )
+from statetx.data.gene_names import other_names
 from statetx.data.header import Column, Header, column, header, opened
 from statetx.data.identity import identity
 from statetx.data.matrix import Matrix, check_scale, check_values
@@ -286,7 +287,8 @@ def _check_genes(report: Report) -> None:
                     f"the genes differ from those of {named[0].path}: {len(missing)} missing, "
                     f"{len(extra)} more",
                     where=other.path,
-                    fix="bring all files to the same genes: adata[:, genes]; or set "
+                    fix=other_names(other.path, named[0].genes)
+                    or "bring all files to the same genes: adata[:, genes]; or set "
                     "`genes: intersect` of the data set to keep those that all files have",
                 )
 

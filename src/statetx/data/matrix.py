@@ -166,9 +166,13 @@ class Matrix:
     def dense_rows(self, start: int, stop: int) -> np.ndarray:
         """Return rows [start, stop) as dense float32."""
         if self.layout == "dense":
-            with reading(self.path, f"{self.name!r}, rows {start} to {stop}"):
-                return np.asarray(self._item[start:stop], dtype=np.float32)
+            return np.asarray(self.stored_dense(start, stop), dtype=np.float32)
         return np.asarray(self.rows(start, stop).toarray(), dtype=np.float32)
+
+    def stored_dense(self, start: int, stop: int) -> np.ndarray:
+        """Return rows [start, stop) of a dense matrix as stored."""
+        with reading(self.path, f"{self.name!r}, rows {start} to {stop}"):
+            return computable(self._item[start:stop])
 
     def sample(self) -> Iterator[tuple[int | None, sparse.csr_matrix | np.ndarray]]:
         """Yield (first row, rows): up to `SAMPLE_ROWS` rows in four runs spread over the file.

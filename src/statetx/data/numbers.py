@@ -93,15 +93,20 @@ class RowSums:
         )
 
 
-def mend_negative(below: float, above: float) -> str:
-    """Return how to mend negative values: by clipping a few, or not at all.
+def is_centred(below: float, above: float) -> bool:
+    """Whether negative values weigh so much that the values are no expression: scaled, centred.
 
     Parameters
     ----------
     below, above
         Sums of the negative values, without their sign, and of the positive ones.
     """
-    if below > CENTRED * above:
+    return below > CENTRED * above
+
+
+def mend_negative(below: float, above: float) -> str:
+    """Return how to mend negative values: by clipping a few, or not at all; see `is_centred`."""
+    if is_centred(below, above):
         return (
             "these are scaled (z-scored), centred or batch-corrected values, which cannot be used"
         )

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from statetx.data.open_h5ad import attribute, child, has, in_memory, reading
-from statetx.data.stored_text import OLD_CATEGORIES, codes_of, entries, stored, texts
+from statetx.data.stored_text import OLD_CATEGORIES, codes_of, entries, number_text, stored, texts
 from statetx.errors import DataError, did_you_mean
 
 _PIECE = 1 << 18
@@ -174,6 +174,18 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
         else:
             codes, listed = _factorised(found.values, path)
         return _labelled(codes, [str(text) for text in listed], missing, path, name)
+
+
+def in_order(file: h5py.File, path: Path, name: str) -> list[str]:
+    """Return the labels of an obs column in the order of its categories, or of its numbers."""
+    with reading(path, f"obs[{name!r}]"):
+        found = stored(child(file, f"obs/{name}", path), path)
+        if found.categories is not None:
+            return [str(text) for text in texts(in_memory(found.categories, path), path)]
+        if found.values.dtype.kind in "biuf" and not h5py.check_enum_dtype(found.values.dtype):
+            numbers = np.unique(in_memory(found.values, path)[()])
+            return [number_text(number) for number in numbers.tolist()]
+    return []
 
 
 def _labelled(

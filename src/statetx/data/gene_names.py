@@ -52,6 +52,17 @@ def other_names(
     return _best(maps, set(wanted), own if listed is None else list(listed), listed is not None)
 
 
+def common_names(
+    path: Path, names: Sequence[str], other: Path, others: Sequence[str]
+) -> str | None:
+    """Return how one of two files gets the gene names of the other, or None."""
+    for one, wanted in ((path, others), (other, names)):
+        found = other_names(one, wanted)
+        if found is not None:
+            return f"in {one.name}, {found}"
+    return None
+
+
 def _texts(item: Any, path: Path) -> list[str] | None:
     try:
         values, missing = entries(stored(item, path), path)

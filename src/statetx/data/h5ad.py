@@ -26,7 +26,7 @@ from statetx.data.estimate import (
     training_bytes,
     value_bytes,
 )
-from statetx.data.gene_names import other_names
+from statetx.data.gene_names import common_names
 from statetx.data.header import Column, Header, column, header, opened
 from statetx.data.identity import identity
 from statetx.data.matrix import Matrix, check_scale, check_values
@@ -287,7 +287,7 @@ def _check_genes(report: Report) -> None:
                     f"the genes differ from those of {named[0].path}: {len(missing)} missing, "
                     f"{len(extra)} more",
                     where=other.path,
-                    fix=other_names(other.path, named[0].genes)
+                    fix=common_names(other.path, other.genes, named[0].path, named[0].genes)
                     or "bring all files to the same genes: adata[:, genes]; or set "
                     "`genes: intersect` of the data set to keep those that all files have",
                 )
@@ -323,7 +323,7 @@ def _weigh(report: Report, place: Path) -> None:
     here = next(path for path in (place, *place.absolute().parents) if path.exists())
     most = max(found.n_cells for found in report.files)
     if report.design is not None and declared.cell_type_key is not None:
-        most = max(most, int(report.design.lines()["cells"].max()))
+        most = max([most, *map(int, report.design.lines()["cells"])])
     report.needs = Needs(
         pack=PackNeed(parts, store),
         free=shutil.disk_usage(here).free,

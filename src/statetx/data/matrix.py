@@ -28,8 +28,8 @@ CHUNK_BYTES = 64 << 20
 CHUNK_NONZEROS = 4 << 20
 """Stored values behind one chunk of rows of a sparse matrix: 48 MB with their places."""
 SAMPLE_ROWS = 1024
-LARGEST_LOG1P = 20.0
-"""ln(1 + x) of any normalised count is below this: e^20 is 4.9e8 counts per cell."""
+LARGEST_LOG1P = 15.0
+"""No log1p value reaches this: it is 3 million per 10,000. cell-eval has the same limit."""
 
 
 class Matrix:
@@ -294,7 +294,7 @@ def note_decimals(seen: Evidence, scale: str, name: str, where: object) -> None:
 
 def looks_like(integral: bool, largest: float) -> str:
     """Return the scale that values look like: ``counts`` or ``log1p``."""
-    return "log1p" if not integral and largest <= LARGEST_LOG1P else "counts"
+    return "log1p" if not integral and largest < LARGEST_LOG1P else "counts"
 
 
 def refuse_other_scale(
@@ -318,7 +318,8 @@ def refuse_other_scale(
         raise DataError(
             f"{name!r} is declared as counts but looks log-transformed: {values}",
             where=where,
-            fix="give the raw counts; or, in a data set of your own, declare `scale: log1p`",
+            fix="give the raw counts; or, in a data set of your own, declare `scale: log1p`. Corrected "
+            "counts as small as these look the same: round them",
         )
     raise DataError(
         f"{name!r} is declared as log1p but looks like counts: {values}",

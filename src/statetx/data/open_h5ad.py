@@ -105,7 +105,11 @@ def unreadable(error: BaseException, path: Path, element: str) -> DataError:
             where=path,
             fix="check its shape, or use a machine with more memory",
         )
-    if isinstance(error, OSError) and error.errno is None and re.search("filter|plugin", said):
+    if (
+        isinstance(error, OSError)
+        and error.errno is None
+        and re.search("required filter|plugin|not registered", said)
+    ):
         return _no_filter(element, path, said)
     if isinstance(error, OSError) and isinstance(error.errno, int):
         return DataError(

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from statetx.data.header import genes
-from statetx.data.matrix import Matrix, looks_like
+from statetx.data.matrix import LARGEST_LOG1P, Matrix, looks_like
 from statetx.data.numbers import RowSums, is_centred, is_whole, mend_negative
 from statetx.data.obs_columns import Column, column
 from statetx.data.open_h5ad import child, in_memory, members, opened, reading
@@ -24,9 +24,6 @@ from statetx.labels import controls
 log = logging.getLogger(__name__)
 
 Scale = Literal["log1p", "counts"]
-
-LARGEST_LOG = 15.0
-"""No log1p value reaches this (3 million per 10,000); cell-eval has the same limit."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,7 @@ class _Values:
             self._judge_negative(where, float(totals.sum()), clip)
         if scale == "counts" and self.fractions:
             self._judge_decimals(where, totals)
-        if scale == "log1p" and self.n and (self.largest >= LARGEST_LOG or not self.fractions):
+        if scale == "log1p" and self.n and (self.largest >= LARGEST_LOG1P or not self.fractions):
             what = "all values are whole"
             if self.fractions:
                 what = f"the largest is {self.largest:g}"
@@ -216,7 +213,8 @@ class _Values:
             raise DataError(
                 f"these are not counts: decimals up to {self.largest:g} look log-transformed",
                 where=where,
-                fix="say scale log1p if they are ln(1 + normalised counts)",
+                fix="say scale log1p if they are ln(1 + normalised counts); corrected counts as small "
+                "as these look the same: round them",
             )
         sums = RowSums()
         sums.add(totals)

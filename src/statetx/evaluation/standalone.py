@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from statetx.data.gene_names import other_names
+from statetx.data.gene_names import common_names
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
 from statetx.evaluation.de_columns import Tests
@@ -219,7 +219,7 @@ def _check_fit(real: Side, pred: Side) -> Side:
     if any(alone):
         shown = [f"{len(names)} ({', '.join(map(repr, names[:3]))})" for names in alone if names]
         sides = [what for what, names in zip(("real", "predicted"), alone, strict=True) if names]
-        known = other_names(pred.path, real.genes) or other_names(real.path, pred.genes)
+        known = common_names(pred.path, pred.genes, real.path, real.genes)
         raise DataError(
             "genes are on one side only: "
             + ", ".join(f"{n} {side}" for n, side in zip(shown, sides, strict=True)),

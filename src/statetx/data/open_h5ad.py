@@ -18,14 +18,8 @@ import h5py
 import numpy as np
 
 from statetx.data.foreign import refuse_foreign, refuse_other_hdf5
-from statetx.errors import DataError, did_you_mean
+from statetx.errors import DataError, StatetxError, did_you_mean
 from statetx.provenance import no_room
-
-FAILURES = (
-    *(LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError),
-    *(MemoryError, ArithmeticError, AssertionError, EOFError, BufferError),
-)
-"""What reading a file that is not as it should be may raise."""
 
 LARGEST_UNPACKED = 1 << 30
 """Bytes that may be made of few stored ones."""
@@ -54,14 +48,16 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
     refuse_foreign(path)
     try:
         file = h5py.File(path, "r")
-    except FAILURES as error:
+    except Exception as error:
         raise _closed(path, error) from error
     with file:
         with reading(path, "this file"):
             refuse_other_hdf5(file, path)
         try:
             yield file
-        except FAILURES as error:
+        except StatetxError:
+            raise
+        except Exception as error:
             # Only what the readers of h5ads raised is a fault of this file.
             if no_room(error) or not _from_reader(error):
                 raise
@@ -81,7 +77,9 @@ def reading(path: Path, element: str) -> Iterator[None]:
     """
     try:
         yield
-    except FAILURES as error:
+    except StatetxError:
+        raise
+    except Exception as error:
         if no_room(error):  # of a write inside the block: nothing is wrong with this file
             raise
         raise unreadable(error, path, element) from error
@@ -190,10 +188,8 @@ def child(group: h5py.Group, name: str, path: Path) -> Any:
                 f"{_place(item)} has no {part!r}", where=path, fix=did_you_mean(part, held)
             )
         refuse_link(item, part, path)
-        try:
+        with reading(path, f"{_place(item)}/{part}"):
             item = item[part]
-        except FAILURES as error:
-            raise unreadable(error, path, f"{_place(item)}/{part}") from error
     if isinstance(item, h5py.Dataset):
         sound(item, path)
     return item

@@ -165,6 +165,12 @@ def stored(item: h5py.Group | h5py.Dataset, path: Path) -> Stored:
         found = Stored(child(item, "codes", path), child(item, "categories", path))
         if isinstance(found.categories, h5py.Group):  # themselves values with a mask
             inner = stored(found.categories, path)
+            if inner.categories is not None:
+                raise DataError(
+                    f"{place_of(item)} has categories of categories",
+                    where=path,
+                    fix="store it as text: adata.obs[...].astype(str)",
+                )
             found = Stored(found.values, inner.values)
     elif has(item, "values"):
         mask = child(item, "mask", path) if has(item, "mask") else None

@@ -216,7 +216,7 @@ def test_control_aliases(files) -> None:
     renamed.write_h5ad(pred)
     result = evaluate_files(pred, real, "drug", ["ctrl", "vehicle"], out=out)
     assert result["all"].labels == ["g3", "g7", "pA", "pB", "pC"]
-    with pytest.raises(DataError, match="real cells lack 1 of 6 .*'vehicle'"):
+    with pytest.raises(DataError, match=r"real cells lack 1 of 6 .*'vehicle'"):
         run(files)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from statetx.data.header import genes
+from statetx.data.header import barcodes, genes
 from statetx.data.matrix import Matrix
 from statetx.data.numbers import native
 from statetx.data.obs_columns import columns, n_rows
@@ -112,7 +112,8 @@ def describe(path: Path) -> FileReport:
         Unreadable file, no h5ad, or an X that is no matrix.
     """
     with opened(path) as file:
-        n_rows(file, "obs", path)
+        for rows in _sampled(n_rows(file, "obs", path)):
+            barcodes(file, path, rows)
         x = Matrix(file, "X", path)
         seen = look(x)
         filled = round((1.0 - seen.zeros) * x.shape[0] * x.shape[1])

@@ -27,9 +27,10 @@ from statetx.data.estimate import (
     value_bytes,
 )
 from statetx.data.gene_names import common_names
-from statetx.data.header import Column, Header, column, header, opened
+from statetx.data.header import Column, Header, barcodes, column, header, opened
 from statetx.data.identity import identity
 from statetx.data.matrix import Matrix, check_scale, check_values
+from statetx.data.obs_columns import pieces
 from statetx.data.scale import check_every_value
 from statetx.data.survey import refuse_repeat
 from statetx.errors import DataError, ResultsError, StatetxError, did_you_mean
@@ -227,6 +228,10 @@ def _check_matrices(report: Report, found: FileReport, head: Header | None) -> N
     expression = declared.expression_key if isinstance(declared, Dataset) else None
     widths = {} if head is None else head.widths
     with report.noting(), opened(found.path) as file:
+        if report.full:
+            with report.noting():
+                for rows in pieces(found.n_cells):
+                    barcodes(file, found.path, rows)
         for name in ["X", *(f"obsm/{key}" for key in widths)]:
             is_x = name == "X"
             known, scale = found.genes or None, declared.scale

@@ -136,6 +136,8 @@ def _refuse_damaged(
         wanted = shape[0 if layout == "csr" else 1] + 1
         if values != places:
             what = f"{values:,} values have {places:,} places"
+        elif values > shape[0] * shape[1]:
+            what = f"it has {values:,} values for {shape[0]:,} x {shape[1]:,} places"
         elif pointers != wanted:
             what = f"'indptr' has {pointers:,} entries instead of {wanted:,}"
         elif int(parts["indptr"][-1]) != values:

@@ -21,14 +21,11 @@ from statetx.data.foreign import refuse_foreign, refuse_other_hdf5
 from statetx.errors import DataError, StatetxError, did_you_mean
 from statetx.provenance import no_room
 
-LARGEST_UNPACKED = 1 << 30
-"""Bytes that may be made of few stored ones."""
-MOST_ROWS = 1 << 28
-"""Entries of an array that may be made of few stored bytes."""
-UNPACKED_RATIO = 100
-"""Bytes made of a stored one from which such an array is refused: labels reach 20 or so."""
-EMPTY_RATIO, EMPTY_BYTES = 4096, 1 << 34
-"""The same for what is read in pieces: deflate cannot reach this ratio, unwritten chunks do."""
+IN_MEMORY, MOST_ROWS, RATIO = 1 << 28, 1 << 24, 32
+"""An array that is read as a whole is refused above so many bytes, or entries, where they are more
+than so many times the whole file: deflate makes gigabytes of megabytes, data does not."""
+IN_PIECES, PIECES_RATIO = 1 << 32, 300
+"""The same, in bytes, for what is read in pieces: a dense matrix of few values packs well."""
 MOST_OBJECTS, DEEPEST = 200_000, 64
 """Objects of a file, and groups inside each other: no writer of h5ads comes near."""
 
@@ -292,11 +289,9 @@ def sound(item: h5py.Dataset, path: Path) -> None:
             raise _no_filter(name, path, _text(label) or f"filter {number}")
     chunk = int(np.prod(item.chunks or (0,), dtype=object)) * kind.itemsize
     size = int(np.prod(item.shape, dtype=object)) * kind.itemsize
-    held = max(1, item.id.get_storage_size())
-    if chunk > LARGEST_UNPACKED and chunk > UNPACKED_RATIO * held:
-        raise _swollen(name, path, chunk, held)
-    if size > EMPTY_BYTES and size > EMPTY_RATIO * held:
-        raise _swollen(name, path, size, held)
+    held = item.file.id.get_filesize()
+    if chunk > max(IN_MEMORY, RATIO * held) or size > max(IN_PIECES, PIECES_RATIO * held):
+        raise swollen(name, path, max(chunk, size), held)
 
 
 def in_memory(item: h5py.Dataset, path: Path) -> h5py.Dataset:
@@ -305,18 +300,19 @@ def in_memory(item: h5py.Dataset, path: Path) -> h5py.Dataset:
     Raises
     ------
     DataError
-        A few stored bytes would become gigabytes.
+        A small file would become gigabytes.
     """
     entries = int(np.prod(item.shape or (1,), dtype=object))
-    size, held = entries * item.dtype.itemsize, max(1, item.id.get_storage_size())
-    if (size > LARGEST_UNPACKED or entries > MOST_ROWS) and size > UNPACKED_RATIO * held:
-        raise _swollen(_place(item), path, size, held)
+    size, held = entries * item.dtype.itemsize, item.file.id.get_filesize()
+    if (size > IN_MEMORY or entries > MOST_ROWS) and size > RATIO * held:
+        raise swollen(_place(item), path, size, held)
     return item
 
 
-def _swollen(name: str, path: Path, size: int, held: int) -> DataError:
+def swollen(name: str, path: Path, size: int, held: int) -> DataError:
+    """Return the error about an element that would unpack to many times the file."""
     return DataError(
-        f"{name!r} would unpack from {held:,} bytes to {size / 1e9:,.1f} GB",
+        f"{name!r} would unpack to {size / 1e9:,.3g} GB, but the whole file has {held / 1e6:,.3g} MB",
         where=path,
         fix="no data looks like that: write the file again",
     )

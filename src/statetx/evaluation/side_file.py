@@ -16,7 +16,17 @@ from statetx.data.header import genes
 from statetx.data.matrix import LARGEST_LOG1P, Matrix, looks_like
 from statetx.data.numbers import RowSums, is_centred, is_whole, mend_negative
 from statetx.data.obs_columns import Column, column
-from statetx.data.open_h5ad import child, in_memory, members, opened, reading
+from statetx.data.open_h5ad import (
+    IN_MEMORY,
+    RATIO,
+    attribute,
+    child,
+    in_memory,
+    members,
+    opened,
+    reading,
+    swollen,
+)
 from statetx.errors import DataError, did_you_mean
 from statetx.evaluation.stored import StoredCells
 from statetx.labels import controls
@@ -122,16 +132,20 @@ def _embedding(file: h5py.File, path: Path, key: str, n_cells: int) -> np.ndarra
     held = members(file, "obsm", path)
     if key not in held:
         raise DataError(f"no obsm matrix {key!r}", where=path, fix=did_you_mean(key, held))
-    import anndata  # a quarter of a second, which most calls do without
-
     where = f"{path}, obsm matrix {key!r}"
     with reading(path, f"obsm[{key!r}]"):
         item = child(file, f"obsm/{key}", path)
-        if isinstance(item, h5py.Dataset):
-            in_memory(item, path)
-        found = anndata.io.read_elem(item)
-        dense = found.toarray() if sparse.issparse(found) else found
-        matrix = np.asarray(dense, dtype=np.float64)
+        if attribute(item, "encoding-type") == "dataframe":
+            matrix = _frame(item, path)
+        else:
+            stored = Matrix(file, f"obsm/{key}", path)
+            size, held = 8 * stored.shape[0] * stored.shape[1], file.id.get_filesize()
+            if size > max(IN_MEMORY, RATIO * held):
+                raise swollen(f"obsm/{key}", path, size, held)
+            n = stored.shape[0]
+            dense = stored.layout == "dense"
+            rows = stored.stored_dense(0, n) if dense else stored.rows(0, n).toarray()
+            matrix = rows.astype(np.float64)
     if matrix.ndim != 2 or len(matrix) != n_cells:
         raise DataError(
             f"the embedding has the shape {matrix.shape}, but there are {n_cells} cells",
@@ -146,6 +160,16 @@ def _embedding(file: h5py.File, path: Path, key: str, n_cells: int) -> np.ndarra
             fix="make the embedding again, or score without it",
         )
     return matrix
+
+
+def _frame(group: h5py.Group, path: Path) -> np.ndarray:
+    import anndata  # a quarter of a second, which most calls do without
+
+    for name in group:
+        part = child(group, name, path)
+        if isinstance(part, h5py.Dataset):
+            in_memory(part, path)
+    return np.asarray(anndata.io.read_elem(group), dtype=np.float64)
 
 
 class _Values:

@@ -20,6 +20,7 @@ from statetx.reporting.words import count, size
 
 ROWS = 10
 """Rows of a table of examples; the rest is counted."""
+_LIKE_MISSING = frozenset({"na", "n/a", "#n/a", "<na>", "null", "none", "nan", "-", "?", "unknown"})
 
 
 def print_inspection(report: Report, cell_set_len: int = 256, file: TextIO | None = None) -> None:
@@ -208,6 +209,12 @@ def _remarks(report: Report) -> Iterator[str]:
                          ("batch", declared.batch_col)):  # fmt: skip
         if column is None:
             continue
+        cells = report.design.table.groupby(name)["cells"].sum()
+        for label in [label for label in cells.index if label.casefold() in _LIKE_MISSING][:ROWS]:
+            yield (
+                f"obs[{column!r}] has {count(int(cells[label]), 'cell')} labelled {label!r}, which "
+                "reads like a missing value and counts as a label: drop these cells if it is none"
+            )
         for group in _alike(sorted(set(report.design.table[name])))[:ROWS]:
             yield f"obs[{column!r}] has {some(group)}: different labels, or one with two spellings?"
 

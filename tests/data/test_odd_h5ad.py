@@ -120,6 +120,11 @@ SAME: dict[str, Change] = {
     "a listed column that is missing": lambda file: file["obs"].attrs.__setitem__(
         "column-order", ["drug_dose", "cell_line", "batch", "gone"]
     ),
+    "a filter that nobody needs": unknown_filter("layers/counts/data"),
+    "damage that nobody needs": damaged("layers/counts/indices"),
+    "a column with an odd name beside": lambda file: file["obs"].__setitem__(
+        "caf\udce9", np.arange(N)
+    ),
     "a broken link beside": lambda file: file["uns"].__setitem__("l", h5py.SoftLink("/nowhere")),
     "a circle beside": lambda file: file["uns"].__setitem__("self", file["uns"]),
     "no uns and no obsm": lambda file: [file.__delitem__(n) for n in ("uns", "obsm") if n in file],

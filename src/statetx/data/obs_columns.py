@@ -19,6 +19,10 @@ _PIECE = 1 << 18
 codes that it counts or looks up to 8."""
 
 
+_NO_LABEL = ("", "nan", "NaN", "<NA>")
+"""What a missing label turns into when somebody makes text of it."""
+
+
 @dataclass(frozen=True)
 class Column:
     """An obs column as codes into its labels.
@@ -148,6 +152,28 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
     DataError
         No such column, one that cannot be read or has another length, or cells without a label.
     """
+    codes, listed, lost = _read(file, path, name, key)
+    if lost.any():
+        raise DataError(
+            f"obs[{name!r}] has no label in {int(lost.sum())} of {len(lost)} cells, first in row "
+            f"{int(np.argmax(lost))}",
+            where=path,
+            fix="label these cells or drop them: adata[adata.obs[...].notna()]",
+        )
+    return _sorted(codes, listed)
+
+
+def labels_or_none(file: h5py.File, path: Path, name: str, key: str = "") -> np.ndarray:
+    """Return the label of every cell (objects), None where a cell has none; else as `column`."""
+    codes, listed, lost = _read(file, path, name, key)
+    found = np.asarray([*listed, None], dtype=object)[np.where(lost, len(listed), codes)]
+    return found
+
+
+def _read(
+    file: h5py.File, path: Path, name: str, key: str
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Return codes, what they stand for, and which cells have no label."""
     obs = child(file, "obs", path)
     n = n_rows(file, "obs", path)
     if not has(obs, name):
@@ -169,11 +195,13 @@ def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
         missing = None if found.mask is None else found.mask[()] != 0
         if found.categories is not None:
             codes = codes_of(found, path)
-            listed = texts(in_memory(found.categories, path), path)
+            listed = texts(in_memory(found.categories, path), path).tolist()
             missing = codes < 0
         else:
             codes, listed = _factorised(found.values, path)
-        return _labelled(codes, [str(text) for text in listed], missing, path, name)
+        empty = [i for i, text in enumerate(listed) if text.strip() in _NO_LABEL]
+        lost = np.isin(codes, empty) if empty else np.zeros(len(codes), dtype=bool)
+        return codes, listed, lost if missing is None else lost | missing
 
 
 def in_order(file: h5py.File, path: Path, name: str) -> list[str]:
@@ -188,21 +216,8 @@ def in_order(file: h5py.File, path: Path, name: str) -> list[str]:
     return []
 
 
-def _labelled(
-    codes: np.ndarray, listed: list[str], missing: np.ndarray | None, path: Path, name: str
-) -> Column:
-    """Check that all cells have labels, and number those in use in sorted order."""
-    empty = [i for i, text in enumerate(listed) if text.strip() in ("", "nan", "NaN", "<NA>")]
-    lost = np.isin(codes, empty) if empty else np.zeros(len(codes), dtype=bool)
-    if missing is not None:
-        lost |= missing
-    if lost.any():
-        raise DataError(
-            f"obs[{name!r}] has no label in {int(lost.sum())} of {len(lost)} cells, first in row "
-            f"{int(np.argmax(lost))}",
-            where=path,
-            fix="label these cells or drop them: adata[adata.obs[...].notna()]",
-        )
+def _sorted(codes: np.ndarray, listed: list[str]) -> Column:
+    """Number the labels in use in sorted order, each once."""
     used = np.flatnonzero(_tally(codes, len(listed))).tolist()
     sorted_names = sorted({listed[i] for i in used})
     number = {text: i for i, text in enumerate(sorted_names)}
@@ -214,11 +229,11 @@ def _labelled(
     return Column(found, sorted_names)
 
 
-def _factorised(item: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _factorised(item: h5py.Dataset, path: Path) -> tuple[np.ndarray, list[str]]:
     """Return codes, int32 [cells], and the labels that they point to, in order of appearance."""
     codes = np.empty(item.shape[0], dtype=np.int32)
     known: dict[str, int] = {}
     for piece in pieces(len(codes)):
         found = texts(item, path, piece).tolist()
         codes[piece] = [known.setdefault(text, len(known)) for text in found]
-    return codes, np.asarray(list(known), dtype=object)
+    return codes, list(known)

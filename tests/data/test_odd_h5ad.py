@@ -60,7 +60,7 @@ from odd_files import (
 
 from statetx.data import h5ad
 from statetx.data.header import column
-from statetx.data.open_h5ad import opened
+from statetx.data.open_h5ad import DEEPEST, opened, walk
 from statetx.data.pack import pack
 from statetx.data.store import open_store
 from statetx.errors import DataError
@@ -122,10 +122,14 @@ SAME: dict[str, Change] = {
     ),
     "a filter that nobody needs": unknown_filter("layers/counts/data"),
     "damage that nobody needs": damaged("layers/counts/indices"),
-    "a column with an odd name beside": lambda file: file["obs"].__setitem__(
-        "caf\udce9", np.arange(N)
+    "a column whose name is not UTF-8 beside": both(
+        without("obs", "column-order"),
+        lambda file: file["obs"].__setitem__(b"caf\xe9", np.arange(N)),
     ),
     "a broken link beside": lambda file: file["uns"].__setitem__("l", h5py.SoftLink("/nowhere")),
+    "a link to another file beside": lambda file: file["uns"].__setitem__(
+        "other", h5py.ExternalLink("other.h5", "/x")
+    ),
     "a circle beside": lambda file: file["uns"].__setitem__("self", file["uns"]),
     "no uns and no obsm": lambda file: [file.__delitem__(n) for n in ("uns", "obsm") if n in file],
 }  # fmt: skip
@@ -243,15 +247,14 @@ def test_refused_by_every_command_that_reads_it(case: str, plain: Path, tmp_path
 # groups inside each other, what a report says, values
 
 
-def test_groups_too_deep_are_not_walked(plain: Path, tmp_path: Path) -> None:
-    path = tmp_path / "deep.h5ad"
+def test_groups_in_each_other_are_walked_to_a_depth(plain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "plain.h5ad"
     path.write_bytes(plain.read_bytes())
     with h5py.File(path, "r+") as file:
         deep(file)
-    with pytest.raises(DataError, match="64 deep"):
-        by_pack(path)
-    (found,) = h5ad.inspect([path], DECLARED).files
-    assert "64 deep" in found.unread["the rest of the file"]
+    assert by_pack(path) == by_pack(plain)
+    with opened(path) as file:
+        assert max(name.count("/") for name, _ in walk(file, path)) == DEEPEST
 
 
 def test_inspect_says_what_it_did_not_read(plain: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from statetx.data.open_h5ad import attribute, child, has, in_memory, reading
+from statetx.data.open_h5ad import attribute, child, has, in_memory, names_in, reading
 from statetx.data.stored_text import OLD_CATEGORIES, codes_of, entries, number_text, stored, texts
 from statetx.errors import DataError, did_you_mean
 
@@ -130,7 +130,7 @@ def columns(file: h5py.File) -> list[str]:
         order = attribute(obs, "column-order")
         if order is None:
             apart = (index_key(obs), OLD_CATEGORIES)
-            order = [name for name in obs if name not in apart]
+            order = [name for name in names_in(obs) if name not in apart]
         listed = order if isinstance(order, list) else [order]
         return list(dict.fromkeys(map(str, listed)))
 

@@ -164,7 +164,7 @@ def has(group: h5py.Group, name: str) -> bool:
 def _target(group: h5py.Group, name: str) -> Any:
     """Return what a link leads to; None where it leads nowhere, or in a circle."""
     with contextlib.suppress(KeyError, RuntimeError, OSError):
-        return group[name]
+        return group[_bytes(name)]
     return None
 
 
@@ -180,13 +180,13 @@ def child(group: h5py.Group, name: str, path: Path) -> Any:
     item: Any = group
     for part in name.split("/"):
         if not isinstance(item, h5py.Group) or not has(item, part):
-            held = list(map(readable, item)) if isinstance(item, h5py.Group) else []
+            held = list(map(readable, names_in(item))) if isinstance(item, h5py.Group) else []
             raise DataError(
                 f"{_place(item)} has no {part!r}", where=path, fix=did_you_mean(part, held)
             )
         refuse_link(item, part, path)
         with reading(path, f"{_place(item)}/{part}"):
-            item = item[part]
+            item = item[_bytes(part)]
     if isinstance(item, h5py.Dataset):
         sound(item, path)
     return item
@@ -197,7 +197,7 @@ def members(file: h5py.File, name: str, path: Path) -> list[str]:
     if not has(file, name):
         return []
     group = child(file, name, path)
-    return list(map(str, group)) if isinstance(group, h5py.Group) else []
+    return names_in(group) if isinstance(group, h5py.Group) else []
 
 
 def attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
@@ -210,6 +210,12 @@ def attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
     if isinstance(value, (list, tuple)):
         return [_text(one) for one in value]
     return _text(value)
+
+
+def names_in(group: h5py.Group) -> list[str]:
+    """Return the names in a group as text, whatever their bytes."""
+    names = list(group)
+    return [n.decode("utf-8", "surrogateescape") if isinstance(n, bytes) else n for n in names]
 
 
 def readable(name: str) -> str:
@@ -226,7 +232,7 @@ def _bytes(name: str) -> bytes:
 
 
 def _place(item: Any) -> str:
-    return str(item.name).strip("/") or "the file"
+    return readable(str(item.name)).strip("/") or "the file"
 
 
 def refuse_link(group: h5py.Group, name: str, path: Path) -> None:
@@ -334,41 +340,27 @@ def _no_filter(element: str, path: Path, said: str) -> DataError:
 
 
 def walk(file: h5py.File, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (name, object) of all groups and datasets, each once, groups before what lies in them.
+    """Yield (name, object) of groups and datasets, each once, groups before what lies in them.
 
-    In the order of names, as HDF5 visits them. A link inside the file comes as its target's name.
-
-    Raises
-    ------
-    DataError
-        A link leads out of the file; there are too many objects, or groups too deep.
+    In the order of names, as HDF5 visits them. Of a link that names its target, the target comes as
+    text. What lies deeper than `DEEPEST`, or after `MOST_OBJECTS`, is left out: nothing is read there.
     """
     seen = {_address(file)}
-    waiting = [(name, file, name) for name in sorted(file, key=_bytes, reverse=True)]
-    while waiting:
+    waiting = [(name, file, name) for name in sorted(names_in(file), key=_bytes, reverse=True)]
+    while waiting and len(seen) <= MOST_OBJECTS:
         full, group, name = waiting.pop()
-        if full.count("/") > DEEPEST or len(seen) > MOST_OBJECTS:
-            raise DataError(
-                f"groups lie inside each other more than {DEEPEST} deep, or there are more than "
-                f"{MOST_OBJECTS:,} objects",
-                where=f"{path}, {full[:60]}",
-                fix="this is not what anndata writes: write the file again",
-            )
-        kind = group.id.links.get_info(_bytes(name)).type
-        if kind == h5py.h5l.TYPE_SOFT:
-            yield full, _text(group.id.links.get_val(_bytes(name)))
+        if group.id.links.get_info(_bytes(name)).type != h5py.h5l.TYPE_HARD:
+            yield full, str(group.id.links.get_val(_bytes(name)))
             continue
-        if kind == h5py.h5l.TYPE_EXTERNAL:
-            refuse_link(group, name, path)
         with reading(path, full):
-            item = group[name]
+            item = group[_bytes(name)]
             address = _address(item)
         if address in seen:
             continue
         seen.add(address)
         yield full, item
-        if isinstance(item, h5py.Group):
-            inside = sorted(item, key=_bytes, reverse=True)
+        if isinstance(item, h5py.Group) and full.count("/") < DEEPEST:
+            inside = sorted(names_in(item), key=_bytes, reverse=True)
             waiting += [(f"{full}/{one}", item, one) for one in inside]
 
 

@@ -60,7 +60,7 @@ from odd_files import (
 
 from statetx.data import h5ad
 from statetx.data.header import column
-from statetx.data.open_h5ad import DEEPEST, opened, walk
+from statetx.data.open_h5ad import DEEPEST, opened, reading, walk
 from statetx.data.pack import pack
 from statetx.data.store import open_store
 from statetx.errors import DataError
@@ -363,3 +363,26 @@ def test_a_fault_of_other_code_is_not_blamed_on_the_file(plain: Path) -> None:
         raise KeyError("not of reading")
     with pytest.raises(DataError, match="doesn't exist"), opened(plain) as file:
         file["gone"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("Unable to allocate 7.00 GiB"), "more memory than there is (Unable to allocate 7"),
+        (OSError(5, "Input/output error"), "the disk or the network failed (Input/output error)"),
+        (OSError("Can't read data (inflate() failed)"), "truncated or damaged"),
+        (OSError("required filter 'blosc' is not registered"), "pip install hdf5plugin"),
+        (RecursionError("maximum recursion depth"), "not stored as in an h5ad"),
+    ],
+)  # fmt: skip
+def test_the_reason_is_told(error: Exception, said: str) -> None:
+    with pytest.raises(DataError) as caught, reading(Path("a.h5ad"), "obs['x']"):
+        raise error
+    assert said in str(caught.value)
+    assert "cannot read obs['x']" in str(caught.value)
+    assert "a.h5ad" in str(caught.value)
+
+
+def test_a_full_disk_is_not_a_fault_of_the_file() -> None:
+    with pytest.raises(OSError, match="No space left"), reading(Path("a.h5ad"), "X"):
+        raise OSError(28, "No space left on device")

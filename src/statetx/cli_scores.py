@@ -48,6 +48,20 @@ def evaluate(
         ),
     ] = None,
     pred_de: Annotated[Path | None, typer.Option(help="the same of the predicted cells")] = None,
+    common_only: Annotated[
+        bool,
+        typer.Option(
+            "--common-only",
+            help="score the cell lines and perturbations that both files hold; the others are named",
+        ),
+    ] = False,
+    clip_negative: Annotated[
+        bool,
+        typer.Option(
+            "--clip-negative",
+            help="set negative predicted values to 0: some models predict values slightly below",
+        ),
+    ] = False,
     ceiling: Annotated[
         bool,
         typer.Option(
@@ -82,6 +96,8 @@ def evaluate(
             with_scores=scores,
             real_de=real_de,
             pred_de=pred_de,
+            common_only=common_only,
+            clip_negative=clip_negative,
         )
         written.append(f"{len(scored)} sets of tables")
     if ceiling:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import re
 import sys
 from collections.abc import Iterable
 
@@ -30,11 +31,11 @@ class StatetxError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        lines = [self.what]
+        lines = [shortened(self.what)]
         if self.where:
             lines.append(f"  where: {self.where}")
         if self.fix:
-            lines.append(f"  fix:   {self.fix}")
+            lines.append(f"  fix:   {shortened(self.fix)}")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -60,6 +61,14 @@ class ModelError(StatetxError):
 
 class ResultsError(StatetxError):
     """A result of an earlier stage is missing, broken or does not fit."""
+
+
+_LONG = re.compile(r"[^\s/]{121,}")
+
+
+def shortened(text: str) -> str:
+    """Return a message with names of more than 120 letters cut: their beginning tells them apart."""
+    return _LONG.sub(lambda name: f"{name[0][:60]}…{name[0][-20:]}", text)
 
 
 def _rebuild(

@@ -251,7 +251,7 @@ def test_the_same_chunk_by_chunk(
     pack.pack(two, settings(), "d", tmp_path / "whole")
     monkeypatch.setattr("statetx.data.matrix.CHUNK_NONZEROS", 50)
     monkeypatch.setattr("statetx.data.gather.BLOCK_BYTES", 200)
-    monkeypatch.setattr("statetx.data.header._PIECE", 7)
+    monkeypatch.setattr("statetx.data.obs_columns._PIECE", 7)
     monkeypatch.setattr("statetx.data.identity._PIECE", 1 << 18)
     pack.pack(two, settings(), "d", tmp_path / "pieces")
     assert same_files(tmp_path / "whole", tmp_path / "pieces")

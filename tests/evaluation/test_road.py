@@ -238,7 +238,7 @@ BAD = {
     "nan": (lambda p: p.X.__setitem__((3, 2), np.nan), "not finite"),
     "negative": (lambda p: p.X.__setitem__((3, 2), -0.5), "negative"),
     "gene": (lambda p: p[:, :-1].copy(), r"on one side only: 1 in the store only \('Gene0299'\)"),
-    "counts": (lambda p: p.__setattr__("X", np.rint(p.X)), "no log1p values: all values are whole"),
+    "counts": (lambda p: p.__setattr__("X", np.rint(p.X)), "not log1p values: all values are whole"),
     "line": (lambda p: p.obs.__setitem__("cell_line", "L02"), "cells of 'L02', not of 'L01'"),
     "missing": (lambda p: p[p.obs["perturbation"] != p.obs["perturbation"].iloc[0]].copy(), "no predicted cells"),
     "extra": (

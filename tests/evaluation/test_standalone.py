@@ -216,7 +216,7 @@ def test_control_aliases(files) -> None:
     renamed.write_h5ad(pred)
     result = evaluate_files(pred, real, "drug", ["ctrl", "vehicle"], out=out)
     assert result["all"].labels == ["g3", "g7", "pA", "pB", "pC"]
-    with pytest.raises(DataError, match="'vehicle' is on one side only"):
+    with pytest.raises(DataError, match=r"real cells lack 1 of 6 .*'vehicle'"):
         run(files)
 
 
@@ -240,12 +240,12 @@ BAD = {
     "nan": (lambda a: set_x(a, np.nan), "NaN or infinite"),
     "inf": (lambda a: set_x(a, np.inf), "NaN or infinite"),
     "negative": (lambda a: set_x(a, -1), "negative"),
-    "large": (lambda a: set_x(a, 20), "no log1p values: the largest is 20"),
-    "counts": (lambda a: data(True, "counts"), "no log1p values: all values are whole"),
+    "large": (lambda a: set_x(a, 20), "not log1p values: the largest is 20"),
+    "counts": (lambda a: data(True, "counts"), "not log1p values: all values are whole"),
     "gene": (lambda a: a[:, 1:].copy(), r"on one side only: 1 \('g0'\) real"),
     "twice": (twice, "more than once: 'g0'"),
-    "missing": (lambda a: a[a.obs["drug"] != "pA"].copy(), "'pA' is on one side only"),
-    "unknown": (lambda a: set_label(a, "pAA"), "'pAA' is on one side only"),
+    "missing": (lambda a: a[a.obs["drug"] != "pA"].copy(), "lacks 1 of 5 perturbations .*: 'pA'"),
+    "unknown": (lambda a: set_label(a, "pAA"), "real cells lack 1 of 6 predicted .*: 'pAA'"),
     "unlabelled": (lambda a: set_label(a, None), "no label in 1 of 182"),
     "column": (lambda a: ad.AnnData(a.X, var=a.var), "obs has no column 'drug'"),
 }
@@ -266,7 +266,7 @@ def test_bad_calls(files) -> None:
     with pytest.raises(DataError, match="no control cells 'cttrl'") as caught:
         evaluate_files(files[0], files[1], "drug", "cttrl", out=files[2])
     assert "did you mean 'ctrl'" in caught.value.fix
-    with pytest.raises(DataError, match="these are no counts"):
+    with pytest.raises(DataError, match="these are not counts"):
         run(files, scale="counts")
     with pytest.raises(ConfigError, match="no scale 'raw'"):
         run(files, scale="raw")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from statetx.data.matrix import Matrix
 from statetx.errors import ResultsError
 from statetx.evaluation import stored
 from statetx.evaluation.stored import StoredCells
@@ -33,7 +34,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, np.nda
 def _read(path: Path, seen: list[np.ndarray] | None = None) -> StoredCells:
     look = (lambda _: None) if seen is None else seen.append
     with h5py.File(path, "r") as file:
-        return StoredCells.read(file, path, look)
+        return StoredCells.read(Matrix(file, "X", path), look, False)
 
 
 def _dense(cells: Any) -> np.ndarray:

@@ -82,7 +82,7 @@ def test_the_road(done):
     for model in ("perturbation_mean", "small"):
         home = results / "block" / model / "seed0"
         assert (home / "model/genes.txt").read_text().split() == genes
-        for path in (home / "predictions/best").iterdir():
+        for path in (home / "predictions/best").glob("*.h5ad"):
             assert ad.read_h5ad(path, backed="r").var_names.tolist() == genes
         assert list(home.glob("scores/best/*/scores.csv"))
     assert (done / "results/reports/main.html").exists()
@@ -96,7 +96,7 @@ def test_basal_cells_of_predictions_are_test_controls(done):
     plan = pd.read_parquet(results / "block/plan.parquet")
     assert plan.attrs == {"controls": "partition"}
     seen = 0
-    for path in (results / "block/small/seed0/predictions/best").iterdir():
+    for path in (results / "block/small/seed0/predictions/best").glob("*.h5ad"):
         predicted = ad.read_h5ad(path).obs
         packed = ad.read_h5ad(results / "pack" / path.name).obs
         control = packed[packed["perturbation"] == "DMSO_TF_00"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from statetx import labels
 from statetx.config import Dataset
+from statetx.data.gene_names import common_names
 from statetx.data.header import Header, genes, opened
-from statetx.data.matrix import Matrix, check_scale
+from statetx.data.matrix import Matrix, check_scale, note_decimals
 from statetx.errors import DataError, did_you_mean
 
 
@@ -28,7 +29,7 @@ def check_scales(path: Path, settings: Dataset) -> None:
         for name, scale in chosen:
             matrix = Matrix(file, name, path)
             known = names if name == "X" else [f"#{i}" for i in range(matrix.shape[1])]
-            check_scale(matrix, scale, known)
+            note_decimals(check_scale(matrix, scale, known), scale, name, path)
 
 
 def check_together(headers: Sequence[Header], settings: Dataset) -> None:
@@ -37,7 +38,7 @@ def check_together(headers: Sequence[Header], settings: Dataset) -> None:
     Raises
     ------
     DataError
-        Genes differ (unless the settings say ``genes: intersect``; another order of var_names is
+        No gene is in all files. Genes differ (unless the settings say ``genes: intersect``; another order of var_names is
         aligned by name), a matrix differs in width or genes, no cell has the control label, or a
         line has no control cell.
     """
@@ -56,6 +57,12 @@ def check_together(headers: Sequence[Header], settings: Dataset) -> None:
                     where=other.path,
                     fix="use files made in the same way",
                 )
+    if not set(first.genes).intersection(*(found.genes for found in headers[1:])):
+        raise DataError(
+            "no gene is in all files" if len(headers) > 1 else "the file holds no genes",
+            where=", ".join(str(found.path) for found in headers[:3]),
+            fix="name genes in the same way in all files (symbols or Ensembl ids)",
+        )
     declared = labels.controls(settings.control_pert)
     known = sorted({name for h in headers for name in h.perturbation.names})
     if not set(declared) & set(known):
@@ -95,7 +102,8 @@ def _same_genes(first: Header, other: Header, what: str, a: list[str], b: list[s
         raise DataError(
             f"{what} differ from those of {first.path}: {', '.join(parts)}",
             where=other.path,
-            fix="bring all files to the same genes: adata[:, genes]; or set `genes: intersect` of the "
+            fix=common_names(other.path, b, first.path, a)
+            or "bring all files to the same genes: adata[:, genes]; or set `genes: intersect` of the "
             "data set to keep those that all files have"
             if what == "var_names"
             else "bring all files to the same genes in the same order",

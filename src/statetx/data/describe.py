@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from statetx.data.header import barcodes, columns, genes, opened
+from statetx.data.header import barcodes, genes
 from statetx.data.matrix import Matrix
+from statetx.data.numbers import native
+from statetx.data.obs_columns import columns, n_rows
+from statetx.data.open_h5ad import attribute, child, has, members, opened, readable, reading
 from statetx.data.scale import Seen, look
+from statetx.data.stored_text import Stored, codes_of, number_text, stored, texts
 from statetx.errors import DataError
 
 LABEL_ROWS = 1 << 16
@@ -36,8 +42,6 @@ class ObsColumn:
         Labels, those with most sampled cells first; empty for decimals.
     low, high
         Range of numbers.
-    old
-        Whether it is stored the way anndata < 0.8 did: numbers that point into a list elsewhere.
     """
 
     kind: str
@@ -46,7 +50,6 @@ class ObsColumn:
     names: tuple[str, ...] = ()
     low: float = float("nan")
     high: float = float("nan")
-    old: bool = False
 
 
 @dataclass
@@ -75,6 +78,8 @@ class FileReport:
         Keys of uns, with the number of entries of lists.
     layers
         Layers, and ``raw`` where it exists. Packing reads X only.
+    unread
+        What could not be read of what no setting needs, with the reason.
     """
 
     path: Path
@@ -90,6 +95,7 @@ class FileReport:
     obsm: dict[str, tuple[int, str]] = field(default_factory=dict)
     uns: dict[str, int | None] = field(default_factory=dict)
     layers: list[str] = field(default_factory=list)
+    unread: dict[str, str] = field(default_factory=dict)
 
     @property
     def looks_like(self) -> str:
@@ -106,9 +112,8 @@ def describe(path: Path) -> FileReport:
         Unreadable file, no h5ad, or an X that is no matrix.
     """
     with opened(path) as file:
-        barcodes(
-            file, path, slice(0, 0)
-        )  # refuses files of anndata < 0.7, which are read otherwise
+        for rows in _sampled(n_rows(file, "obs", path)):
+            barcodes(file, path, rows)
         x = Matrix(file, "X", path)
         seen = look(x)
         filled = round((1.0 - seen.zeros) * x.shape[0] * x.shape[1])
@@ -121,12 +126,28 @@ def describe(path: Path) -> FileReport:
             dtype=str(x.dtype),
             nonzeros=filled if x.nonzeros is None else x.nonzeros,
             seen=seen,
-            obs={name: _obs_column(file, name) for name in columns(file)},
-            obsm={name: _width(file, name, path) for name in file.get("obsm", {})},
-            uns={name: _length(item) for name, item in file.get("uns", {}).items()},
-            layers=[*file.get("layers", {}), *(["raw"] if "raw" in file else [])],
+            layers=[*members(file, "layers", path), *(["raw"] if has(file, "raw") else [])],
         )
+        for name in columns(file):
+            with _noting(report, f"obs[{name!r}]"):
+                report.obs[readable(name)] = _obs_column(file, name, path)
+        for name in members(file, "obsm", path):
+            with _noting(report, f"obsm[{name!r}]"):
+                report.obsm[readable(name)] = _width(file, name, path)
+        for name in members(file, "uns", path):
+            with _noting(report, f"uns[{name!r}]"):
+                report.uns[readable(name)] = _length(child(file, f"uns/{name}", path))
     return report
+
+
+@contextlib.contextmanager
+def _noting(report: FileReport, element: str) -> Iterator[None]:
+    """Note what cannot be read: packing may never look at it."""
+    try:
+        with reading(report.path, element):
+            yield
+    except DataError as error:
+        report.unread[element] = error.what
 
 
 def gene_names(path: Path) -> list[str]:
@@ -142,10 +163,13 @@ def gene_names(path: Path) -> list[str]:
 
 
 def _width(file: h5py.File, name: str, path: Path) -> tuple[int, str]:
-    try:
-        matrix = Matrix(file, f"obsm/{name}", path)
-    except DataError:  # a data frame, or more dimensions: nothing that could be packed
-        return 0, str(file["obsm"][name].attrs.get("encoding-type", "other"))
+    item = child(file, f"obsm/{name}", path)
+    kind = str(attribute(item, "encoding-type") or "")
+    if isinstance(item, h5py.Group) and kind not in ("csr_matrix", "csc_matrix"):
+        return 0, kind or "other"  # a data frame: nothing that could be packed
+    if isinstance(item, h5py.Dataset) and (item.shape is None or item.ndim != 2):
+        return 0, kind or "other"
+    matrix = Matrix(file, f"obsm/{name}", path)
     return matrix.shape[1], str(matrix.dtype)
 
 
@@ -154,49 +178,47 @@ def _length(item: Any) -> int | None:
     return int(item.shape[0]) if listed else None
 
 
-def _obs_column(file: h5py.File, name: str) -> ObsColumn:
-    item = file["obs"][name]
-    if isinstance(item, h5py.Group) and "codes" in item:
-        return _labels(item["codes"], item["categories"])
-    if isinstance(item, h5py.Group):  # nullable strings and numbers: values + mask
-        item = item["values"]
-    if "categories" in item.attrs:
-        return _labels(item, file[item.attrs["categories"]], old=True)
-    values = _sampled(item)
-    complete = len(values) == item.shape[0]
-    if h5py.check_string_dtype(item.dtype) is not None:
-        names, n = np.unique(values.astype(str), return_counts=True)
-        order = np.argsort(-n, kind="stable")
+def _obs_column(file: h5py.File, name: str, path: Path) -> ObsColumn:
+    found = stored(child(file, f"obs/{name}", path), path)
+    n = n_rows(file, "obs", path)
+    if found.length != n:
+        raise DataError(f"obs[{name!r}] has {found.length} rows, but there are {n} cells")
+    if found.categories is not None:
+        return _labels(found, path)
+    item, complete = found.values, found.length <= LABEL_ROWS
+    text = h5py.check_string_dtype(item.dtype) is not None
+    if text or h5py.check_enum_dtype(item.dtype) is not None:
+        values = np.concatenate([texts(item, path, rows) for rows in _sampled(found.length)])
+        names, n_each = np.unique(values.astype(str), return_counts=True)
+        order = np.argsort(-n_each, kind="stable")
         return ObsColumn("text", len(names), complete, tuple(names[order].tolist()))
+    values = np.concatenate([native(item[rows]) for rows in _sampled(found.length)])
     known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if values.dtype.kind not in "iufb" or not known.size:
         return ObsColumn(str(item.dtype), complete=complete)
     low, high = float(known.min()), float(known.max())
     if values.dtype.kind == "f" and not np.array_equal(known, np.rint(known)):
         return ObsColumn(str(item.dtype), complete=complete, low=low, high=high)
-    numbers, n = np.unique(known, return_counts=True)
-    order = np.argsort(-n, kind="stable")
-    texts = tuple(str(number) for number in numbers[order].tolist())
-    return ObsColumn(str(item.dtype), len(texts), complete, texts, low, high)
+    numbers, n_each = np.unique(known, return_counts=True)
+    order = np.argsort(-n_each, kind="stable")
+    shown = tuple(number_text(number) for number in numbers[order].tolist())
+    return ObsColumn(str(item.dtype), len(shown), complete, shown, low, high)
 
 
-def _labels(codes: h5py.Dataset, categories: h5py.Dataset, old: bool = False) -> ObsColumn:
-    listed = categories[:LABELS_READ]
-    if h5py.check_string_dtype(categories.dtype) is not None:
-        listed = categories.asstr()[:LABELS_READ]
-    names = [str(value) for value in listed.tolist()]
-    sampled = _sampled(codes)
-    n = np.bincount(sampled[sampled >= 0], minlength=categories.shape[0])[: len(names)]
-    order = np.argsort(-n, kind="stable")
-    found = tuple(names[i] for i in order)
-    return ObsColumn("labels", categories.shape[0], len(names) == len(categories), found, old=old)
+def _labels(found: Stored, path: Path) -> ObsColumn:
+    assert found.categories is not None
+    n = int(found.categories.shape[0])
+    names = texts(found.categories, path, slice(0, LABELS_READ)).tolist()
+    codes = np.concatenate([codes_of(found, path, rows) for rows in _sampled(found.length)])
+    n_each = np.bincount(codes[codes >= 0], minlength=n)[: len(names)]
+    order = np.argsort(-n_each, kind="stable")
+    return ObsColumn("labels", n, len(names) == n, tuple(names[i] for i in order))
 
 
-def _sampled(item: h5py.Dataset) -> np.ndarray:
-    """Return up to `LABEL_ROWS` values in four runs spread over the column."""
-    source = item.asstr() if h5py.check_string_dtype(item.dtype) is not None else item
-    n, run = item.shape[0], LABEL_ROWS // 4
+def _sampled(n: int) -> list[slice]:
+    """Return up to `LABEL_ROWS` rows in four runs spread over a column."""
+    run = LABEL_ROWS // 4
     if n <= LABEL_ROWS:
-        return np.asarray(source[:])
+        return [slice(0, n)]
     starts = [int((n - run) * part / 3) for part in range(4)]
-    return np.concatenate([source[start : start + run] for start in starts])
+    return [slice(start, start + run) for start in starts]

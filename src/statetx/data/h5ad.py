@@ -26,9 +26,11 @@ from statetx.data.estimate import (
     training_bytes,
     value_bytes,
 )
-from statetx.data.header import Column, Header, column, header, opened
+from statetx.data.gene_names import common_names
+from statetx.data.header import Column, Header, barcodes, column, header, opened
 from statetx.data.identity import identity
 from statetx.data.matrix import Matrix, check_scale, check_values
+from statetx.data.obs_columns import pieces
 from statetx.data.scale import check_every_value
 from statetx.data.survey import refuse_repeat
 from statetx.errors import DataError, ResultsError, StatetxError, did_you_mean
@@ -151,7 +153,6 @@ def inspect(
         with report.noting():
             found.genes = gene_names(path)
         with report.noting():
-            _refuse_old(found, declared)
             if isinstance(declared, Dataset):
                 head = header(path, declared)
             else:
@@ -184,17 +185,6 @@ def _once(paths: list[Path], report: Report) -> Iterator[Path]:
         with report.noting():
             refuse_repeat(path, seen)
     yield from seen.values()
-
-
-def _refuse_old(found: FileReport, declared: Dataset | Columns) -> None:
-    for name in (declared.pert_col, declared.cell_type_key, declared.batch_col):
-        if name in found.obs and found.obs[name].old:
-            raise DataError(
-                f"obs[{name!r}] is stored the way anndata < 0.8 did: its labels would be read as "
-                "numbers",
-                where=found.path,
-                fix="read and write the file once with a current anndata",
-            )
 
 
 def _partial_header(found: FileReport, declared: Columns) -> Header | None:
@@ -238,6 +228,10 @@ def _check_matrices(report: Report, found: FileReport, head: Header | None) -> N
     expression = declared.expression_key if isinstance(declared, Dataset) else None
     widths = {} if head is None else head.widths
     with report.noting(), opened(found.path) as file:
+        if report.full:
+            with report.noting():
+                for rows in pieces(found.n_cells):
+                    barcodes(file, found.path, rows)
         for name in ["X", *(f"obsm/{key}" for key in widths)]:
             is_x = name == "X"
             known, scale = found.genes or None, declared.scale
@@ -249,9 +243,7 @@ def _check_matrices(report: Report, found: FileReport, head: Header | None) -> N
                 matrix = Matrix(file, name, found.path)
                 _check_sample(matrix, scale, known, found)
                 if report.full:
-                    seen = check_every_value(
-                        file, matrix, known, scale, found.seen if is_x else None
-                    )
+                    seen = check_every_value(matrix, known, scale, found.seen if is_x else None)
                     found.seen = found.seen if seen is None else seen
 
 
@@ -300,7 +292,8 @@ def _check_genes(report: Report) -> None:
                     f"the genes differ from those of {named[0].path}: {len(missing)} missing, "
                     f"{len(extra)} more",
                     where=other.path,
-                    fix="bring all files to the same genes: adata[:, genes]; or set "
+                    fix=common_names(other.path, other.genes, named[0].path, named[0].genes)
+                    or "bring all files to the same genes: adata[:, genes]; or set "
                     "`genes: intersect` of the data set to keep those that all files have",
                 )
 
@@ -335,7 +328,7 @@ def _weigh(report: Report, place: Path) -> None:
     here = next(path for path in (place, *place.absolute().parents) if path.exists())
     most = max(found.n_cells for found in report.files)
     if report.design is not None and declared.cell_type_key is not None:
-        most = max(most, int(report.design.lines()["cells"].max()))
+        most = max([most, *map(int, report.design.lines()["cells"])])
     report.needs = Needs(
         pack=PackNeed(parts, store),
         free=shutil.disk_usage(here).free,

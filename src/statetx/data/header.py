@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,40 +11,16 @@ import numpy as np
 
 from statetx import labels
 from statetx.data.matrix import Matrix
+from statetx.data.obs_columns import Column, column, columns, n_rows, pieces
+from statetx.data.obs_columns import names as names_of
+from statetx.data.open_h5ad import child, has, in_memory, members, opened, reading
+from statetx.data.stored_text import entries, stored
 from statetx.errors import DataError, did_you_mean
-from statetx.provenance import no_room
 
 if TYPE_CHECKING:
     from statetx.config import Dataset
 
-_PIECE = 1 << 18
-"""Labels handled at once: text takes some 60 bytes a cell while it is Python objects, and numpy widens
-codes that it counts or looks up to 8."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """An obs column as codes into its labels.
-
-    Attributes
-    ----------
-    codes
-        [cells], of the smallest signed type that holds them; no cell is without a label.
-    names
-        Labels in use, sorted.
-    """
-
-    codes: np.ndarray
-    names: list[str]
-
-    def counts(self) -> dict[str, int]:
-        """Number of cells per label."""
-        found = _tally(self.codes, len(self.names))
-        return {name: int(n) for name, n in zip(self.names, found, strict=True)}
-
-    def values_at(self, rows: np.ndarray) -> np.ndarray:
-        """Return the labels of the given cells (objects)."""
-        return np.asarray(self.names, dtype=object)[self.codes[rows]]
+__all__ = ["Column", "Header", "barcodes", "column", "columns", "genes", "header", "opened"]
 
 
 @dataclass
@@ -97,52 +71,9 @@ class Header:
         )
 
 
-@contextlib.contextmanager
-def opened(path: str | Path) -> Iterator[h5py.File]:
-    """Open an h5ad for reading; whatever HDF5 cannot read inside the block is a DataError."""
-    try:
-        with h5py.File(path, "r") as file:
-            if "obs" not in file or "var" not in file:
-                raise DataError(
-                    "this HDF5 file is no h5ad: it has no obs or no var",
-                    where=path,
-                    fix="write it with anndata",
-                )
-            yield file
-    except OSError as error:
-        if no_room(error):  # of a write inside the block: nothing is wrong with this file
-            raise
-        if not Path(path).exists():
-            raise DataError(
-                "the file does not exist", where=path, fix="correct the path"
-            ) from error
-        raise DataError(
-            f"cannot read this file: {error}",
-            where=path,
-            fix="it is truncated, damaged or no h5ad: copy or write it again",
-        ) from error
-
-
-def _strings(item: h5py.Dataset, rows: slice = slice(None)) -> np.ndarray:
-    if h5py.check_string_dtype(item.dtype) is not None:
-        return item.asstr()[rows] if item.shape else np.asarray(item.asstr()[()], dtype=object)
-    return np.asarray([str(value) for value in item[rows].tolist()], dtype=object)
-
-
-def _index(frame: h5py.Group, path: Path) -> h5py.Dataset:
-    if not isinstance(frame, h5py.Group):
-        raise DataError(
-            f"{frame.name!r} is stored the way anndata < 0.7 did",
-            where=path,
-            fix="read and write the file once with a current anndata",
-        )
-    item = frame[str(frame.attrs.get("_index", "_index"))]
-    return item["values"] if isinstance(item, h5py.Group) else item
-
-
 def barcodes(file: h5py.File, path: Path, rows: slice = slice(None)) -> np.ndarray:
     """Return the names of the cells (objects), of all or of some rows."""
-    return _strings(_index(file["obs"], path), rows)
+    return names_of(file, "obs", path, rows)
 
 
 def genes(file: h5py.File, path: Path) -> list[str]:
@@ -153,7 +84,7 @@ def genes(file: h5py.File, path: Path) -> list[str]:
     DataError
         A name occurs twice.
     """
-    names = _strings(_index(file["var"], path)).tolist()
+    names: list[str] = names_of(file, "var", path).tolist()
     if len(set(names)) < len(names):
         seen: set[str] = set()
         twice = sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
@@ -166,99 +97,6 @@ def genes(file: h5py.File, path: Path) -> list[str]:
     return names
 
 
-def columns(file: h5py.File) -> list[str]:
-    """Return the names of the obs columns."""
-    obs = file["obs"]
-    order = obs.attrs.get("column-order")
-    return [str(name) for name in (obs.keys() if order is None else order)]
-
-
-def column(file: h5py.File, path: Path, name: str, key: str = "") -> Column:
-    """Read a label column of obs: categorical, strings or numbers (read as text).
-
-    Parameters
-    ----------
-    file, path
-        The open file and its path.
-    name
-        obs column.
-    key
-        Setting or option that named it, for the message.
-
-    Raises
-    ------
-    DataError
-        No such column, or cells without a label.
-    """
-    obs = file["obs"]
-    if name not in obs:
-        raise DataError(
-            f"obs has no column {name!r}",
-            where=path,
-            fix=did_you_mean(name, columns(file))
-            + (f" Name the right column with `{key}`" if key else ""),
-        )
-    item = obs[name]
-    if isinstance(item, h5py.Dataset) and "categories" in item.attrs:
-        raise DataError(
-            f"obs[{name!r}] is stored the way anndata < 0.8 did",
-            where=path,
-            fix="read and write the file once with a current anndata",
-        )
-    missing = None
-    if isinstance(item, h5py.Group) and "codes" in item:
-        codes, names = item["codes"][()], _strings(item["categories"])
-        missing = codes < 0
-    elif isinstance(item, h5py.Group):  # nullable strings and numbers: values + mask
-        codes, names = _factorised(item["values"])
-        missing = item["mask"][()].astype(bool) if "mask" in item else None
-    else:
-        codes, names = _factorised(item)
-    texts = [str(text) for text in names]
-    empty = [i for i, text in enumerate(texts) if text.strip() in ("", "nan", "NaN", "<NA>")]
-    lost = np.isin(codes, empty) if empty else np.zeros(len(codes), dtype=bool)
-    if missing is not None:
-        lost |= missing
-    if lost.any():
-        raise DataError(
-            f"obs[{name!r}] has no label in {int(lost.sum())} of {len(lost)} cells, first in row "
-            f"{int(np.argmax(lost))}",
-            where=path,
-            fix="label these cells or drop them: adata[adata.obs[...].notna()]",
-        )
-    used = sorted((texts[i], i) for i in np.flatnonzero(_tally(codes, len(texts))).tolist())
-    place = np.zeros(len(texts), dtype=np.min_scalar_type(-max(1, len(used))))
-    place[[i for _, i in used]] = np.arange(len(used))
-    found = np.empty(len(codes), dtype=place.dtype)
-    for piece in _pieces(len(codes)):
-        found[piece] = place[codes[piece]]
-    return Column(found, [text for text, _ in used])
-
-
-def _pieces(n: int) -> Iterator[slice]:
-    for start in range(0, n, _PIECE):
-        yield slice(start, start + _PIECE)
-
-
-def _tally(codes: np.ndarray, n_labels: int) -> np.ndarray:
-    """Return how often each code occurs, int64 [n_labels]."""
-    found = np.zeros(n_labels, dtype=np.int64)
-    for piece in _pieces(len(codes)):
-        found += np.bincount(codes[piece], minlength=n_labels)
-    return found
-
-
-def _factorised(item: h5py.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return codes, int32 [cells], and the labels that they point to, in order of appearance."""
-    codes = np.empty(item.shape[0], dtype=np.int32)
-    known: dict[str, int] = {}
-    for piece in _pieces(len(codes)):
-        names, here = np.unique(_strings(item, piece).astype(str), return_inverse=True)
-        place = [known.setdefault(str(name), len(known)) for name in names]
-        codes[piece] = np.asarray(place, dtype=np.int32)[here]
-    return codes, np.asarray(list(known), dtype=object)
-
-
 def totals(file: h5py.File, path: Path, name: str) -> np.ndarray:
     """Read `total_counts_col`, float64 [cells]; all positive.
 
@@ -267,18 +105,29 @@ def totals(file: h5py.File, path: Path, name: str) -> np.ndarray:
     DataError
         No such column, no numbers, or values that are not positive.
     """
-    if name not in file["obs"]:
+    obs = child(file, "obs", path)
+    if not has(obs, name):
         raise DataError(
             f"obs has no column {name!r}",
             where=path,
             fix=f"{did_you_mean(name, columns(file))} Set `total_counts_col`, or null: row sums",
         )
-    item = file["obs"][name]
-    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "iuf":
-        raise DataError(
-            f"obs[{name!r}] does not hold numbers", where=path, fix="store total counts there"
-        )
-    values = np.asarray(item[()], dtype=np.float64)
+    n = n_rows(file, "obs", path)
+    with reading(path, f"obs[{name!r}]"):
+        found = stored(child(obs, name, path), path)
+        if found.categories is not None or found.values.dtype.kind not in "iuf":
+            raise DataError(
+                f"obs[{name!r}] does not hold numbers", where=path, fix="store total counts there"
+            )
+        if found.length != n:
+            raise DataError(
+                f"obs[{name!r}] has {found.length} rows, but there are {n} cells",
+                where=path,
+                fix="the file is damaged: write it again",
+            )
+        values = np.asarray(in_memory(found.values, path)[()], dtype=np.float64)
+        if found.mask is not None:
+            values[found.mask[()] != 0] = np.nan
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
         at = int(np.argmax(bad))
@@ -298,11 +147,27 @@ def hvg_names(file: h5py.File, path: Path, key: str, width: int, names: list[str
     DataError
         Neither is there, or their number is not the width of the matrix, or a name repeats.
     """
-    if "uns" in file and "hvg_names" in file["uns"]:
-        source, found = "uns['hvg_names']", _strings(file["uns/hvg_names"]).ravel().tolist()
-    elif "highly_variable" in file["var"]:
-        mask = np.asarray(file["var/highly_variable"][()], dtype=bool)
+    if "hvg_names" in members(file, "uns", path):
+        source = "uns['hvg_names']"
+        with reading(path, source):
+            found = entries(stored(child(file, "uns/hvg_names", path), path), path)[0].tolist()
+    elif "highly_variable" in members(file, "var", path):
         source = "var['highly_variable']"
+        with reading(path, source):
+            item = stored(child(file, "var/highly_variable", path), path)
+            if item.categories is not None or item.values.dtype.kind not in "biuf":
+                raise DataError(
+                    f"{source} does not hold True and False",
+                    where=path,
+                    fix="store it as booleans: adata.var['highly_variable'].astype(bool)",
+                )
+            mask = np.asarray(in_memory(item.values, path)[()], dtype=bool)
+        if len(mask) != len(names):
+            raise DataError(
+                f"{source} has {len(mask)} rows, but there are {len(names)} genes",
+                where=path,
+                fix="the file is damaged: write it again",
+            )
         found = [name for name, chosen in zip(names, mask, strict=True) if chosen]
     else:
         raise DataError(
@@ -373,14 +238,14 @@ def header(path: Path, settings: Dataset) -> Header:
 def _controls(head: Header, declared: list[str]) -> dict[str, int]:
     control = np.isin(head.perturbation.names, declared)
     found = np.zeros(len(head.line.names), dtype=np.int64)
-    for piece in _pieces(head.n_cells):
+    for piece in pieces(head.n_cells):
         lines = head.line.codes[piece][control[head.perturbation.codes[piece]]]
         found += np.bincount(lines, minlength=len(found))
     return {name: int(n) for name, n in zip(head.line.names, found, strict=True)}
 
 
 def _obsm_width(file: h5py.File, path: Path, key: str, n_cells: int) -> int:
-    keys = list(file["obsm"]) if "obsm" in file else []
+    keys = members(file, "obsm", path)
     if key not in keys:
         raise DataError(
             f"obsm has no matrix {key!r}",

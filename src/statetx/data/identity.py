@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from statetx.data.header import opened
+from statetx.data.open_h5ad import opened, walk
 
 _EDGE = 4096
 """Elements at either end of a large HDF5 dataset that count."""
@@ -40,18 +40,27 @@ def identity(path: str | Path, columns: Iterable[str | None]) -> str:
     seen = hashlib.sha256()
 
     def add(name: str, item: Any) -> None:
-        seen.update(name.encode())
-        for key in sorted(item.attrs):
-            seen.update(f"{key}={item.attrs[key]!r}".encode())
-        if isinstance(item, h5py.Dataset):
-            seen.update(f"{item.dtype}{item.shape}{item.id.get_storage_size()}".encode())
-            entire = name.startswith("var/") or any(f"{name}/".startswith(f"{w}/") for w in wanted)
-            for part in _parts(item, entire):
-                seen.update(_bytes(part))
+        seen.update(name.encode("utf-8", "surrogateescape"))
+        if isinstance(item, str):  # a link inside the file
+            seen.update(item.encode())
+            return
+        try:
+            for key in sorted(item.attrs):
+                seen.update(f"{key}={item.attrs[key]!r}".encode())
+            if isinstance(item, h5py.Dataset):
+                seen.update(f"{item.dtype}{item.shape}{item.id.get_storage_size()}".encode())
+                entire = name.startswith("var/") or any(
+                    f"{name}/".startswith(f"{w}/") for w in wanted
+                )
+                for part in _parts(item, entire):
+                    seen.update(_bytes(part))
+        except Exception:  # what packing needs of a file it reads itself, and says what is wrong
+            seen.update(b"unreadable")
 
     with opened(path) as file:
         seen.update(repr([name in file for name in wanted]).encode())
-        file.visititems(add)
+        for name, item in walk(file, Path(path)):
+            add(name, item)
     return f"{Path(path).stat().st_size}-{seen.hexdigest()[:16]}"
 
 

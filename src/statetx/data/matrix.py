@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
+from statetx.data.matrix_layout import layout_of, pointers
+from statetx.data.numbers import RowSums, computable, is_whole, mend_negative, native
+from statetx.data.open_h5ad import reading
 from statetx.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,13 +21,15 @@ if TYPE_CHECKING:
 
     from statetx.data.transpose import Buckets
 
+log = logging.getLogger("statetx.data")
+
 CHUNK_BYTES = 64 << 20
 """Dense bytes behind one chunk of rows of a dense matrix: bounds memory, whatever its width."""
 CHUNK_NONZEROS = 4 << 20
 """Stored values behind one chunk of rows of a sparse matrix: 48 MB with their places."""
 SAMPLE_ROWS = 1024
-LARGEST_LOG1P = 20.0
-"""ln(1 + x) of any normalised count is below this: e^20 is 4.9e8 counts per cell."""
+LARGEST_LOG1P = 15.0
+"""No log1p value reaches this: it is 3 million per 10,000. cell-eval has the same limit."""
 
 
 class Matrix:
@@ -49,58 +55,10 @@ class Matrix:
 
     def __init__(self, file: h5py.File, name: str, path: Path, spill: Path | None = None) -> None:
         self.path, self.name, self._spill = path, name, spill
-        if name not in file:
-            raise DataError(
-                f"there is no {name!r}", where=path, fix="write the file with anndata >= 0.8"
-            )
-        self._item = file[name]
-        if isinstance(self._item, h5py.Dataset):
-            self.layout = "dense"
-            if self._item.ndim != 2:
-                raise DataError(
-                    f"{name!r} has {self._item.ndim} dimensions instead of 2",
-                    where=path,
-                    fix="store one row per cell, one column per feature",
-                )
-            self.shape = (int(self._item.shape[0]), int(self._item.shape[1]))
-            self.dtype = self._item.dtype
-        else:
-            kind = str(self._item.attrs.get("encoding-type", ""))
-            if kind not in ("csr_matrix", "csc_matrix"):
-                raise DataError(
-                    f"{name!r} is stored as {kind or 'an unknown kind of group'!r}",
-                    where=path,
-                    fix="store it as a CSR, CSC or dense matrix",
-                )
-            self.layout = kind[:3]
-            n_rows, n_columns = self._item.attrs["shape"]
-            self.shape = (int(n_rows), int(n_columns))
-            self._refuse_damaged()
-            self.dtype = self._item["data"].dtype
+        with reading(path, repr(name)):
+            self._item, self.layout, self.shape, self.dtype = layout_of(file, name, path)
         self._buckets: Buckets | None = None
         self._indptr: np.ndarray | None = None
-
-    def _refuse_damaged(self) -> None:
-        """Refuse arrays that do not fit together: reading them would fail anywhere."""
-        item, what = self._item, ""
-        lacking = [part for part in ("data", "indices", "indptr") if part not in item]
-        if lacking:
-            what = f"it has no {lacking[0]!r}"
-        else:
-            values, places, pointers = (len(item[part]) for part in ("data", "indices", "indptr"))
-            wanted = self.shape[0 if self.layout == "csr" else 1] + 1
-            if values != places:
-                what = f"{values:,} values have {places:,} places"
-            elif pointers != wanted:
-                what = f"'indptr' has {pointers:,} entries instead of {wanted:,}"
-            elif int(item["indptr"][-1]) != values:
-                what = f"'indptr' ends at {int(item['indptr'][-1]):,} of {values:,} values"
-        if what:
-            raise DataError(
-                f"{self.name!r} is damaged: {what}",
-                where=self.path,
-                fix="copy or write the file again",
-            )
 
     @property
     def nonzeros(self) -> int | None:
@@ -133,13 +91,7 @@ class Matrix:
 
     def _row_pointers(self) -> np.ndarray:
         if self._indptr is None:
-            self._indptr = self._item["indptr"][()].astype(np.int64, copy=False)
-            if self._indptr[0] != 0 or (np.diff(self._indptr) < 0).any():
-                raise DataError(
-                    f"{self.name!r} is damaged: its row pointers do not rise from 0",
-                    where=self.path,
-                    fix="copy or write the file again",
-                )
+            self._indptr = pointers(self._item, self.name, self.path)
         return self._indptr
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
@@ -150,34 +102,59 @@ class Matrix:
         DataError
             An index beyond the shape of the matrix.
         """
+        with reading(self.path, f"{self.name!r}, rows {start} to {stop}"):
+            return self._rows(start, stop)
+
+    def _rows(self, start: int, stop: int) -> sparse.csr_matrix:
         from scipy import sparse  # reading obs at parse time must not pay for it
 
         if self.layout == "dense":
-            return sparse.csr_matrix(_computable(self._item[start:stop]))
+            return sparse.csr_matrix(computable(self._item[start:stop]))
         if self.layout == "csc":
             return _clean(self._row_buckets().rows(start, stop))
         pointers = self._row_pointers()
         first, last = int(pointers[start]), int(pointers[stop])
-        indices = self._item["indices"][first:last]
-        if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < self.shape[1]:
-            raise self._beyond("column", self.shape[1])
+        indices = native(self._item["indices"][first:last])
+        self._check_places(indices, "column", self.shape[1])
         indptr = pointers[start : stop + 1] - first
         values = (
-            _computable(self._item["data"][first:last]),
+            computable(self._item["data"][first:last]),
             indices.astype(np.int32, copy=False),
             indptr,
         )
         return _clean(sparse.csr_matrix(values, shape=(stop - start, self.shape[1])))
 
+    def check_pointers(self) -> None:
+        """Refuse row, or column, pointers that do not rise."""
+        with reading(self.path, f"{self.name}/indptr"):
+            pointers(self._item, self.name, self.path)
+
     def _row_buckets(self) -> Buckets:
         if self._buckets is None:
             from statetx.data.transpose import Buckets
 
+            self.check_pointers()
             try:
                 self._buckets = Buckets(self._item, self.shape, CHUNK_NONZEROS, self._spill)
-            except (IndexError, ValueError) as error:
+            except IndexError as error:
                 raise self._beyond("row", self.shape[0]) from error
         return self._buckets
+
+    def stored_rows(self, first: int, last: int) -> np.ndarray:
+        """Return the row numbers of some stored values of a CSC matrix, checked."""
+        with reading(self.path, f"{self.name}/indices"):
+            indices = native(self._item["indices"][first:last])
+        self._check_places(indices, "row", self.shape[0])
+        return indices
+
+    def stored_values(self, first: int, last: int) -> np.ndarray:
+        """Return some stored values of a sparse matrix."""
+        with reading(self.path, f"{self.name}/data"):
+            return computable(self._item["data"][first:last])
+
+    def _check_places(self, indices: np.ndarray, what: str, limit: int) -> None:
+        if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < limit:
+            raise self._beyond(what, limit)
 
     def _beyond(self, what: str, limit: int) -> DataError:
         return DataError(
@@ -189,8 +166,13 @@ class Matrix:
     def dense_rows(self, start: int, stop: int) -> np.ndarray:
         """Return rows [start, stop) as dense float32."""
         if self.layout == "dense":
-            return np.asarray(self._item[start:stop], dtype=np.float32)
+            return np.asarray(self.stored_dense(start, stop), dtype=np.float32)
         return np.asarray(self.rows(start, stop).toarray(), dtype=np.float32)
+
+    def stored_dense(self, start: int, stop: int) -> np.ndarray:
+        """Return rows [start, stop) of a dense matrix as stored."""
+        with reading(self.path, f"{self.name!r}, rows {start} to {stop}"):
+            return computable(self._item[start:stop])
 
     def sample(self) -> Iterator[tuple[int | None, sparse.csr_matrix | np.ndarray]]:
         """Yield (first row, rows): up to `SAMPLE_ROWS` rows in four runs spread over the file.
@@ -205,25 +187,16 @@ class Matrix:
         starts = {0, *(max(0, int(n * f) - run) for f in (1 / 3, 2 / 3, 1.0))}
         for start in sorted(starts):
             if self.layout == "csc":
-                yield None, self._item["data"][start : start + run]
+                self.stored_rows(start, start + run)
+                yield None, self.stored_values(start, start + run)
             else:
                 yield start, self.rows(start, min(n, start + run))
-
-
-def _computable(values: np.ndarray) -> np.ndarray:
-    """Widen float16: scipy has no sparse matrices of it."""
-    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def _clean(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix
-
-
-def is_integral(values: np.ndarray) -> bool:
-    """Whether all values are whole numbers."""
-    return values.dtype.kind in "iub" or bool(np.all(values == np.rint(values)))
 
 
 def check_values(
@@ -269,25 +242,25 @@ def check_values(
     else:
         row = int(np.searchsorted(values.indptr, at[0], side="right")) - 1
         column, value = int(values.indices[at[0]]), float(flat[at[0]])
-    what = "negative" if value < 0 and np.isfinite(value) else "not finite"
+    negative = value < 0 and np.isfinite(value)
     feature = f"column {column}" if columns is None else f"gene {columns[column]!r}"
     place = "" if row is None or first_row is None else f" in row {first_row + row}, {feature}"
+    below, above = -flat[flat < 0].sum(dtype=float), flat[flat > 0].sum(dtype=float)
     raise DataError(
-        f"{name!r} holds values that are {what}: {value:g}{place}"
+        f"{name!r} holds values that are {'negative' if negative else 'not finite'}: {value:g}{place}"
         f" ({int(bad.sum())} such values in this part of the file)",
         where=path,
-        fix="expression is never negative and never missing: repair or drop these cells; scaled or"
-        " batch-corrected values cannot be used"
-        if columns is not None
-        else "repair or drop these cells",
+        fix=f"expression is never negative: {mend_negative(below, above)}"
+        if negative
+        else "repair or drop these cells: a missing value cannot be read",
     )
 
 
-def check_scale(matrix: Matrix, scale: str, columns: list[str]) -> None:
+def check_scale(matrix: Matrix, scale: str, columns: list[str]) -> Evidence:
     """Refuse a matrix whose values contradict the declared scale, from a sample of rows.
 
-    Counts are whole numbers, or decimals beyond what a logarithm can reach (corrected counts);
-    log1p values are decimals below `LARGEST_LOG1P`.
+    Counts are whole numbers, or decimals beyond what a logarithm can reach (corrected counts) whose
+    sums differ between cells; log1p values are decimals below `LARGEST_LOG1P`.
 
     Parameters
     ----------
@@ -301,18 +274,27 @@ def check_scale(matrix: Matrix, scale: str, columns: list[str]) -> None:
     Raises
     ------
     DataError
-        The values look like the other scale, or are no expression at all.
+        The values look like the other scale, are normalised, or are no expression at all.
     """
     for first_row, part in matrix.sample():  # a NaN would pass for a decimal below
         check_values(part, matrix.path, matrix.name, first_row, columns)
     seen = evidence(matrix)
     if seen.n:
         refuse_other_scale(seen.integral, seen.largest, scale, matrix.name, matrix.path)
+        if scale == "counts" and not seen.integral:
+            seen.sums.refuse_normalised(matrix.name, matrix.path)
+    return seen
+
+
+def note_decimals(seen: Evidence, scale: str, name: str, where: object) -> None:
+    """Say that decimals are taken as counts, which soup removal or ambiguous reads make of them."""
+    if scale == "counts" and not seen.integral:
+        log.info("%s: %s holds decimals, which are taken as corrected counts", where, name)
 
 
 def looks_like(integral: bool, largest: float) -> str:
     """Return the scale that values look like: ``counts`` or ``log1p``."""
-    return "log1p" if not integral and largest <= LARGEST_LOG1P else "counts"
+    return "log1p" if not integral and largest < LARGEST_LOG1P else "counts"
 
 
 def refuse_other_scale(
@@ -336,7 +318,8 @@ def refuse_other_scale(
         raise DataError(
             f"{name!r} is declared as counts but looks log-transformed: {values}",
             where=where,
-            fix="give the raw counts; or, in a data set of your own, declare `scale: log1p`",
+            fix="give the raw counts; or, in a data set of your own, declare `scale: log1p`. Corrected "
+            "counts as small as these look the same: round them",
         )
     raise DataError(
         f"{name!r} is declared as log1p but looks like counts: {values}",
@@ -357,13 +340,15 @@ class Evidence:
     n
         Non-zero values seen.
     integral
-        All of them are whole numbers.
+        All of them are whole numbers, but for rounding.
     largest
         The largest.
     zeros
         Share of zeros.
     scale
         The scale that the values look like.
+    sums
+        Sums of the sampled rows; of a CSC matrix none.
     """
 
     n: int
@@ -371,6 +356,7 @@ class Evidence:
     largest: float
     zeros: float
     scale: str
+    sums: RowSums
 
 
 def evidence(matrix: Matrix) -> Evidence:
@@ -381,16 +367,18 @@ def evidence(matrix: Matrix) -> Evidence:
     matrix
         X, or an obsm matrix of expression.
     """
-    n, cells, integral, largest = 0, 0, True, 0.0
-    for _, part in matrix.sample():
+    n, cells, integral, largest, sums = 0, 0, True, 0.0, RowSums()
+    for first, part in matrix.sample():
         values = part if isinstance(part, np.ndarray) else part.data
         cells += part.shape[0]
         n += values.size
         if values.size:
-            integral &= is_integral(values)
+            integral = integral and is_whole(values)
             largest = max(largest, float(values.max()))
+        if first is not None:
+            sums.add(np.asarray(part.sum(axis=1, dtype=np.float64)).ravel())
     stored = matrix.nonzeros
     filled = n / max(1, cells * matrix.shape[1])
     if stored is not None:
         filled = stored / max(1, matrix.shape[0] * matrix.shape[1])
-    return Evidence(n, integral, largest, 1.0 - filled, looks_like(integral, largest))
+    return Evidence(n, integral, largest, 1.0 - filled, looks_like(integral, largest), sums)

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from statetx.data.matrix import (
     CHUNK_NONZEROS,
     Matrix,
     check_values,
-    is_integral,
     looks_like,
     refuse_other_scale,
 )
+from statetx.data.numbers import RowSums, is_whole
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -90,7 +89,7 @@ def look(matrix: Matrix) -> Seen:
     seen = Seen(
         cells=cells,
         values=values.size,
-        integral=is_integral(values),
+        integral=is_whole(values),
         low=float(values.min(initial=0)),
         largest=float(values.max(initial=0)),
         zeros=1.0 - filled / max(1, matrix.shape[1]),
@@ -131,14 +130,14 @@ def _count_behind(rows: list[sparse.csr_matrix]) -> float | None:
 
 
 def check_every_value(
-    file: h5py.File, matrix: Matrix, known: list[str] | None, scale: str | None, seen: Seen | None
+    matrix: Matrix, known: list[str] | None, scale: str | None, seen: Seen | None
 ) -> Seen | None:
     """Read a whole matrix in chunks, with a progress bar, and refuse what would stop packing.
 
     Parameters
     ----------
-    file, matrix
-        The open file and the matrix in it.
+    matrix
+        A matrix of an open file.
     known
         Gene names of an expression matrix; None: an embedding, which may be negative.
     scale
@@ -156,15 +155,19 @@ def check_every_value(
     DataError
         Values that are not finite, negative expression, or another scale than declared.
     """
-    low, largest, values, integral = 0.0, 0.0, 0, True
-    for first_row, part in _parts(file, matrix):
+    low, largest, values, integral, sums = 0.0, 0.0, 0, True, RowSums()
+    for first_row, part in _parts(matrix):
         check_values(part, matrix.path, matrix.name, first_row, known)
         stored = part if isinstance(part, np.ndarray) else part.data
         if stored.size:
             low, largest = min(low, float(stored.min())), max(largest, float(stored.max()))
-            values, integral = values + stored.size, integral and is_integral(stored)
+            values, integral = values + stored.size, integral and is_whole(stored)
+        if first_row is not None:
+            sums.add(_row_sums(part))
     if scale is not None and values:
         refuse_other_scale(integral, largest, scale, matrix.name, matrix.path)
+        if scale == "counts" and not integral:
+            sums.refuse_normalised(matrix.name, matrix.path)
     if seen is None:
         return None
     return replace(
@@ -179,18 +182,18 @@ def check_every_value(
     )
 
 
-def _parts(
-    file: h5py.File, matrix: Matrix
-) -> Iterator[tuple[int | None, sparse.csr_matrix | np.ndarray]]:
+def _parts(matrix: Matrix) -> Iterator[tuple[int | None, sparse.csr_matrix | np.ndarray]]:
     """Yield (first row, rows), or (None, stored values) of a CSC matrix: its rows lie all over."""
     from tqdm import tqdm
 
     title = f"check {matrix.path.name} {matrix.name}"
     if matrix.layout == "csc":
-        stored = file[matrix.name]["data"]
-        with tqdm(total=len(stored), unit="value", desc=title, disable=None) as bar:
-            for start in range(0, len(stored), CHUNK_NONZEROS):
-                part = stored[start : start + CHUNK_NONZEROS]
+        matrix.check_pointers()
+        n = matrix.nonzeros or 0
+        with tqdm(total=n, unit="value", desc=title, disable=None) as bar:
+            for start in range(0, n, CHUNK_NONZEROS):
+                matrix.stored_rows(start, start + CHUNK_NONZEROS)
+                part = matrix.stored_values(start, start + CHUNK_NONZEROS)
                 yield None, part[part != 0]
                 bar.update(len(part))
         return

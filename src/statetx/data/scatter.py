@@ -25,7 +25,8 @@ from statetx.data.content import Content
 from statetx.data.header import Header, barcodes, header, opened
 from statetx.data.identity import identity
 from statetx.data.layout import ALIGNMENT
-from statetx.data.matrix import Matrix, check_values, is_integral, refuse_other_scale
+from statetx.data.matrix import Matrix, check_values, refuse_other_scale
+from statetx.data.numbers import RowSums, is_integral, is_whole
 from statetx.data.survey import Survey, watched
 from statetx.errors import DataError
 from statetx.provenance import sweep, whole, write_json
@@ -168,7 +169,8 @@ def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, par
         place = {name: i for i, name in enumerate(found.genes)}
         select = np.asarray([place[name] for name in survey.genes])
     most = min([CHUNK_ROWS, *(matrix.dense_chunk_rows for matrix in obsm.values())])
-    seen = {"integral": True, "largest": 0.0, "nonzeros": 0, "empty": 0}
+    seen: dict[str, Any] = {"whole": True, "largest": 0.0, "nonzeros": 0, "empty": 0}
+    seen["sums"] = RowSums()
     name, content = found.path.stem, Content(found)
     with tqdm(total=found.n_cells, unit="cell", desc=f"pack {name}", disable=None) as bar:
         for start, stop in x.chunks(most):
@@ -177,15 +179,13 @@ def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, par
             content.add(values, dense, names)
             chunk = _chunk(found, settings, values, dense, select, start, seen)
             _write(part, found, chunk, np.asarray(names), start)
-            del (
-                values,
-                dense,
-                chunk,
-                names,
-            )  # or two chunks would lie in memory while the next is read
+            # Or two chunks would lie in memory while the next is read.
+            del values, dense, chunk, names
             bar.update(stop - start)
     if seen["nonzeros"]:  # the sample that the survey looked at may have missed some cells
-        refuse_other_scale(bool(seen["integral"]), seen["largest"], settings.scale, "X", found.path)
+        refuse_other_scale(seen["whole"], seen["largest"], settings.scale, "X", found.path)
+        if settings.scale == "counts" and not seen["whole"]:
+            seen["sums"].refuse_normalised("X", found.path)
     if seen["empty"]:
         log.info("%s: %d cells have no counts at all", found.path, seen["empty"])
     return content.hexdigest()
@@ -211,7 +211,9 @@ def _chunk(
         known = found.hvg if key == settings.expression_key else None
         check_values(dense[key], found.path, f"obsm/{key}", start, known)
     integral = is_integral(values.data)
-    seen["integral"] &= integral
+    seen["whole"] = seen["whole"] and (integral or is_whole(values.data))
+    if settings.scale == "counts" and not seen["whole"]:
+        seen["sums"].add(np.asarray(values.sum(axis=1, dtype=np.float64)).ravel())
     seen["nonzeros"] += values.nnz
     seen["empty"] += int((np.diff(values.indptr) == 0).sum())
     if values.nnz:

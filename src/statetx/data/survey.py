@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -188,25 +189,20 @@ def _no_repeats(paths: list[Path]) -> None:
 
 def refuse_repeat(path: Path, seen: dict[Path, Path]) -> None:
     """Note a file in `seen`; refuse it when it is there already, under whatever name."""
-    if path.resolve() in seen:
+    place = Path(os.path.realpath(path))  # which, unlike `resolve`, takes links in a circle
+    if place in seen:
         raise DataError(
             "the same file is listed twice, which would double its cells",
-            where=f"{seen[path.resolve()]} and {path}",
+            where=f"{seen[place]} and {path}",
             fix="list every file once in `files`",
         )
-    seen[path.resolve()] = path
+    seen[place] = path
 
 
 def _common_genes(headers: Sequence[Header]) -> list[str]:
     """Genes that all files have (`check_together` refused differences that are not wanted)."""
     common = set(headers[0].genes).intersection(*(found.genes for found in headers[1:]))
     genes = [name for name in headers[0].genes if name in common]
-    if not genes:
-        raise DataError(
-            "no gene is in all files",
-            where=", ".join(str(found.path) for found in headers[:3]),
-            fix="name genes in the same way in all files (symbols or Ensembl ids)",
-        )
     if len(genes) < max(len(found.genes) for found in headers):
         log.info("genes: %d are in all files and are kept", len(genes))
     for found in headers[1:]:

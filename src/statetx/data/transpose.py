@@ -15,6 +15,8 @@ import h5py
 import numpy as np
 from scipy import sparse
 
+from statetx.data.numbers import computable_type, native
+
 PIECE = 4 << 20
 """Entries read at once: 64 MB with their row and column numbers."""
 
@@ -46,10 +48,10 @@ class Buckets:
         per_row = np.zeros(shape[0], dtype=np.int64)
         indices, data = group["indices"], group["data"]
         for start in range(0, indices.shape[0], PIECE):
-            found = np.bincount(indices[start : start + PIECE], minlength=shape[0])
-            if len(found) > shape[0]:
-                raise IndexError(len(found) - 1)
-            per_row += found
+            rows = native(indices[start : start + PIECE]).astype(np.int64, copy=False)
+            if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < shape[0]:
+                raise IndexError(int(rows.max()))
+            per_row += np.bincount(rows, minlength=shape[0])
         ends = np.cumsum(per_row)
         full = np.searchsorted(
             ends, np.arange(bucket_nonzeros, ends[-1] if len(ends) else 0, bucket_nonzeros)
@@ -57,11 +59,7 @@ class Buckets:
         self.first_row = np.unique(np.r_[0, full + 1, shape[0]])
         entries = np.r_[0, ends][self.first_row]
         self._kind = np.dtype(
-            [
-                ("row", "<i4"),
-                ("column", "<i4"),
-                ("value", np.float32 if data.dtype == np.float16 else data.dtype),
-            ]
+            [("row", "<i4"), ("column", "<i4"), ("value", computable_type(data.dtype))]
         )
         self._offset = entries * self._kind.itemsize
         self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (closed with self)

@@ -171,7 +171,7 @@ class Predictions:
                 )
         if self._holds_counts():
             raise ResultsError(
-                "these are no log1p values: all values are whole",
+                "these are not log1p values: all values are whole",
                 where=f"{self.path}, X",
                 fix="predictions are ln(1 + normalised counts), as the store's expression: mend the "
                 "model, predict again",

@@ -12,9 +12,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from statetx.data.obs_columns import in_order
+from statetx.data.open_h5ad import opened
 from statetx.errors import DataError
 from statetx.evaluation.de_columns import Column
 from statetx.evaluation.one_line import Result, evaluate_halves
@@ -103,11 +104,8 @@ def ceiling_of(name: str, column: Column) -> float:
 def _visited(side: Side, pert_col: str) -> list[str]:
     """Labels as pandas groups them, which decides who gets which random numbers: in the order of a
     column's categories, else sorted."""
-    import anndata
-
-    with h5py.File(side.path, "r") as file:
-        column = anndata.io.read_elem(file["obs"])[pert_col]
-    names = [str(name) for name in column.groupby(column, observed=True).indices]
+    with opened(side.path) as file:
+        names = in_order(file, side.path, pert_col)
     return list(dict.fromkeys([*names, *sorted(set(side.labels))]))
 
 

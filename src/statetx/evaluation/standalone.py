@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from statetx.data.gene_names import common_names
 from statetx.data.layout import check_case, folder_name
 from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
@@ -19,6 +20,11 @@ from statetx.evaluation.de_columns import Tests
 from statetx.evaluation.de_file import SuppliedTable, write_tests
 from statetx.evaluation.one_line import Result, evaluate_halves
 from statetx.evaluation.our_scores import Half
+from statetx.evaluation.shared_labels import (
+    keep_common,
+    refuse_other_labels,
+    refuse_other_lines,
+)
 from statetx.evaluation.side_file import Scale, Side, log_normalised, median_total, read_side
 from statetx.evaluation.tables import write_aggregate, write_results
 from statetx.labels import controls as control_labels
@@ -62,6 +68,8 @@ def evaluate_files(
     with_scores: bool = True,
     real_de: str | Path | None = None,
     pred_de: str | Path | None = None,
+    common_only: bool = False,
+    clip_negative: bool = False,
 ) -> dict[str, Result]:
     """Score predicted against real cells, cell line by cell line.
 
@@ -102,6 +110,12 @@ def evaluate_files(
         CSV or parquet with differential expression for ``results.csv``, in pdex's columns (``target,
         feature, log2_fold_change, p_value, fdr``); None: computed. With several cell lines they need
         the column `celltype_col` too. ``scores.csv`` has tests of its own.
+    common_only
+        Whether to leave out, by name, cell lines and perturbations that only one file holds, instead
+        of refusing the pair.
+    clip_negative
+        Whether to set negative predicted values to 0, as models predict them near 0; scaled values
+        are refused all the same.
 
     Returns
     -------
@@ -117,11 +131,17 @@ def evaluate_files(
     check_settings(profile, skip, scale)
     with ThreadPoolExecutor(2) as pool:
         truth_side, pred_side = pool.map(
-            lambda path: read_side(path, pert_col, control_pert, celltype_col, embed_key, scale),
+            lambda path, clip: read_side(
+                path, pert_col, control_pert, celltype_col, embed_key, scale, clip
+            ),
             (real, pred),
+            (False, clip_negative),
         )
     control = control_labels(control_pert)[0]
     pred_side = _check_fit(truth_side, pred_side)
+    if common_only:
+        truth_side, pred_side = keep_common(truth_side, pred_side, control)
+    refuse_other_lines(truth_side, pred_side)
     homes = homes_of(truth_side, out, celltype_col)
     supplied = _supplied(truth_side, control, celltype_col, {"real": real_de, "pred": pred_de})
     results = {}
@@ -203,11 +223,12 @@ def _check_fit(real: Side, pred: Side) -> Side:
     if any(alone):
         shown = [f"{len(names)} ({', '.join(map(repr, names[:3]))})" for names in alone if names]
         sides = [what for what, names in zip(("real", "predicted"), alone, strict=True) if names]
+        known = common_names(pred.path, pred.genes, real.path, real.genes)
         raise DataError(
             "genes are on one side only: "
             + ", ".join(f"{n} {side}" for n, side in zip(shown, sides, strict=True)),
             where=f"{pred.path} against {real.path}",
-            fix="bring the prediction to the genes of the real cells",
+            fix=known or "bring the prediction to the genes of the real cells",
         )
     widths = [side.embedding.shape[1] for side in (real, pred) if side.embedding is not None]
     if len(set(widths)) > 1:
@@ -221,14 +242,6 @@ def _check_fit(real: Side, pred: Side) -> Side:
         place = {gene: i for i, gene in enumerate(pred.genes)}
         order = np.array([place[gene] for gene in real.genes])
         pred = replace(pred, genes=real.genes, cells=pred.cells.reordered(order))
-    differ = sorted(set(real.lines) ^ set(pred.lines))
-    if differ:
-        side = real if differ[0] in set(pred.lines) else pred
-        raise DataError(
-            f"cell line {differ[0]!r} is on one side only",
-            where=side.path,
-            fix=did_you_mean(differ[0], sorted(set(side.lines))),
-        )
     return pred
 
 
@@ -240,17 +253,7 @@ def _halves(
     labels = [side.labels[own] for side, own in zip((real, pred), rows, strict=True)]
     if control not in labels[0]:
         raise no_control(real, line, control)
-    differ = sorted((set(labels[0]) ^ set(labels[1])) - {control})
-    if differ or not set(labels[0]) - {control}:
-        name = differ[0] if differ else control
-        side = real if differ and differ[0] in set(labels[1]) else pred
-        raise DataError(
-            f"perturbation {name!r} is on one side only (cell line {line!r})"
-            if differ
-            else f"cell line {line!r} holds nothing but controls",
-            where=side.path,
-            fix=did_you_mean(name, sorted(set(side.labels[side.of(line)]))),
-        )
+    refuse_other_labels(real, pred, line, control)
     found = [rows_of(own, names) for own, names in zip(rows, labels, strict=True)]
     targets = [target_of(side, own, scale) for side, own in zip((real, pred), rows, strict=True)]
     if targets[0] != targets[1]:

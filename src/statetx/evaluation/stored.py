@@ -6,14 +6,13 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import IO, Any
 
-import h5py
 import numpy as np
 from scipy import sparse
 
 from statetx.data.matrix import Matrix
+from statetx.data.numbers import computable_type
 from statetx.errors import ResultsError
 from statetx.provenance import no_room
 
@@ -44,27 +43,29 @@ class StoredCells:
     _values: IO[bytes]
     _places: IO[bytes]
     _gene: np.ndarray | None = None
+    _row: np.ndarray | None = None
 
     @classmethod
-    def read(cls, file: h5py.File, path: Path, check: Callable[[np.ndarray], None]) -> StoredCells:
-        """Copy X by chunks.
+    def read(cls, x: Matrix, check: Callable[[np.ndarray], None], clip: bool) -> StoredCells:
+        """Copy a matrix by chunks.
 
         Parameters
         ----------
-        file, path
-            The open file, and its path for messages.
+        x
+            Matrix of an open file.
         check
             Called with the stored values of every chunk.
+        clip
+            Whether to copy negative values as 0.
 
         Raises
         ------
         DataError
-            X is missing, of an unknown layout, or damaged; whatever `check` raises.
+            The matrix cannot be read, or is damaged; whatever `check` raises.
         ResultsError
             There is no room for the copy.
         """
-        x = Matrix(file, "X", path)
-        kind = np.dtype(np.float32) if x.dtype == np.float16 else np.dtype(x.dtype)
+        kind = computable_type(x.dtype)
         dense = x.nonzeros is None
         starts = None if dense else np.zeros(x.shape[0] + 1, dtype=np.int64)
         totals = np.zeros(x.shape[0])
@@ -72,13 +73,17 @@ class StoredCells:
         try:
             for start, stop in x.chunks(CHUNK_ROWS):
                 if starts is None:
-                    rows = np.ascontiguousarray(file["X"][start:stop], dtype=kind)
+                    rows = np.ascontiguousarray(x.stored_dense(start, stop))
                     check(rows)
+                    if clip:
+                        np.maximum(rows, 0, out=rows)
                     totals[start:stop] = rows.sum(axis=1, dtype=np.float64)
                     values.write(rows.data)
                     continue
                 cells = x.rows(start, stop)
                 check(cells.data)
+                if clip:
+                    cells = cells.maximum(0)
                 totals[start:stop] = np.asarray(cells.sum(axis=1, dtype=np.float64)).ravel()
                 starts[start : stop + 1] = starts[start] + cells.indptr
                 values.write(cells.data.astype(kind, copy=False).data)
@@ -102,6 +107,8 @@ class StoredCells:
 
     def rows(self, rows: np.ndarray) -> Any:
         """Return some cells: CSR if the source was sparse, else an array."""
+        if self._row is not None:
+            rows = self._row[rows]
         if self.starts is None:
             each = np.full(len(rows), self.shape[1])
             dense = _gather(self._values, rows * self.shape[1], each, self.kind)
@@ -114,6 +121,11 @@ class StoredCells:
         places = places.astype(np.int32) if self._gene is None else self._gene[places]
         pointers = np.concatenate([[0], np.cumsum(lengths)])
         return sparse.csr_matrix((values, places, pointers), shape=(len(rows), self.shape[1]))
+
+    def chosen(self, rows: np.ndarray) -> StoredCells:
+        """Return these cells only, which `rows` then counts from 0."""
+        row = rows if self._row is None else self._row[rows]
+        return replace(self, shape=(len(row), self.shape[1]), totals=self.totals[rows], _row=row)
 
     def reordered(self, order: np.ndarray) -> StoredCells:
         """Return the same cells with gene ``order[i]`` at place i."""

@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 from scipy import sparse
 
+from statetx.data.gene_names import other_names
 from statetx.data.header import Column, barcodes, column, columns, genes, hvg_names, totals
-from statetx.data.matrix import Matrix, check_scale, check_values
+from statetx.data.matrix import Matrix, check_scale, check_values, note_decimals
+from statetx.data.open_h5ad import members
 from statetx.errors import DataError, did_you_mean
 from statetx.inference.cells import declared
 from statetx.models.model_dir import LoadedModel
@@ -153,8 +155,8 @@ class Expression:
             return
         name, names, scale = _source(own, key, str(declared(model, "scale", "input")))
         matrix = Matrix(own.file, name, own.path)
-        place = _places(names, model.genes, f"{own.path}, {name}")
-        check_scale(matrix, scale, names)
+        place = _places(names, model.genes, own.path, name)
+        note_decimals(check_scale(matrix, scale, names), scale, name, own.path)
         given = declared(model, "scale", "total_counts_col") if scale == "counts" else None
         if given is not None and given not in columns(own.file):
             raise DataError(
@@ -192,7 +194,7 @@ class Expression:
 
 def _embedding(own: OwnCells, key: str, rows: np.ndarray, width: int) -> np.ndarray:
     """Return rows of an embedding, float32 [n, D]."""
-    keys = list(own.file["obsm"]) if "obsm" in own.file else []
+    keys = members(own.file, "obsm", own.path)
     if key not in keys:
         raise DataError(
             f"obsm has no matrix {key!r}, in which this model works",
@@ -225,7 +227,7 @@ def _source(own: OwnCells, key: str | None, scale: str) -> tuple[str, list[str],
     names = genes(own.file, own.path)
     if key is None:
         return "X", names, scale
-    keys = list(own.file["obsm"]) if "obsm" in own.file else []
+    keys = members(own.file, "obsm", own.path)
     if key not in keys:
         raise DataError(
             f"obsm has no matrix {key!r}, in which this model works",
@@ -237,7 +239,7 @@ def _source(own: OwnCells, key: str | None, scale: str) -> tuple[str, list[str],
     return f"obsm/{key}", hvg_names(own.file, own.path, key, width, names), "log1p"
 
 
-def _places(names: list[str], wanted: list[str], where: str) -> np.ndarray:
+def _places(names: list[str], wanted: list[str], path: Path, matrix: str) -> np.ndarray:
     """Return the column of every wanted gene."""
     place = {name: i for i, name in enumerate(names)}
     missing = [name for name in wanted if name not in place]
@@ -245,8 +247,9 @@ def _places(names: list[str], wanted: list[str], where: str) -> np.ndarray:
         shown = ", ".join(repr(name) for name in missing[:10])
         raise DataError(
             f"{len(missing)} of the model's {len(wanted)} genes are missing: {shown}",
-            where=where,
-            fix=f"{did_you_mean(missing[0], names)} Use the same gene names as the model's "
+            where=f"{path}, {matrix}",
+            fix=other_names(path, wanted, None if matrix == "X" else names)
+            or f"{did_you_mean(missing[0], names)} Use the same gene names as the model's "
             "genes.txt; a gene that was never measured cannot be made up",
         )
     return np.asarray([place[name] for name in wanted], dtype=np.int64)

@@ -13,14 +13,14 @@ from rich.text import Text
 from statetx.config import Dataset
 from statetx.data.design import Candidate, Design, candidates, looks_like_control
 from statetx.data.h5ad import Needs, Report
+from statetx.errors import shortened
 from statetx.reporting.files import MANY_ROWS, file_parts, merged_columns
 from statetx.reporting.terminal import command, cut, facts, item, some, table, title, write
 from statetx.reporting.words import count, size
 
 ROWS = 10
 """Rows of a table of examples; the rest is counted."""
-MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "None", "NULL", "null", "<NA>")
-"""Labels that some programs write where there is none."""
+_LIKE_MISSING = frozenset({"na", "n/a", "#n/a", "<na>", "null", "none", "nan", "-", "?", "unknown"})
 
 
 def print_inspection(report: Report, cell_set_len: int = 256, file: TextIO | None = None) -> None:
@@ -180,6 +180,13 @@ def _needs(needs: Needs, declared: bool) -> Iterator[RenderableType]:
 
 def _remarks(report: Report) -> Iterator[str]:
     declared, first = report.declared, report.files[0]
+    for found in report.files:
+        for element, reason in list(found.unread.items())[:ROWS]:
+            yield shortened(
+                f"{found.path}: {element} was not read, which packing does not need: {reason}"
+            )
+        if len(found.unread) > ROWS:
+            yield f"{found.path}: {len(found.unread) - ROWS} more elements were not read"
     empty = sum(found.seen.empty for found in report.files)
     if empty:
         yield f"{count(empty, 'sampled cell')} without any count"
@@ -202,14 +209,14 @@ def _remarks(report: Report) -> Iterator[str]:
                          ("batch", declared.batch_col)):  # fmt: skip
         if column is None:
             continue
+        cells = report.design.table.groupby(name)["cells"].sum()
+        for label in [label for label in cells.index if label.casefold() in _LIKE_MISSING][:ROWS]:
+            yield (
+                f"obs[{column!r}] has {count(int(cells[label]), 'cell')} labelled {label!r}, which "
+                "reads like a missing value and counts as a label: drop these cells if it is none"
+            )
         for group in _alike(sorted(set(report.design.table[name])))[:ROWS]:
             yield f"obs[{column!r}] has {some(group)}: different labels, or one with two spellings?"
-        missing = report.design.table[name].isin(MISSING)
-        for label, cells in report.design.table[missing].groupby(name)["cells"].sum().items():
-            yield (
-                f"obs[{column!r}] is {label!r} in {count(int(cells), 'cell')}: a label like any other here, "
-                "but some programs write so what is missing; leave such cells out if they have none"
-            )
 
 
 def _controls(report: Report) -> list[str]:
@@ -283,13 +290,19 @@ def _candidate(one: Candidate) -> str:
 # problems
 
 
-def _problems(report: Report) -> Iterator[RenderableType]:
+def _looked(report: Report) -> str:
+    """Say which values were read."""
+    if not report.files:
+        return "Nothing was read."
     small = all(found.n_cells <= found.seen.cells for found in report.files)
-    looked = (
-        "Every value was read."
-        if report.full or small
-        else "Values were read from a sample of cells; --full reads every one."
-    )
+    matrices = report.problems or any(found.unread for found in report.files)
+    if not (report.full or small):
+        return "Values were read from a sample of cells; --full reads every one."
+    return "Every value of what could be read was read." if matrices else "Every value was read."
+
+
+def _problems(report: Report) -> Iterator[RenderableType]:
+    looked = _looked(report)
     if not report.problems:
         yield title("No problem found")
         yield Text(f"  {looked}")
@@ -297,7 +310,7 @@ def _problems(report: Report) -> Iterator[RenderableType]:
     yield title(f"{count(len(report.problems), 'problem')} to mend before packing")
     for problem in report.problems:
         where = [("where", problem.where)] if problem.where else []
-        fix = [("fix", problem.fix)] if problem.fix else []
-        yield item(problem.what, style="bold red")
+        fix = [("fix", shortened(problem.fix))] if problem.fix else []
+        yield item(shortened(problem.what), style="bold red")
         yield facts([*where, *fix], indent=4)
     yield Text(f"  {looked}")

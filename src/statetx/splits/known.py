@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem
 
 from statetx import labels
 from statetx.config import splits as config
 from statetx.data.header import column, opened
+from statetx.data.obs_columns import labels_or_none
 from statetx.documents import Wanted
 from statetx.errors import ConfigError, SplitError, did_you_mean
 from statetx.splits.findings import Findings, shown
@@ -225,9 +225,8 @@ def obs_column(
     for path in map(Path, files):
         with opened(path) as file:
             units = column(file, path, key)
-            if name not in file["obs"]:
-                column(file, path, name, "stratify")
-            codes, values = pd.factorize(pd.Series(read_elem(file["obs"][name])))
+            said = labels_or_none(file, path, name, "stratify")
+        codes, values = pd.factorize(said)
         pairs = np.unique(units.codes.astype(np.int64) * (len(values) + 1) + codes + 1)
         for unit, value in zip(*np.divmod(pairs, len(values) + 1), strict=True):
             label = units.names[unit]

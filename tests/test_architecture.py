@@ -12,6 +12,7 @@ SOURCE = ROOT / "src" / "statetx"
 FLOORS = {
     "errors": 1,
     "provenance": 2,
+    "spelling": 2,
     "labels": 3,
     "moving": 3,
     "config": 3,

@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from statetx import labels as spelling
+from statetx.data.label_kind import read_as
 from statetx.errors import ModelError
 from statetx.inference.attention import choose_attention
 from statetx.models import arc, model_dir
@@ -113,6 +114,7 @@ def import_run(
         "columns": {key: data.get(key) for key in ("pert_col", "cell_type_key", "batch_col")},
         "control": control,
         "control_aliases": _spellings(control, vocabulary),
+        **read_as(spelling.AUTO, vocabulary, [control]).said(),
         "perturbations": vocabulary,
         "lines": [],
         "batches": _batches(run, a, path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from statetx.data.matching import draw_controls
 from statetx.errors import ConfigError, DataError, ModelError, did_you_mean
 from statetx.inference.cells import Request, declared, refused, write_predictions
 from statetx.inference.own_cells import Expression, OwnCells
+from statetx.labels import Reading, Spellings
 from statetx.models.model_dir import LoadedModel, load
 
 ON_UNKNOWN = ("error", "skip")
@@ -112,6 +114,7 @@ def infer(
             _column(loaded, celltype_col, "cell_type_key"),
             batch,
             controls if control_pert is None else [control_pert],
+            loaded.reading.kind,
         )
         also = {
             _column(loaded, pert_col, "pert_col"): "perturbation",
@@ -128,12 +131,13 @@ def infer(
         existing = own.conditions()
         asked: dict[tuple[str, str], int | None] = dict(existing)
         if table is not None:
-            asked = _read_table(Path(table), own, {*controls, control_pert})
+            asked = _read_table(Path(table), own, {*controls, control_pert}, loaded.reading)
         if celltypes:
             asked = {key: n for key, n in asked.items() if key[0] in celltypes}
         asked = _predictable(loaded, asked, on_unknown, table or path)
+        real = _real_cells(loaded, existing)
         requests = [
-            _request(own, line, label, n, existing.get((line, label), 0), seed)
+            _request(own, line, label, n, real(line, label), seed)
             for (line, label), n in asked.items()
         ]
         rows = np.unique(np.concatenate([request.controls for request in requests]))
@@ -176,9 +180,10 @@ def _predictable(
     untrained = set(model.meta.get("perturbations_untrained", []))
     has = "has no features of" if model.knows_features else "was not trained on"
     labels = sorted({label for _, label in asked})
-    known = [pair for pair in asked if pair[1] in set(vocabulary)]
+    spelt = {label: model.spelt(label) for label in labels}
+    known = [pair for pair in asked if spelt[pair[1]] in set(vocabulary)]
     cannot = {label for pairs in refused(model, known).values() for _, label in pairs}
-    unknown = [label for label in labels if label not in set(vocabulary) or label in cannot]
+    unknown = [x for x in labels if spelt[x] not in set(vocabulary) or x in cannot]
     if unknown and on_unknown == "error":
         shown = ", ".join(repr(label) for label in unknown[:10])
         raise ModelError(
@@ -195,8 +200,13 @@ def _predictable(
         )
     for label in unknown:
         print(f"skipped: the model {has} the perturbation {label!r}")
-    for label in sorted(untrained & set(labels)):
-        print(f"by its features alone, never trained: {label!r}")
+    other = [f"{x!r} is {one!r}" for x, one in spelt.items() if x != one and x not in unknown]
+    if other:
+        more = "; …" if len(other) > 10 else ""
+        print(f"in another spelling than the model's: {'; '.join(other[:10])}{more}")
+    for label in labels:
+        if spelt[label] in untrained:
+            print(f"by its features alone, never trained: {label!r}")
     kept = {pair: n for pair, n in asked.items() if pair[1] not in unknown}
     if not kept:
         raise ModelError(
@@ -208,12 +218,20 @@ def _predictable(
 
 
 def _request(
-    own: OwnCells, line: str, label: str, n: int | None, n_existing: int, seed: int
+    own: OwnCells, line: str, label: str, n: int | None, real: tuple[str, int] | None, seed: int
 ) -> Request:
-    """Draw the controls of one condition, in the batches of its real cells where it has some."""
+    """Draw the controls of one condition, in the batches of its real cells where it has some.
+
+    Parameters
+    ----------
+    own, line, label, n, seed
+        The file, and what is asked for.
+    real
+        Label of such cells in the file, and their number; None: it has none.
+    """
     controls = own.controls(line)
-    if n_existing and n in (None, n_existing):
-        batches = own.batches_of(line, label)
+    if real is not None and n in (None, real[1]):
+        batches = own.batches_of(line, real[0])
     else:  # cells that nobody measured: any control of the line, the batch is that of the control
         batches = np.full(n or len(controls.rows), "", dtype=object)
     drawn = draw_controls(controls.name, controls.runs, batches, seed, label)
@@ -221,8 +239,23 @@ def _request(
     return Request(line, label, rows, batches if batches[0] else own.batch.values_at(rows))
 
 
+def _real_cells(
+    model: LoadedModel, existing: dict[tuple[str, str], int]
+) -> Callable[[str, str], tuple[str, int] | None]:
+    """Return what finds the real cells of a condition, under its label or another spelling of it."""
+    spelt = Spellings(model.reading.canonical, {label for _, label in existing})
+
+    def find(line: str, label: str) -> tuple[str, int] | None:
+        for name in (label, spelt.find(label) or label):
+            if (line, name) in existing:
+                return name, existing[line, name]
+        return None
+
+    return find
+
+
 def _read_table(
-    path: Path, own: OwnCells, controls: set[str | None]
+    path: Path, own: OwnCells, controls: set[str | None], reading: Reading
 ) -> dict[tuple[str, str], int | None]:
     """Read the conditions asked for, with their number of cells (None: not said)."""
     try:
@@ -245,6 +278,8 @@ def _read_table(
                 fix="name the columns perturbation, cell_line and, if you like, n_cells",
             )
     out: dict[tuple[str, str], int | None] = {}
+    meant: dict[tuple[str, str], str] = {}
+    control = {reading.canonical(label) for label in controls if label is not None}
     for number, row in enumerate(table.to_dict("records"), start=2):
         where = f"{path}, line {number}"
         line, label = row["cell_line"], row["perturbation"]
@@ -254,14 +289,20 @@ def _read_table(
                 where=where,
                 fix=f"{did_you_mean(line, own.line.names)} Predictions need the line's controls",
             )
-        if label == "" or label in controls:
+        if label == "" or reading.canonical(label) in control:
             raise DataError(
                 f"{label!r} is no perturbation to predict",
                 where=where,
                 fix="name a perturbation other than the control",
             )
-        if (line, label) in out:
-            raise DataError(f"({line!r}, {label!r}) is asked for twice", where=where)
+        first = meant.setdefault((line, reading.canonical(label)), label)
+        if (line, label) in out or first != label:
+            raise DataError(
+                f"({line!r}, {label!r}) is asked for twice"
+                + (f", first as {first!r}" if first != label else ""),
+                where=where,
+                fix="name every perturbation of a cell line once",
+            )
         text = row.get("n_cells", "")
         if text and not (text.isascii() and text.isdigit() and int(text) > 0):
             raise DataError(

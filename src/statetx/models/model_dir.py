@@ -15,6 +15,7 @@ import json
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from statetx.errors import ModelError, did_you_mean
+from statetx.labels import Reading
 from statetx.models.predictor import Predicted, Predictor
 from statetx.models.weights_file import write_weights
 from statetx.provenance import file_digest, whole, write_json
@@ -99,6 +101,26 @@ class LoadedModel:
         return list(self.meta["perturbations"])
 
     @property
+    def reading(self) -> Reading:
+        """How labels are read: as those of the training data."""
+        return Reading.of(self.meta, self.control)
+
+    def spelt(self, label: str) -> str:
+        """Return a label as the model spells it; as it is where the model knows none, or two, of its meaning."""
+        if label in self._spellings[0]:
+            return label
+        found = self._spellings[1].get(self.reading.canonical(label), [])
+        return found[0] if len(found) == 1 else label
+
+    @cached_property
+    def _spellings(self) -> tuple[frozenset[str], dict[str, list[str]]]:
+        """The vocabulary, and its labels by what they mean."""
+        by_meaning: dict[str, list[str]] = {}
+        for label in self.perturbations:
+            by_meaning.setdefault(self.reading.canonical(label), []).append(label)
+        return frozenset(self.perturbations), by_meaning
+
+    @property
     def lines(self) -> list[str]:
         """Cell lines with training conditions."""
         return list(self.meta["lines"])
@@ -144,7 +166,7 @@ class LoadedModel:
         line
             Their cell line.
         perturbation
-            Label; an alias of the control label counts as the control.
+            Label, in any spelling of a trained one; an alias of the control counts as the control.
         batches
             Name of the batch of every cell [S], for a model with a batch encoder.
 
@@ -165,7 +187,7 @@ class LoadedModel:
             raise ModelError(
                 f"basal cells of {line!r} hold NaN or infinite values", where=self.path
             )
-        label = self.control if perturbation in self.control_aliases else perturbation
+        label = self.control if perturbation in self.control_aliases else self.spelt(perturbation)
         if self.needs_batches:
             return self.predictor.predict(cells, line, label, batches)  # type: ignore[call-arg]
         return self.predictor.predict(cells, line, label)

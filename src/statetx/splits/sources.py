@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from statetx import labels
 from statetx.data.design import Columns, looks_like_control, tally
 from statetx.data.header import Column, Header, column, opened
+from statetx.data.label_kind import read_as, with_drugs
 from statetx.data.store import open_store
 from statetx.errors import SplitError, did_you_mean
+from statetx.labels import AUTO, Reading
 
 NEEDED = ("line", "perturbation", "n_cells")
 
@@ -30,16 +31,20 @@ class Source:
         Like ``Store.conditions``, without rows of cells.
     controls
         The control label and its aliases.
+    reading, setting
+        How labels are read, and what was asked for; None: the store knows.
     chosen_outside
         Matrix made outside of any split, in which the data are modelled; None: none.
     """
 
     conditions: pd.DataFrame
     controls: tuple[str, ...]
+    reading: Reading
+    setting: str | None = None
     chosen_outside: str | None = None
 
 
-def from_data(path: Path, controls: list[str]) -> Source:
+def from_data(path: Path, controls: list[str], setting: str = AUTO) -> Source:
     """Read conditions from a packed store, or from a table (parquet or CSV).
 
     Parameters
@@ -49,6 +54,8 @@ def from_data(path: Path, controls: list[str]) -> Source:
         plates are to be checked, ``batch``.
     controls
         Control labels; a store knows its own.
+    setting
+        How labels are read, as in a data set's `labels`; a store knows it.
 
     Raises
     ------
@@ -57,8 +64,9 @@ def from_data(path: Path, controls: list[str]) -> Source:
     """
     if path.is_dir():
         store = open_store(path)
-        known = (store.control, *store.manifest.get("control_aliases", []))
-        return Source(store.conditions, known, store.manifest.get("expression_key"))
+        reading = store.reading
+        chosen = store.manifest.get("expression_key")
+        return Source(store.conditions, reading.controls, reading, chosen_outside=chosen)
     try:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
@@ -75,11 +83,11 @@ def from_data(path: Path, controls: list[str]) -> Source:
                 where=path,
                 fix=did_you_mean(name, list(map(str, table.columns))),
             )
-    return Source(conditions_from(table, controls, path), tuple(controls))
+    return source_from(table, controls, path, setting)
 
 
-def conditions_from(table: pd.DataFrame, controls: list[str], where: object) -> pd.DataFrame:
-    """Return a table like ``Store.conditions`` from ``line, perturbation, n_cells[, batch]``.
+def source_from(table: pd.DataFrame, controls: list[str], where: object, setting: str) -> Source:
+    """Return conditions like ``Store.conditions`` from ``line, perturbation, n_cells[, batch]``.
 
     Raises
     ------
@@ -95,28 +103,27 @@ def conditions_from(table: pd.DataFrame, controls: list[str], where: object) -> 
             fix="n_cells is the number of cells of the condition",
         )
     names = table["perturbation"].astype(str)
-    parsed = {name: labels.parse(name) for name in names.unique()}
     is_control = names.isin(controls)
     if not is_control.any():
-        like = [name for name in sorted(parsed) if looks_like_control(name)] or sorted(parsed)
+        every = sorted(names.unique())
+        like = [name for name in every if looks_like_control(name)] or every
         hint = did_you_mean(controls[0] if controls else "", like)
         raise SplitError(
             f"no cells have the control label {controls[0]!r}" if controls else "no control label",
             where=where,
             fix=f"--control-pert: {hint}",
         )
-    return pd.DataFrame(
+    conditions = pd.DataFrame(
         {
             "line": table["line"].astype(str),
             "perturbation": names.where(~is_control, controls[0]),
-            "drug": names.map(lambda name: parsed[name].drug),
-            "dose": names.map(lambda name: parsed[name].dose).astype(float),
-            "unit": names.map(lambda name: parsed[name].unit),
             "batch": table["batch"].astype(str) if "batch" in table.columns else "",
             "is_control": is_control,
             "n_cells": cells.astype("int64"),
         }
     )
+    reading = read_as(setting, names, controls)
+    return Source(with_drugs(conditions, reading), tuple(controls), reading, setting)
 
 
 def from_h5ads(path: str, toml: Path, columns: Columns) -> Source:
@@ -159,8 +166,7 @@ def from_h5ads(path: str, toml: Path, columns: Columns) -> Source:
         head = Header(file, len(line.codes), [], perturbation, line, batch)
         tallies.append(tally(head).rename(columns={"cells": "n_cells"}))
     counted = pd.concat(tallies).groupby(["line", "perturbation", "batch"], as_index=False).sum()
-    controls = list(columns.control_pert)
-    return Source(conditions_from(counted, controls, files[0]), tuple(controls))
+    return source_from(counted, list(columns.control_pert), files[0], columns.labels)
 
 
 def matches(path: str, beside: Path) -> list[Path]:

@@ -72,7 +72,7 @@ def _meaning(side: Side, what: str, values: np.ndarray, names: Spellings) -> np.
             side.path,
             len(several),
             what,
-            _shown([" = ".join(map(repr, found)) for found in several.values()]),
+            _shown([" = ".join(_told(*found)) for found in several.values()]),
         )
     single = {name: one for name, one in other.items() if one not in several}
     if single:
@@ -81,9 +81,15 @@ def _meaning(side: Side, what: str, values: np.ndarray, names: Spellings) -> np.
             side.path,
             len(single),
             what,
-            _shown([f"{name!r} is {one!r}" for name, one in single.items()]),
+            _shown([" is ".join(_told(name, one)) for name, one in single.items()]),
         )
     return np.array([chosen[name] for name in values], dtype=object)
+
+
+def _told(*names: str) -> list[str]:
+    """Return names in quotes, with escapes where they would look the same."""
+    alike = len({normal(name) for name in names}) < len(names)
+    return [ascii(name) if alike else repr(name) for name in names]
 
 
 def _shown(texts: Sequence[str]) -> str:

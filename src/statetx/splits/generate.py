@@ -188,7 +188,8 @@ def dose(grid: Grid, settings: config.DoseSplit, known: Known) -> pd.DataFrame:
         raise SplitError(
             f"no drug has {'three doses' if between else 'two doses'}",
             where="generator",
-            fix="labels must end in _DOSE, such as Drug_0.5; or use another generator",
+            fix="labels must end in _DOSE, such as Drug_0.5, and be read so (`labels: drug_dose` of the data "
+            "set); or use another generator",
         )
     lines = set(grid.names("line"))
     if settings.line_fraction < 1:

@@ -113,7 +113,7 @@ class Report:
 
     def text(self) -> str:
         """Return a table of roles, one of the lines, and the findings, for the screen and for logs."""
-        parts = [self.labels.text, "", _aligned(self.roles), "", _aligned(self.lines), ""]
+        parts = [_aligned(self.roles), "", _aligned(self.lines), "", self.labels.text, ""]
         for item in self.findings.as_dicts():
             place = f" [{item['where']}]" if item["where"] else ""
             parts.append(f"{item['severity']} ({item['code']}): {item['what']}{place}")

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,7 @@ import pandas as pd
 from statetx.data.design import Columns, looks_like_control, tally
 from statetx.data.header import Column, Header, column, opened
 from statetx.data.label_kind import read_as, with_drugs
+from statetx.data.layout import file_name
 from statetx.data.store import open_store
 from statetx.errors import SplitError, did_you_mean
 from statetx.labels import AUTO, Reading
@@ -141,20 +142,14 @@ def from_h5ads(path: str, toml: Path, columns: Columns) -> Source:
     Raises
     ------
     SplitError
-        The path matches no file.
+        The path, or a member of its braces, matches no file.
     DataError
         A file is no h5ad, or lacks a column.
     """
-    files = matches(path, toml.parent)
-    if not files:
-        raise SplitError(
-            f"{path!r} matches no file",
-            where=f"{toml}: [datasets]",
-            fix="correct the path, or give the data with --data",
-        )
-    store = next((file.parent for file in files if (file.parent / "manifest.json").is_file()), None)
-    if store is not None:
-        return from_data(store, list(columns.control_pert))
+    files = matches(path, toml.parent, f"{toml}: [datasets]")
+    stores = {file.parent for file in files if (file.parent / "manifest.json").is_file()}
+    if stores:
+        return _from_store(stores, files, f"{toml}: [datasets]")
     tallies = []
     for file in files:
         with opened(file) as handle:
@@ -169,24 +164,79 @@ def from_h5ads(path: str, toml: Path, columns: Columns) -> Source:
     return source_from(counted, list(columns.control_pert), files[0], columns.labels)
 
 
-def matches(path: str, beside: Path) -> list[Path]:
+def _from_store(stores: set[Path], files: list[Path], where: str) -> Source:
+    """Return the conditions of those lines of a packed store whose files are named."""
+    home = min(stores)
+    alien = [file for file in files if file.parent != home]
+    if alien:
+        raise SplitError(
+            f"the path names the packed store {str(home)!r} and other files, such as {str(alien[0])!r}",
+            where=where,
+            fix="name one store, or source files only",
+        )
+    source, named = from_data(home, []), {file.name for file in files}
+    lines = {line: f"{file_name(line)}.h5ad" for line in source.conditions["line"].unique()}
+    chosen = [line for line, file in lines.items() if file in named]
+    return replace(source, conditions=source.conditions[source.conditions["line"].isin(chosen)])
+
+
+def matches(path: str, beside: Path, where: object = "[datasets]") -> list[Path]:
     """Return the h5ad files of a path as cell-load reads it, sorted, each once.
 
     A file; a directory (its ``*.h5`` and ``*.h5ad``, not below); or a pattern: braces with commas are
     expanded first, then each part is globbed, a directory standing for the files in it. ``~`` and
     environment variables are expanded too. Relative to the working directory, else to `beside`.
+
+    Parameters
+    ----------
+    path
+        As it stands in a TOML.
+    beside
+        The directory of the TOML.
+    where
+        Names the place of the path, for messages.
+
+    Raises
+    ------
+    SplitError
+        The path, or a member of its braces, matches no file: cell-load would skip it.
     """
+    members = list(braces(os.path.expandvars(path)))
     for base in (Path(), beside):
-        found: set[Path] = set()
-        for part in braces(os.path.expandvars(path)):
-            start = str(base / os.path.expanduser(part))  # noqa: PTH111 (an unknown user is no error)
-            entire = [start] if Path(start).exists() else glob.glob(start)  # noqa: PTH207
-            for one in map(Path, entire):
-                inside = [*one.glob("*.h5"), *one.glob("*.h5ad")] if one.is_dir() else [one]
-                found.update(inside)
-        if found:
-            return sorted(found)
-    return []
+        found = {member: _files(base, member) for member in members}
+        missing = [member for member, files in found.items() if not files]
+        if len(missing) < len(members):
+            break
+    if missing:
+        of = "" if members == [path] else f" (of {path!r})"
+        raise SplitError(
+            f"{missing[0]!r} matches no file{of}",
+            where=where,
+            fix=f"{_hint(base, missing[0])}correct the path, or give the data with --data",
+        )
+    return sorted(set().union(*found.values()))
+
+
+def _files(base: Path, member: str) -> set[Path]:
+    start = str(base / os.path.expanduser(member))  # noqa: PTH111 (an unknown user is no error)
+    entire = [start] if Path(start).exists() else glob.glob(start)  # noqa: PTH207
+    found: set[Path] = set()
+    for one in map(Path, entire):
+        found.update([*one.glob("*.h5"), *one.glob("*.h5ad")] if one.is_dir() else [one])
+    return found
+
+
+def _hint(base: Path, member: str) -> str:
+    """Return the name of a file that may be meant, as a question; "" where none is alike."""
+    place = base / os.path.expanduser(member)  # noqa: PTH111
+    if place.is_dir():
+        return "the directory holds no .h5ad and no .h5 file: "
+    try:
+        there = sorted(file.name for file in place.parent.iterdir())
+    except OSError:
+        return ""
+    near = did_you_mean(place.name, there) if there else ""
+    return f"{near} Else " if near.startswith("did you mean") else ""
 
 
 def braces(pattern: str) -> Iterator[str]:

@@ -140,7 +140,7 @@ def test_a_store_and_tables_of_one_design_give_one_report(
         "HOME/cells/[ab].h5ad",
         "HOME/cells/{a,b}.h5ad",
         "HOME/cells/{a, b}.h5ad",
-        "HOME/{cells/{a,b},other/c}.h5ad",
+        "HOME/{cells/{a,b},splits/../cells/a}.h5ad",
         "HOME/cell*",
         "HOME/{**/a,cells/b}.h5ad",
         "~/cells",
@@ -183,6 +183,32 @@ def test_a_path_that_matches_nothing_is_named(tmp_path: Path, run: Run) -> None:
         assert f"{place!r} matches no file" in err
         assert f"{path}: [datasets]" in err
         assert "--data" in err
+
+
+@pytest.mark.parametrize(
+    ("place", "part"),
+    [
+        ("cells/{a,c}.h5ad", "cells/c.h5ad"),
+        ("{cells/{a,b},other/c}.h5ad", "other/c.h5ad"),
+        ("{cells/*,nowhere/*}.h5ad", "nowhere/*.h5ad"),
+        ("{cells,splits}", "splits"),
+    ],
+)
+def test_a_part_of_a_path_that_matches_nothing_is_not_skipped(
+    place: str, part: str, cells: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cells.parent)
+    (cells.parent / "splits").mkdir(exist_ok=True)
+    code, out, err = run(toml(cells.parent, place=place))
+    assert (code, out) == (1, "")
+    assert f"{part!r}, a part of {place!r}, matches no file" in err
+
+
+def test_a_misspelt_file_gets_a_hint(cells: Path, run: Run, monkeypatch: Any) -> None:
+    monkeypatch.chdir(cells.parent)
+    assert "did you mean 'cells'?" in run(toml(cells.parent, place="cels"))[2]
+    (cells.parent / "none").mkdir(exist_ok=True)
+    assert "holds no .h5ad" in run(toml(cells.parent, place="none"))[2]
 
 
 def test_a_data_set_without_path_needs_data(tmp_path: Path, table: Path, run: Run) -> None:

@@ -81,6 +81,8 @@ class OwnCells:
         )
         labels = self.perturbation.names
         also = control_spellings(labels, controls, kind)
+        if also:
+            print(f"controls in another spelling: {', '.join(map(repr, also))}")
         codes = [i for i, name in enumerate(labels) if name in controls or name in also]
         self._is_control = np.isin(self.perturbation.codes, codes)
         if not codes:

@@ -208,13 +208,16 @@ def matches(path: str, beside: Path, where: object = "[datasets]") -> list[Path]
         if len(missing) < len(members):
             break
     if missing:
-        of = "" if members == [path] else f" (of {path!r})"
+        part = f"{missing[0]!r}, a part of {path!r},"
+        named = repr(path) if len(missing) == len(members) else part
         raise SplitError(
-            f"{missing[0]!r} matches no file{of}",
+            f"{named} matches no file",
             where=where,
             fix=f"{_hint(base, missing[0])}correct the path, or give the data with --data",
         )
-    return sorted(set().union(*found.values()))
+    every = sorted(set().union(*found.values()))
+    once = {file.resolve(): file for file in reversed(every)}  # links and `..` lead to one file
+    return sorted(once.values())
 
 
 def _files(base: Path, member: str) -> set[Path]:

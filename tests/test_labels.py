@@ -178,7 +178,9 @@ def test_a_format_of_ones_own(written, raw):
     assert reading.drug_and_dose("TP53_2") == ("TP53_2", None)
 
 
-@pytest.mark.parametrize("written", ["{drug}", "{dose}", "{drug}{dose}{x}", "{drug}_{dose}_{drug}", "{"])
+@pytest.mark.parametrize(
+    "written", ["{drug}", "{dose}", "{drug}{dose}{x}", "{drug}_{dose}_{drug}", "{"]
+)
 def test_a_format_that_is_none(written):
     with pytest.raises(ValueError, match="drug"):
         pattern(written)

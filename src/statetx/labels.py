@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from statetx.errors import ResultsError
 from statetx.spelling import FORMAT, UM, Part, dosed, in_um, joined, normal, pattern, tuples
 
 __all__ = ["UM", "Label", "Reading", "control_spellings", "controls", "parse", "spell"]
@@ -62,9 +63,23 @@ class Reading:
 
     @classmethod
     def of(cls, said: Mapping[str, Any], control: str) -> Reading:
-        """Return the reading that a manifest, or ``model.json``, says; without a word: with doses."""
-        known = (control, *map(str, said.get("control_aliases") or ()))
-        return cls(str(said.get("labels") or DRUG_DOSE), known)
+        """Return the reading that a manifest, or ``model.json``, says; without a word: with doses.
+
+        Raises
+        ------
+        ResultsError
+            It says something else.
+        """
+        kind = str(said.get("labels") or DRUG_DOSE)
+        try:
+            if kind not in (DRUG_DOSE, PLAIN):
+                pattern(kind)
+        except ValueError as error:
+            raise ResultsError(
+                f"labels are read as {kind!r}, which this version does not know",
+                fix="pack the data set again with this version, and train or import the model again",
+            ) from error
+        return cls(kind, (control, *map(str, said.get("control_aliases") or ())))
 
     def said(self) -> dict[str, str]:
         """Return what a manifest says of it: nothing where labels have doses in the usual format."""

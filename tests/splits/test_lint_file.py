@@ -20,6 +20,7 @@ from statetx.config import Simulate
 from statetx.config.splits import DrugTable
 from statetx.data import simulate
 from statetx.data.design import Columns
+from statetx.data.layout import file_name
 from statetx.errors import SplitError
 from statetx.splits.lint_file import lint_file
 
@@ -422,3 +423,31 @@ def test_the_shipped_example_fits_the_demo(tmp_path: Path) -> None:
     report = api(path, tmp_path / "demo.parquet")["demo"]
     assert codes(report, "error") == set()
     assert report["roles"][2]["conditions"] == len(labels) + len(demo.doses)
+
+
+def lines_of(place: str, home: Path) -> list[str]:
+    return [line["line"] for line in api(toml(home, place=place))["d"]["lines"]]
+
+
+def test_some_lines_of_a_store_are_those_that_are_named(tmp_path: Path) -> None:
+    home = store_of(conditions(), tmp_path / "pack")
+    for line in LINES:
+        (home / f"{file_name(line)}.h5ad").touch()
+    assert lines_of(str(home), tmp_path) == LINES
+    assert lines_of(f"{home}/{{A549,MCF7}}.h5ad", tmp_path) == ["A549", "MCF7"]
+    with pytest.raises(
+        SplitError, match=r"'.*A459.h5ad', a part of '.*', matches no file"
+    ) as error:
+        lines_of(f"{home}/{{A459,MCF7}}.h5ad", tmp_path)
+    assert "did you mean 'A549.h5ad'?" in str(error.value)
+
+
+def test_a_store_that_lost_a_line_and_one_beside_other_files(tmp_path: Path) -> None:
+    home = store_of(conditions(), tmp_path / "pack")
+    for line in LINES[1:]:
+        (home / f"{file_name(line)}.h5ad").touch()
+    with pytest.raises(SplitError, match=r"lacks the file 'A549.h5ad'"):
+        lines_of(str(home), tmp_path)
+    (tmp_path / "other.h5ad").touch()
+    with pytest.raises(SplitError, match="other files"):
+        lines_of(f"{tmp_path}/{{pack,other.h5ad}}", tmp_path)

@@ -177,6 +177,13 @@ def _from_store(stores: set[Path], files: list[Path], where: str) -> Source:
     source, named = from_data(home, []), {file.name for file in files}
     lines = {line: f"{file_name(line)}.h5ad" for line in source.conditions["line"].unique()}
     chosen = [line for line, file in lines.items() if file in named]
+    lost = sorted(file for file in lines.values() if not (home / file).is_file())
+    if lost:
+        raise SplitError(
+            f"the packed store lacks the file {lost[0]!r} of one of its lines",
+            where=home,
+            fix="pack the data set again",
+        )
     return replace(source, conditions=source.conditions[source.conditions["line"].isin(chosen)])
 
 

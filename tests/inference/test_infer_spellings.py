@@ -42,7 +42,11 @@ def test_labels_of_a_file(
     trained = next(label for label in loaded.perturbations if label != loaded.control)
     drug, _, dose = trained.rpartition("_")
     other = f"[('{drug}', np.float64({dose}), 'uM')]"
-    assert loaded.spelt(other) == loaded.spelt(f" {drug}_{float(dose)} uM") == trained
+    assert (
+        loaded.vocabulary.find(other)
+        == loaded.vocabulary.find(f" {drug}_{float(dose)} uM")
+        == trained
+    )
     one, two = (loaded.predict(basal, "L03", label).cells for label in (trained, other))
     np.testing.assert_array_equal(one, two)
     source = relabelled(cells, {trained: other}, tmp_path)

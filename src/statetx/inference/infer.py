@@ -114,7 +114,7 @@ def infer(
             _column(loaded, celltype_col, "cell_type_key"),
             batch,
             controls if control_pert is None else [control_pert],
-            loaded.reading.kind,
+            loaded.vocabulary.reading.kind,
         )
         also = {
             _column(loaded, pert_col, "pert_col"): "perturbation",
@@ -131,7 +131,9 @@ def infer(
         existing = own.conditions()
         asked: dict[tuple[str, str], int | None] = dict(existing)
         if table is not None:
-            asked = _read_table(Path(table), own, {*controls, control_pert}, loaded.reading)
+            asked = _read_table(
+                Path(table), own, {*controls, control_pert}, loaded.vocabulary.reading
+            )
         if celltypes:
             asked = {key: n for key, n in asked.items() if key[0] in celltypes}
         asked = _predictable(loaded, asked, on_unknown, table or path)
@@ -180,7 +182,7 @@ def _predictable(
     untrained = set(model.meta.get("perturbations_untrained", []))
     has = "has no features of" if model.knows_features else "was not trained on"
     labels = sorted({label for _, label in asked})
-    spelt = {label: model.spelt(label) for label in labels}
+    spelt = {label: model.vocabulary.find(label) for label in labels}
     known = [pair for pair in asked if spelt[pair[1]] in set(vocabulary)]
     cannot = {label for pairs in refused(model, known).values() for _, label in pairs}
     unknown = [x for x in labels if spelt[x] not in set(vocabulary) or x in cannot]
@@ -243,7 +245,7 @@ def _real_cells(
     model: LoadedModel, existing: dict[tuple[str, str], int]
 ) -> Callable[[str, str], tuple[str, int] | None]:
     """Return what finds the real cells of a condition, under its label or another spelling of it."""
-    spelt = Spellings(model.reading.canonical, {label for _, label in existing})
+    spelt = Spellings(model.vocabulary.reading.canonical, {label for _, label in existing})
 
     def find(line: str, label: str) -> tuple[str, int] | None:
         for name in (label, spelt.find(label) or label):

@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from statetx.errors import ModelError, did_you_mean
-from statetx.labels import Reading
 from statetx.models.predictor import Predicted, Predictor
+from statetx.models.vocabulary import Vocabulary
 from statetx.models.weights_file import write_weights
 from statetx.provenance import file_digest, whole, write_json
 
@@ -100,25 +100,10 @@ class LoadedModel:
         """
         return list(self.meta["perturbations"])
 
-    @property
-    def reading(self) -> Reading:
-        """How labels are read: as those of the training data."""
-        return Reading.of(self.meta, self.control)
-
-    def spelt(self, label: str) -> str:
-        """Return a label as the model spells it; as it is where the model knows none, or two, of its meaning."""
-        if label in self._spellings[0]:
-            return label
-        found = self._spellings[1].get(self.reading.canonical(label), [])
-        return found[0] if len(found) == 1 else label
-
     @cached_property
-    def _spellings(self) -> tuple[frozenset[str], dict[str, list[str]]]:
-        """The vocabulary, and its labels by what they mean."""
-        by_meaning: dict[str, list[str]] = {}
-        for label in self.perturbations:
-            by_meaning.setdefault(self.reading.canonical(label), []).append(label)
-        return frozenset(self.perturbations), by_meaning
+    def vocabulary(self) -> Vocabulary:
+        """The perturbations, to be found in whatever spelling."""
+        return Vocabulary.of(self.meta)
 
     @property
     def lines(self) -> list[str]:
@@ -187,7 +172,7 @@ class LoadedModel:
             raise ModelError(
                 f"basal cells of {line!r} hold NaN or infinite values", where=self.path
             )
-        label = self.control if perturbation in self.control_aliases else self.spelt(perturbation)
+        label = self.vocabulary.find(perturbation)
         if self.needs_batches:
             return self.predictor.predict(cells, line, label, batches)  # type: ignore[call-arg]
         return self.predictor.predict(cells, line, label)

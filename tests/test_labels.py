@@ -1,6 +1,7 @@
 """Perturbation labels: taken apart, spelt in one way, and told apart from other spellings."""
 
 import itertools
+import time
 import unicodedata
 
 import pytest
@@ -193,6 +194,19 @@ def test_labels_of_one_drug_have_one_drug_and_one_unit():
     assert found["D "].drug == found["D"].drug
     alone = Reading().described(["C_200nM", "E_1000nM", "DMSO_0"])
     assert (alone["C_200nM"].dose, alone["C_200nM"].unit) == (200.0, "nM")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["x_1" + " " * 100_000 + "!", "x_" + " " * 100_000 + "!", "x_" + "1" * 100_000 + "!", "_1" * 50_000,
+     "-" + " " * 100_000, "+" * 100_000, "_ " * 50_000, "1," * 50_000, "[(" * 50_000, "('" * 50_000 + ")"],
+    ids=range(10),
+)  # fmt: skip
+def test_a_long_label_takes_no_time(raw):
+    started = time.process_time()
+    assert Reading(controls=("ctrl",)).canonical(raw)
+    assert parse(raw).raw == raw
+    assert time.process_time() - started < 2
 
 
 def test_a_plus_inside_of_a_name_does_not_part_it():

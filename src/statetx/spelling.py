@@ -73,13 +73,13 @@ def pattern(written: str = FORMAT) -> re.Pattern[str]:
         raise ValueError(f"{written!r} may hold {{drug}}, {{dose}} and {{unit}} only")
     groups = {
         "drug": r"(?P<drug>.+)",
-        "dose": rf"\s*(?P<dose>{_NUMBER})\s*",
-        "unit": rf"(?P<unit>{_UNIT})?\s*",
+        "dose": rf"\s*(?P<dose>{_NUMBER})",
+        "unit": rf"(?:\s*(?P<unit>{_UNIT}))?",
     }
     text = "".join(
         groups[piece[1:-1]] if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)
     )
-    return re.compile(text, re.DOTALL)
+    return re.compile(rf"{text}\s*", re.DOTALL)
 
 
 def dosed(raw: str, written: re.Pattern[str]) -> Part | None:

@@ -14,7 +14,7 @@ from statetx.config import splits as config
 from statetx.data.header import column, opened
 from statetx.data.label_kind import read_as
 from statetx.errors import ConfigError, SplitError, did_you_mean
-from statetx.labels import AUTO
+from statetx.labels import AUTO, WITH_DOSES
 from statetx.splits.findings import Findings, shown
 from statetx.splits.grid import Grid, Known
 from statetx.splits.structures import scaffold, structure_key
@@ -140,10 +140,12 @@ def _by_name(
     if log is not None and stripped:
         log.found("names-stripped", f"{shown(stripped)} stand there in another spelling", key)
     if log is not None and missing:
+        dosed = WITH_DOSES.parse(missing[0]).drug != missing[0]
+        doses = " If labels end in doses, set `labels: drug_dose` of the data set" if dosed else ""
         raise SplitError(
             f"{len(missing)} of {len(names)} {what} of the data are not there: {shown(missing)}",
             where=key,
-            fix=f"add them, as they stand in the data; {did_you_mean(missing[0], list(table))}",
+            fix=f"add them, as they stand in the data; {did_you_mean(missing[0], list(table))}{doses}",
         )
     return found | stripped
 

@@ -295,3 +295,16 @@ def test_several_declared_controls_are_compared_each():
     labels = ["ctrl", "ctrl_0", "DMSO", "DMSO_0.0", "untreated"]
     assert control_spellings(labels, ["ctrl", "DMSO"]) == ["DMSO_0.0", "ctrl_0"]
     assert control_spellings(labels, []) == []
+
+
+@given(
+    raw=st.text("ABctrl+_0.5,1e uMn()-[]'\" é\u0301µ", max_size=24),
+    kind=st.sampled_from(["drug_dose", "plain"]),
+    known=st.sampled_from([(), ("ctrl",), ("ctrl_0", "A")]),
+)
+def test_a_canonical_name_is_its_own(raw, kind, known):
+    reading = Reading(kind, known)
+    name = reading.canonical(raw)
+    assert reading.canonical(name) == name
+    found = reading.described([raw, name])
+    assert found[raw].drug == found[name].drug

@@ -150,8 +150,8 @@ def _against(found: _Numbers) -> str | None:
 def _serial(every: list[float], sets: list[set[float]]) -> str | None:
     """Return what shows that whole numbers count: 1, 2, 3 of every name, some perhaps missing."""
     first, last, n = int(every[0]), int(every[-1]), len(every)
-    if first in (0, 1) and last - first + 1 == n:
-        return f"the numbers count from {first}" + (f" to {last}" if last > first else "")
+    if first in (0, 1) and last - first + 1 == n > 1:
+        return f"the numbers count from {first} to {last}"
     complete = 2 * sum(len(numbers) == n for numbers in sets) >= len(sets)
     if 2 * n > last - first + 1 and n > 2 and (n > 5 or not complete):
         return f"the numbers count from {first} to {last}, with gaps"

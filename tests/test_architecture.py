@@ -15,6 +15,7 @@ FLOORS = {
     "provenance": 2,
     "records": 3,
     "documents": 2,
+    "spelling": 2,
     "labels": 3,
     "moving": 3,
     "tables": 3,

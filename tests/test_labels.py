@@ -1,12 +1,15 @@
 """Perturbation labels: taken apart, spelt in one way, and told apart from other spellings."""
 
 import itertools
+import time
+import unicodedata
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from statetx.labels import Label, control_spellings, controls, parse, spell
+from statetx.labels import Label, Reading, control_spellings, controls, parse, spell
+from statetx.spelling import number, pattern
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,138 @@ def test_all_spellings_of_a_condition_have_one_canonical_form(meaning):
 @pytest.mark.parametrize("meaning", SPELLINGS)
 def test_the_canonical_form_is_canonical(meaning):
     assert parse(meaning).canonical == meaning
+
+
+TUPLES = [
+    "[('Drug', 0.5, 'uM')]", "(('Drug', 0.5, 'uM'),)", "('Drug', 0.5, 'uM')", "[['Drug', 0.5, 'uM']]",
+    '[["Drug", 0.5, "uM"]]', "[('Drug', np.float64(0.5), 'uM')]", "[('Drug', numpy.float32(.5), 'uM')]",
+    "[(np.str_('Drug'), np.float64(5e-1), np.str_('uM'))]", "[('Drug', '0.50', 'uM')]",
+    "array([('Drug', 0.5, 'uM')], dtype=object)", "[(b'Drug', 0.5, b'uM')]", " [ ('Drug',0.5,'uM') ] ",
+    "[('Drug', 500, 'nM')]", "[('Drug', 500.0, 'nm')]", "[('Drug', Decimal('0.5'), 'uM')]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", TUPLES)
+def test_a_tuple_is_a_tuple_however_it_was_written(raw):
+    assert parse(raw).canonical == "Drug_0.5"
+    assert parse(raw).drug == "Drug"
+    assert Reading("plain").drug_and_dose(raw) == ("Drug_0.5", None)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "[('Drug', __import__('os').system('true'), 'uM')]", "[('Drug', open('x'), 'uM')]",
+        "[('Drug', 0.5, 'uM', 1)]", "[('Drug', True, 'uM')]", "[('Drug', 1e999, 'uM')]", "[()]", "()", "['']",
+        "[('Drug', 9**9**9, 'uM')]", "[" * 3000 + "''" + "]" * 3000, "[" + "-" * 4000 + "'']",
+        "('a')" * 2000, "[('x', 0.5, 'uM'), 'y']", "['\\x00']", "[lambda: '']",
+    ],
+)  # fmt: skip
+def test_what_is_no_tuple_is_a_name(raw):
+    assert parse(raw) == Label(raw, raw, None, "")
+    assert parse(raw).canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.50", 0.5), (".5", 0.5), ("5.", 5.0), ("5e-1", 0.5), ("0,5", 0.5), ("2,5", 2.5), ("1e5", 1e5),
+        ("1,000", None), ("0,125", 0.125), ("1.000,5", None), ("٣", None), ("1e999", None), ("nan", None),
+        ("-1", None), ("", None), ("1_0", None),
+    ],
+)  # fmt: skip
+def test_numbers(text, value):
+    assert number(text) == value
+    assert parse(f"Drug_{text}").dose == (value if text != "1_0" else 0.0)
+
+
+def test_one_name_in_every_normal_form_and_with_any_blanks():
+    for form in ("NFC", "NFD"):
+        for raw in ("Café", "  Café", "Café ", "\ufeffCafé", "Café\u00a0"):
+            assert parse(unicodedata.normalize(form, raw)).canonical == "Café"
+    assert parse("A  B\t_5").canonical == parse("A B_5.0").canonical == "A B_5"
+    assert parse("Drug_5\u00b5M").canonical == parse("Drug_5\u03bcM").canonical == "Drug_5"
+    assert parse("TGF\u00b5").canonical == parse("TGF\u03bc").canonical
+    assert parse("X²").canonical != parse("X2").canonical  # NFKC would make them one
+
+
+def test_a_dose_that_was_once_in_32_bits_is_the_same_dose():
+    assert parse("[('Drug', 0.20000000298023224, 'uM')]").canonical == "Drug_0.2"
+    assert parse("Drug_0.05000000074505806").canonical == "Drug_0.05"
+    assert parse("Drug_12345678").canonical == "Drug_12345678"
+
+
+@pytest.mark.parametrize(
+    "raw", ["KLF1", "KLF1+ctrl", "ctrl+KLF1", "ctrl + KLF1 ", "NT+KLF1", "ctrl+KLF1+NT"]
+)
+@pytest.mark.parametrize("kind", ["plain", "drug_dose"])
+def test_a_control_inside_of_a_combination_says_nothing(kind, raw):
+    assert Reading(kind, ("ctrl", "NT")).canonical(raw) == "KLF1"
+
+
+def test_controls_in_combinations_with_doses():
+    reading = Reading(controls=("DMSO_TF_00",))
+    for raw in ("Drug_0.5", "Drug_0.5+DMSO_TF_00", "DMSO_TF_0+Drug_0.5", "DMSO_TF+Drug_0.5"):
+        assert reading.canonical(raw) == "Drug_0.5"
+    tuples = "[('DMSO_TF', 0.0, 'uM'), ('Drug', 0.5, 'uM')]"
+    assert reading.canonical(tuples) == "Drug_0.5"
+    for raw in ("DMSO_TF_00", "DMSO_TF", "[('DMSO_TF', 0.0, 'uM')]", "DMSO_TF+DMSO_TF"):
+        assert reading.canonical(raw) == "DMSO_TF_0"
+    assert reading.canonical("DMSO_TF_0.5") == "DMSO_TF_0.5"
+
+
+def test_mixed_doses_of_a_combination():
+    assert parse("A_0.50+B").canonical == parse("A_.5 + B").canonical == "A_0.5+B"
+    assert parse("A+B_0.5").canonical == "A+B_0.5"
+
+
+def test_plain_labels_keep_their_numbers():
+    plain = Reading("plain")
+    assert plain.parse("cmpd_001") == Label("cmpd_001", "cmpd_001", None, "")
+    assert plain.canonical("cmpd_001") == "cmpd_001" != plain.canonical("cmpd_1")
+    assert plain.canonical("TP53_2+KLF1_1") == plain.canonical("KLF1_1 + TP53_2")
+
+
+@pytest.mark.parametrize(
+    ("written", "raw"),
+    [("{drug}@{dose}{unit}", "My_Drug@0.5uM"), ("{dose}{unit} {drug}", "500nM My_Drug"),
+     ("{drug}|{dose}", "My_Drug|0.50")],
+)  # fmt: skip
+def test_a_format_of_ones_own(written, raw):
+    reading = Reading(written)
+    assert reading.drug_and_dose(raw) == ("My_Drug", 0.5)
+    assert reading.canonical(raw) == "My_Drug_0.5"
+    assert reading.drug_and_dose("TP53_2") == ("TP53_2", None)
+
+
+@pytest.mark.parametrize(
+    "written", ["{drug}", "{dose}", "{drug}{dose}{x}", "{drug}_{dose}_{drug}", "{"]
+)
+def test_a_format_that_is_none(written):
+    with pytest.raises(ValueError, match="drug"):
+        pattern(written)
+
+
+def test_labels_of_one_drug_have_one_drug_and_one_unit():
+    found = Reading(controls=("ctrl",)).described(["B+A_1", "A+B_1", "C_200nM", "C_1uM", "D ", "D"])
+    assert {found[x].drug for x in ("B+A_1", "A+B_1")} == {"A+B"}
+    assert (found["C_200nM"].dose, found["C_200nM"].unit) == (0.2, "uM")
+    assert found["D "].drug == found["D"].drug
+    alone = Reading().described(["C_200nM", "E_1000nM", "DMSO_0"])
+    assert (alone["C_200nM"].dose, alone["C_200nM"].unit) == (200.0, "nM")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["x_1" + " " * 100_000 + "!", "x_" + " " * 100_000 + "!", "x_" + "1" * 100_000 + "!", "_1" * 50_000,
+     "-" + " " * 100_000, "+" * 100_000, "_ " * 50_000, "1," * 50_000, "[(" * 50_000, "('" * 50_000 + ")"],
+    ids=range(10),
+)  # fmt: skip
+def test_a_long_label_takes_no_time(raw):
+    started = time.process_time()
+    assert Reading(controls=("ctrl",)).canonical(raw)
+    assert parse(raw).raw == raw
+    assert time.process_time() - started < 2
 
 
 def test_a_plus_inside_of_a_name_does_not_part_it():
@@ -160,3 +295,16 @@ def test_several_declared_controls_are_compared_each():
     labels = ["ctrl", "ctrl_0", "DMSO", "DMSO_0.0", "untreated"]
     assert control_spellings(labels, ["ctrl", "DMSO"]) == ["DMSO_0.0", "ctrl_0"]
     assert control_spellings(labels, []) == []
+
+
+@given(
+    raw=st.text("ABctrl+_0.5,1e uMn()-[]'\" é\u0301µ", max_size=24),
+    kind=st.sampled_from(["drug_dose", "plain"]),
+    known=st.sampled_from([(), ("ctrl",), ("ctrl_0", "A")]),
+)
+def test_a_canonical_name_is_its_own(raw, kind, known):
+    reading = Reading(kind, known)
+    name = reading.canonical(raw)
+    assert reading.canonical(name) == name
+    found = reading.described([raw, name])
+    assert found[raw].drug == found[name].drug

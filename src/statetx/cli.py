@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from statetx import cli_scores, cli_stages
-from statetx.cli_scores import Scale
+from statetx.cli_scores import Labels, Scale
 from statetx.errors import StatetxError, always_printable
 
 app = typer.Typer(
@@ -87,6 +87,7 @@ def lint(
     control_pert: Annotated[
         list[str] | None, typer.Option(help="control label, aliases; default DMSO_TF_00")
     ] = None,
+    labels: Labels = "auto",
     compat: Annotated[
         bool, typer.Option("--compat", help="warn where cell-load ignores a mistake")
     ] = False,
@@ -122,7 +123,13 @@ def lint(
     for name, plan, report in lint_file(
         toml,
         data,
-        Columns(pert_col, cell_type_key, batch_col, tuple(control_pert or ["DMSO_TF_00"])),
+        Columns(
+            pert_col,
+            cell_type_key,
+            batch_col,
+            tuple(control_pert or ["DMSO_TF_00"]),
+            labels=labels,
+        ),
         compat=compat,
         allow=tuple(allow or ()),
         one_hot=not features,
@@ -134,7 +141,7 @@ def lint(
         found[name] = report
         if picture is not None and not plan.empty:
             several = f".{file_name(name)}" if found.keys() - {name} else ""
-            write_picture(plan, picture.with_stem(picture.stem + several))
+            write_picture(plan, picture.with_stem(picture.stem + several), report.reading)
     if json_out is not None:
         one = next(iter(found.values()))
         many = {name: report.as_dict() for name, report in found.items()}

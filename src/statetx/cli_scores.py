@@ -17,6 +17,24 @@ class Scale(enum.StrEnum):
     counts = "counts"
 
 
+def labels_option(value: str) -> str:
+    """Return a value of ``--labels`` as it is, if it is one."""
+    from statetx.config.datasets import labels_setting
+
+    try:
+        return labels_setting(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Labels = Annotated[
+    str,
+    typer.Option(
+        callback=labels_option, help="what labels are: auto, drug_dose, plain, {drug}_{dose}{unit}"
+    ),
+]
+
+
 def evaluate(
     *,
     pred: Annotated[
@@ -32,6 +50,7 @@ def evaluate(
         str | None,
         typer.Option(help="obsm matrix for cell-eval's discrimination l2 and cosine, as there"),
     ] = None,
+    labels: Labels = "auto",
     profile: Annotated[str, typer.Option(help="full, minimal, de, anndata, vcc or pds")] = "full",
     scale: Annotated[Scale, typer.Option(help="what both files hold")] = Scale.log1p,
     skip_metrics: Annotated[
@@ -92,6 +111,7 @@ def evaluate(
             out=out,
             profile=profile,
             scale=scale.value,
+            labels=labels,
             skip=skip,
             with_scores=scores,
             real_de=real_de,
@@ -101,7 +121,9 @@ def evaluate(
         )
         written.append(f"{len(scored)} sets of tables")
     if ceiling:
-        halved = ceiling_files(real, *cells, out=out, profile=profile, scale=scale.value, skip=skip)
+        halved = ceiling_files(
+            real, *cells, out=out, profile=profile, scale=scale.value, labels=labels, skip=skip
+        )
         written.append(f"{len(halved)} ceilings")
     typer.echo(f"{', '.join(written)}: {out}")
 

@@ -146,7 +146,7 @@ def split_facts(cfg: Config, split: str) -> dict[str, Any]:
     reads = data.files != "simulate" and strata is not None and strata.changed()
     files = source_files(cfg, section.dataset) if reads else []
     controls = labels.controls(data.control_pert)
-    return facts_of(section, files, data.pert_col, data.cell_type_key, controls)
+    return facts_of(section, files, data.pert_col, data.cell_type_key, controls, data.labels)
 
 
 def read_toml(path: str) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def test_nothing_but_unknown_perturbations(
 
 
 def no_control(adata: anndata.AnnData) -> None:
-    relabel(adata, CONTROL, "DMSO_TF_0")
+    relabel(adata, CONTROL, "DMSO_TX")
 
 
 def nan_label(adata: anndata.AnnData) -> None:
@@ -293,7 +293,7 @@ def no_column(adata: anndata.AnnData) -> None:
 @pytest.mark.parametrize(
     ("spoil", "what", "fix"),
     [
-        (no_control, "no cell has the control label 'DMSO_TF_00'", "did you mean 'DMSO_TF_0'?"),
+        (no_control, "no cell has the control label 'DMSO_TF_00'", "did you mean 'DMSO_TX'?"),
         (nan_label, "obs['drug_dose'] has no label", "drop them"),
         (nan_line, "obs['cell_line'] has no label", "drop them"),
         (nan_value, "not finite", "repair"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from statetx.labels import Reading
 from statetx.models import nearest_drug
 from statetx.models.deltas import Statistics
 
@@ -120,3 +121,19 @@ def test_the_nearest_trained_dose_stands_for_one_never_trained() -> None:
         np.testing.assert_allclose(delta, known["A", used], atol=1e-6)
         assert not fallback
     assert model.delta("A", "e_5")[1]
+
+
+@pytest.mark.parametrize("kind", ["drug_dose", "plain"])
+def test_ids_are_no_doses_where_labels_are_plain(kind: str) -> None:
+    """A number that is an id gives no neighbour: `cmpd_002` does not stand in for `cmpd_003`."""
+    rng = np.random.default_rng(0)
+    truth = {(line, f"cmpd_00{i}"): rng.standard_normal(GENES) for line in LINES for i in (1, 2)}
+    conditions = sorted(truth)
+    reading = Reading(kind, ("ctrl",))
+    values = np.stack([truth[pair] for pair in conditions])
+    means = np.zeros((len(LINES), GENES))
+    statistics = Statistics(LINES, means, conditions, values, reading)
+    architecture, arrays = nearest_drug.fit(statistics, k=1)
+    meta = {"architecture": architecture, "n_genes": GENES, "control": "ctrl", **reading.said()}
+    model = nearest_drug.restore(meta, arrays)
+    assert model.delta("A", "cmpd_003")[1] == (kind == "plain")

@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge, RidgeCV
 
 from statetx.errors import ModelError
+from statetx.labels import Reading
 from statetx.models import least_squares, ridge
 from statetx.models.deltas import Statistics
 
@@ -163,3 +164,13 @@ def test_one_condition_is_enough_to_fit() -> None:
     architecture, model = _fitted([("L0", "D1_1")], np.array([[1.0, -2.0]]))
     np.testing.assert_allclose(model.delta("L0", "D1_1")[0], [1.0, -2.0], atol=1e-6)
     assert architecture["sloped_drugs"] == []
+
+
+def test_plain_labels_have_no_slope() -> None:
+    train = [(line, f"TP53_{i}") for line in LINES for i in (1, 2, 3)]
+    deltas = np.random.default_rng(0).standard_normal((len(train), 4))
+    means = np.zeros((len(LINES), 4))
+    for reading, drugs in ((Reading("plain"), 3), (Reading(), 1)):
+        fitted = ridge.fit(Statistics(LINES, means, train, deltas, reading))[0]
+        assert len(fitted["drugs"]) == drugs
+        assert len(fitted["sloped_drugs"]) == (0 if drugs == 3 else 1)

@@ -127,6 +127,11 @@ LABELS = sorted({label for label in CLEAN["perturbation"] if label != CONTROL})
 EVERYWHERE = "".join(f'[fewshot."d.{line}"]\ntest = ["Drug2_5"]\n' for line in LINES[1:])
 OWN_PLATES = changed(PERTURBED, batch=CLEAN["line"] + CLEAN["perturbation"].str.split("_").str[1])
 
+AGAIN = pd.concat(
+    [CLEAN, CLEAN[is_("L1", "Drug3_0.5")].assign(perturbation="Drug3_5e-1")], ignore_index=True
+)
+NUMBERED = "Drug_" + pd.Series(pd.factorize(CLEAN["perturbation"])[0] + 1.5).astype(str)
+
 FAULTS: dict[str, Fault] = {
     "misspelt table": ("unknown-table", "zero_shot", toml(GOOD + "[zero_shot]\n")),
     "value above the tables": ("unknown-table", "seed", toml("seed = 1\n" + GOOD)),
@@ -198,6 +203,16 @@ FAULTS: dict[str, Fault] = {
         toml(GOOD + OTHER + "".join(f'{r} = ["Drug2_0.5", "Drug2_5"]\n' for r in ("val", "test"))),
     ),
     "two roles": ("two-roles", "('L2', 'Drug0_5')", plan({}, ("L2", "Drug0_5", "test"))),
+    "spelling": (
+        "two-roles",
+        "'Drug3_0.5' is in train and 'Drug3_5e-1' is in val of line 'L1'",
+        toml(GOOD + OTHER + 'val = ["Drug3_5e-1"]\n', AGAIN),
+    ),
+    "one drug": (
+        "few-drugs",
+        "16 labels are only 1 drug",
+        toml(GOOD, changed(PERTURBED, perturbation=NUMBERED, drug="Drug")),
+    ),
     "dose": ("split-doses", "'Drug2 in L1'", toml(GOOD + OTHER + 'test = ["Drug2_5"]\n')),
     "dose in val": ("split-doses", "'Drug2 in L1'", toml(GOOD + OTHER + 'val = ["Drug2_5"]\n')),
     "compound under two names": (

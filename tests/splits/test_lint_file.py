@@ -20,6 +20,7 @@ from statetx.config import Simulate
 from statetx.config.splits import DrugTable
 from statetx.data import simulate
 from statetx.data.design import Columns
+from statetx.data.layout import file_name
 from statetx.errors import SplitError
 from statetx.splits.lint_file import lint_file
 
@@ -140,7 +141,7 @@ def test_a_store_and_tables_of_one_design_give_one_report(
         "HOME/cells/[ab].h5ad",
         "HOME/cells/{a,b}.h5ad",
         "HOME/cells/{a, b}.h5ad",
-        "HOME/{cells/{a,b},other/c}.h5ad",
+        "HOME/{cells/{a,b},splits/../cells/a}.h5ad",
         "HOME/cell*",
         "HOME/{**/a,cells/b}.h5ad",
         "~/cells",
@@ -183,6 +184,32 @@ def test_a_path_that_matches_nothing_is_named(tmp_path: Path, run: Run) -> None:
         assert f"{place!r} matches no file" in err
         assert f"{path}: [datasets]" in err
         assert "--data" in err
+
+
+@pytest.mark.parametrize(
+    ("place", "part"),
+    [
+        ("cells/{a,c}.h5ad", "cells/c.h5ad"),
+        ("{cells/{a,b},other/c}.h5ad", "other/c.h5ad"),
+        ("{cells/*,nowhere/*}.h5ad", "nowhere/*.h5ad"),
+        ("{cells,splits}", "splits"),
+    ],
+)
+def test_a_part_of_a_path_that_matches_nothing_is_not_skipped(
+    place: str, part: str, cells: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cells.parent)
+    (cells.parent / "splits").mkdir(exist_ok=True)
+    code, out, err = run(toml(cells.parent, place=place))
+    assert (code, out) == (1, "")
+    assert f"{part!r}, a part of {place!r}, matches no file" in err
+
+
+def test_a_misspelt_file_gets_a_hint(cells: Path, run: Run, monkeypatch: Any) -> None:
+    monkeypatch.chdir(cells.parent)
+    assert "did you mean 'cells'?" in run(toml(cells.parent, place="cels"))[2]
+    (cells.parent / "none").mkdir(exist_ok=True)
+    assert "holds no .h5ad" in run(toml(cells.parent, place="none"))[2]
 
 
 def test_a_data_set_without_path_needs_data(tmp_path: Path, table: Path, run: Run) -> None:
@@ -396,3 +423,31 @@ def test_the_shipped_example_fits_the_demo(tmp_path: Path) -> None:
     report = api(path, tmp_path / "demo.parquet")["demo"]
     assert codes(report, "error") == set()
     assert report["roles"][2]["conditions"] == len(labels) + len(demo.doses)
+
+
+def lines_of(place: str, home: Path) -> list[str]:
+    return [line["line"] for line in api(toml(home, place=place))["d"]["lines"]]
+
+
+def test_some_lines_of_a_store_are_those_that_are_named(tmp_path: Path) -> None:
+    home = store_of(conditions(), tmp_path / "pack")
+    for line in LINES:
+        (home / f"{file_name(line)}.h5ad").touch()
+    assert lines_of(str(home), tmp_path) == LINES
+    assert lines_of(f"{home}/{{A549,MCF7}}.h5ad", tmp_path) == ["A549", "MCF7"]
+    with pytest.raises(
+        SplitError, match=r"'.*A459.h5ad', a part of '.*', matches no file"
+    ) as error:
+        lines_of(f"{home}/{{A459,MCF7}}.h5ad", tmp_path)
+    assert "did you mean 'A549.h5ad'?" in str(error.value)
+
+
+def test_a_store_that_lost_a_line_and_one_beside_other_files(tmp_path: Path) -> None:
+    home = store_of(conditions(), tmp_path / "pack")
+    for line in LINES[1:]:
+        (home / f"{file_name(line)}.h5ad").touch()
+    with pytest.raises(SplitError, match=r"lacks the file 'A549.h5ad'"):
+        lines_of(str(home), tmp_path)
+    (tmp_path / "other.h5ad").touch()
+    with pytest.raises(SplitError, match="other files"):
+        lines_of(f"{tmp_path}/{{pack,other.h5ad}}", tmp_path)

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from statetx.config.sections import Section, unit
 from statetx.errors import did_you_mean
+from statetx.spelling import pattern
 
 
 class Simulate(Section):
@@ -32,6 +33,25 @@ class Simulate(Section):
         400, ge=10, description="genes in obsm X_hvg", json_schema_extra=unit("genes")
     )
     seed: int = Field(0, description="seed of the planted truth and of the cells")
+
+
+def labels_setting(value: str) -> str:
+    """Return a setting of how labels are read as it is.
+
+    Raises
+    ------
+    ValueError
+        It is neither a known word nor a format.
+    """
+    words = ("auto", "drug_dose", "plain")
+    if "{" in value:
+        pattern(value)
+    elif value not in words:
+        raise ValueError(
+            f"labels: {value!r} is neither a known word nor a format such as "
+            f"{{drug}}_{{dose}}{{unit}}; {did_you_mean(value, words)}"
+        )
+    return value
 
 
 class Dataset(Section):
@@ -68,6 +88,12 @@ class Dataset(Section):
     labels_are_genes: bool = Field(
         False, description="a label may name its target gene (CRISPR screens)"
     )
+    labels: str = Field(
+        "auto",
+        description="how labels are read: `drug_dose` (a number at the end is a dose: `Drug_0.5`), a format "
+        "such as `{drug}@{dose}{unit}`, `plain` (names: ids, guides, time points), or `auto` (decided by all "
+        "labels, see docs/splits.md)",
+    )
     genes: Literal["same", "intersect"] = Field(
         "same",
         description="files with different genes: an error, or keep those that all files have",
@@ -87,6 +113,11 @@ class Dataset(Section):
         if self.control_match is None:
             return [False] if self.batch_col is None else [True, False]
         return [self.batch_col in level for level in self.control_match]
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_known(cls, value: str) -> str:
+        return labels_setting(value)
 
     @model_validator(mode="after")
     def _match_known(self) -> Dataset:

@@ -33,6 +33,7 @@ class Columns:
     batch_col: str | None = None
     control_pert: Sequence[str] = ()
     scale: str | None = None
+    labels: str = "auto"
 
 
 def declared(config: Path | None, dataset: str | None, columns: Columns) -> Dataset | Columns:

@@ -22,6 +22,7 @@ from statetx import labels
 from statetx.config import Dataset
 from statetx.data.gather import gather
 from statetx.data.identity import identity
+from statetx.data.label_kind import read_as, with_drugs
 from statetx.data.layout import FORMAT, check_case, file_name
 from statetx.data.scatter import scatter
 from statetx.data.survey import CODE, Survey, survey, watched
@@ -192,8 +193,11 @@ def finish(
             )
         tables.append(table)
         entries.append(entry)
+    conditions = pd.concat(tables, ignore_index=True)
+    names, known = conditions["perturbation"].unique(), labels.controls(settings.control_pert)
+    reading = read_as(settings.labels, names, known)
     with whole(out / "conditions.parquet") as part:
-        pd.concat(tables, ignore_index=True).to_parquet(part, index=False)
+        with_drugs(conditions, reading).to_parquet(part, index=False)
     contents = [str(_index(part)["content"]) for part in parts]
     sources = [
         {"path": source.path, "stamp": source.stamp, "content": content}
@@ -201,11 +205,11 @@ def finish(
     ]
     write_json(out / "sources.json", {"packed_as": packed_as, "sources": sources})
     manifest = _manifest(survey, settings, entries, contents, provenance or {})
-    write_json(out / "manifest.json", manifest)
+    write_json(out / "manifest.json", manifest | reading.said())
 
 
 def _line(path: Path, line: str, settings: Dataset) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the rows of ``conditions.parquet`` and the manifest's entry of a packed line."""
+    """Return a packed line's conditions, without drugs, and its entry in the manifest."""
     with h5py.File(path, "r") as file:
         obs = file["obs"]
         perturbation, batch = obs["perturbation/codes"][()], obs["batch/codes"][()]
@@ -216,16 +220,12 @@ def _line(path: Path, line: str, settings: Dataset) -> tuple[pd.DataFrame, dict[
     changes = (perturbation[1:] != perturbation[:-1]) | (batch[1:] != batch[:-1])
     starts = np.flatnonzero(np.r_[True, changes])
     names = perturbations[perturbation[starts]]
-    parsed = [labels.parse(str(raw)) for raw in names]
     control = labels.controls(settings.control_pert)[0]
     n_cells = np.diff(np.r_[starts, len(perturbation)]).astype(np.int64)
     table = pd.DataFrame(
         {
             "line": line,
             "perturbation": names.astype(object),
-            "drug": [item.drug for item in parsed],
-            "dose": np.asarray([item.dose for item in parsed], dtype=np.float64),
-            "unit": [item.unit for item in parsed],
             "batch": batches[batch[starts]].astype(object),
             "is_control": names == control,
             "row_start": starts.astype(np.int64),

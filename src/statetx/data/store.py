@@ -14,6 +14,7 @@ import pandas as pd
 from statetx.data import kernels
 from statetx.data.layout import FORMAT, file_name
 from statetx.errors import DataError, ResultsError, did_you_mean
+from statetx.labels import Reading
 from statetx.records import verify
 
 
@@ -294,6 +295,11 @@ class Store:
     def control(self) -> str:
         """The canonical control label."""
         return str(self.manifest["control_pert"])
+
+    @property
+    def reading(self) -> Reading:
+        """How perturbation labels are read."""
+        return Reading.of(self.manifest, self.control)
 
     @property
     def lines(self) -> list[str]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,17 @@ class SuppliedTable:
                 fix=f"{', '.join(x for x in kinds if kinds[x] == pa.float64())} hold numbers, inf, NaN "
                 "or nothing",
             ) from error
+
+    def spelt(self, find: Callable[[str], str | None]) -> SuppliedTable:
+        """Return the same with targets in the spelling that `find` gives."""
+        known = self.table["target"].unique().to_pylist()
+        other = {name: find(name) or name for name in known if name is not None}
+        if all(name == one for name, one in other.items()):
+            return self
+        targets = [other.get(name) for name in self.table["target"].to_pylist()]
+        at = self.table.column_names.index("target")
+        column = pa.chunked_array([pa.array(targets, pa.string())])
+        return replace(self, table=self.table.set_column(at, "target", column))
 
     def of(self, line: str, labels: Sequence[str], genes: Sequence[str]) -> Tests:
         """Tests of one cell line, [P, G] as `labels` and `genes`; rows may lack.

@@ -22,6 +22,7 @@ from statetx.evaluation.distances import EnergyFrom, Sample
 from statetx.evaluation.our_scores import Half, OurScores
 from statetx.evaluation.pairs import centre_of
 from statetx.evaluation.ranks import SortedCells, SortedControl, mean_of
+from statetx.labels import WITH_DOSES, Reading
 
 MOST_AHEAD = 8
 """Labels that are in memory at once, besides the one that is scored."""
@@ -62,6 +63,7 @@ def evaluate_halves(
     skip: Sequence[str] = (),
     with_scores: bool = True,
     supplied: Mapping[str, Tests] | None = None,
+    reading: Reading = WITH_DOSES,
 ) -> Result:
     """Score one cell line in memory.
 
@@ -83,6 +85,8 @@ def evaluate_halves(
     supplied
         ``real`` and ``pred``, both or one: differential expression for cell-eval's columns, which
         is then not computed.
+    reading
+        How labels are read.
     """
     supplied = supplied or {}
     labels = sorted(truth.cells)
@@ -97,7 +101,9 @@ def evaluate_halves(
         far["pred"] = EnergyFrom(own.control, centre)
     ours = None
     if with_scores:
-        ours = OurScores(line, truth, ranked["real"], len(labels), max_cells, seed, reference)
+        ours = OurScores(
+            line, truth, ranked["real"], reading.described(labels), max_cells, seed, reference
+        )
     on_one_scale = shared.cells is own.cells
     means: dict[str, list[np.ndarray]] = {name: [] for name in sides}
     rows: dict[str, list[DERow]] = {name: [] for name in sides}

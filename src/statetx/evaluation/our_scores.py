@@ -24,7 +24,7 @@ from statetx.evaluation.distances import (
 from statetx.evaluation.pseudobulk import Group, Profile
 from statetx.evaluation.ranks import SortedCells, SortedControl
 from statetx.evaluation.scores import Condition, score
-from statetx.labels import parse
+from statetx.labels import Label
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class OurScores:
         The real side.
     ranked
         Its controls, sorted.
-    n_labels
-        Number of perturbations.
+    known
+        Its perturbations, taken apart.
     max_cells, seed, reference
         As for `one_line.evaluate_halves`.
 
@@ -75,17 +75,18 @@ class OurScores:
         line: str,
         truth: Half,
         ranked: SortedControl,
-        n_labels: int,
+        known: Mapping[str, Label],
         max_cells: int,
         seed: int,
         reference: np.ndarray | None,
     ) -> None:
         self.line, self.ranked, self._max_cells = line, ranked, max_cells
+        self._known = known
         self._rng = generator("standalone", seed, line)
         whole_control = Group.of(truth.control)
         self._profile = Profile(whole_control.mean, whole_control.noise)
         self.centre = whole_control.mean
-        self._gammas = _gammas(truth, n_labels, self._rng)
+        self._gammas = _gammas(truth, len(known), self._rng)
         self._references = None if reference is None else (reference, reference)
         self._enough_controls = whole_control.n > 1
         self._conditions: list[Condition] = []
@@ -130,7 +131,7 @@ class OurScores:
             ):
                 known = SortedCells.of(chosen)
             tests.append(known if isinstance(known, DERow) else de_row(label, known, self.ranked))
-        taken = parse(label)
+        taken = self._known[label]
         self._conditions.append(
             Condition(
                 label,
@@ -160,7 +161,7 @@ class OurScores:
             scored = {row["perturbation"]: row for row in table.to_dict("records")}
         rows = []
         for label in labels:
-            taken = parse(label)
+            taken = self._known[label]
             row: dict[str, Any] = {"line": self.line, "perturbation": label, "drug": taken.drug}
             row |= {"dose": taken.dose, "n_cells": self._n[label]}
             if label in scored:

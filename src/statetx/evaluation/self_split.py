@@ -20,6 +20,7 @@ from statetx.errors import DataError
 from statetx.evaluation.de_columns import Column
 from statetx.evaluation.one_line import Result, evaluate_halves
 from statetx.evaluation.our_scores import Half
+from statetx.evaluation.same_labels import matched
 from statetx.evaluation.side_file import Scale, Side, read_side
 from statetx.evaluation.standalone import (
     ByLabel,
@@ -30,6 +31,7 @@ from statetx.evaluation.standalone import (
     target_of,
 )
 from statetx.evaluation.tables import describe, write_ceiling, write_results
+from statetx.labels import AUTO
 from statetx.labels import controls as control_labels
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ def ceiling_files(
     out: str | Path,
     profile: str = "full",
     scale: Scale = "log1p",
+    labels: str = AUTO,
     seed: int = 0,
     skip: Sequence[str] = (),
 ) -> dict[str, Result]:
@@ -63,7 +66,7 @@ def ceiling_files(
 
     Parameters
     ----------
-    real, pert_col, control_pert, celltype_col, embed_key, out, profile, scale, skip
+    real, pert_col, control_pert, celltype_col, embed_key, out, profile, scale, labels, skip
         As for `standalone.evaluate_files`.
     seed
         Of the draw of the halves.
@@ -77,7 +80,9 @@ def ceiling_files(
     """
     check_settings(profile, skip, scale)
     side = read_side(real, pert_col, control_pert, celltype_col, embed_key, scale)
-    control = control_labels(control_pert)[0]
+    controls = control_labels(control_pert)
+    control = controls[0]
+    (side,), _, _ = matched([side], labels, controls)
     homes = homes_of(side, out, celltype_col)
     order = _visited(side, pert_col)
     results = {}

@@ -20,6 +20,7 @@ from statetx.evaluation.de_columns import Tests
 from statetx.evaluation.de_file import SuppliedTable, write_tests
 from statetx.evaluation.one_line import Result, evaluate_halves
 from statetx.evaluation.our_scores import Half
+from statetx.evaluation.same_labels import matched
 from statetx.evaluation.shared_labels import (
     keep_common,
     refuse_other_labels,
@@ -27,6 +28,7 @@ from statetx.evaluation.shared_labels import (
 )
 from statetx.evaluation.side_file import Scale, Side, log_normalised, median_total, read_side
 from statetx.evaluation.tables import write_aggregate, write_results
+from statetx.labels import AUTO, Spellings
 from statetx.labels import controls as control_labels
 from statetx.provenance import staged, whole
 from statetx.tables import write_table
@@ -62,6 +64,7 @@ def evaluate_files(
     out: str | Path,
     profile: str = "full",
     scale: Scale = "log1p",
+    labels: str = AUTO,
     max_cells: int = 1500,
     seed: int = 0,
     skip: Sequence[str] = (),
@@ -99,6 +102,9 @@ def evaluate_files(
     scale
         What both X hold: ``log1p``, or ``counts`` (normalised here to the median total; declared
         and checked, never guessed).
+    labels
+        What labels are: ``auto``, ``drug_dose``, a format, or ``plain``, as `labels` of a data set. Labels are
+        matched by what they mean; cells under several spellings of one label are pooled.
     max_cells, seed
         Largest number of cells per condition for our tests and distances, and the seed of the draw.
 
@@ -137,13 +143,16 @@ def evaluate_files(
             (real, pred),
             (False, clip_negative),
         )
-    control = control_labels(control_pert)[0]
+    controls = control_labels(control_pert)
+    control = controls[0]
+    (truth_side, pred_side), reading, names = matched([truth_side, pred_side], labels, controls)
     pred_side = _check_fit(truth_side, pred_side)
     if common_only:
         truth_side, pred_side = keep_common(truth_side, pred_side, control)
     refuse_other_lines(truth_side, pred_side)
     homes = homes_of(truth_side, out, celltype_col)
-    supplied = _supplied(truth_side, control, celltype_col, {"real": real_de, "pred": pred_de})
+    tables = {"real": real_de, "pred": pred_de}
+    supplied = _supplied(truth_side, control, celltype_col, tables, names)
     results = {}
     with staged(Path(out)) as stage:
         for line, home in homes.items():
@@ -160,6 +169,7 @@ def evaluate_files(
                 skip=skip,
                 with_scores=with_scores,
                 supplied=supplied[line],
+                reading=reading,
             )
             _write(result, stage / home.relative_to(out))
             # A screen has gigabytes of tests: they are on disk now.
@@ -202,13 +212,19 @@ def homes_of(side: Side, out: str | Path, celltype_col: str | None) -> dict[str,
 
 
 def _supplied(
-    real: Side, control: str, celltype_col: str | None, paths: Mapping[str, str | Path | None]
+    real: Side,
+    control: str,
+    celltype_col: str | None,
+    paths: Mapping[str, str | Path | None],
+    names: Spellings,
 ) -> dict[str, dict[str, Tests]]:
     """Supplied tests: cell line -> side -> tests."""
     lines = sorted(set(real.lines))
     column = celltype_col if len(lines) > 1 else None
     tables = {
-        name: SuppliedTable.read(path, column) for name, path in paths.items() if path is not None
+        name: SuppliedTable.read(path, column).spelt(names.find)
+        for name, path in paths.items()
+        if path is not None
     }
     out = {}
     for line in lines:

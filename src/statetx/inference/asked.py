@@ -7,6 +7,7 @@ from pathlib import Path
 
 from statetx.documents import Wanted
 from statetx.errors import DataError, did_you_mean
+from statetx.labels import Reading
 from statetx.tables import check_columns, count, read_table
 
 COLUMNS = ("perturbation", "cell_line", "n_cells")
@@ -18,7 +19,11 @@ WANTED = Wanted(
 
 
 def read_asked(
-    path: Path, lines: Collection[str], labels: Collection[str], controls: Collection[str | None]
+    path: Path,
+    lines: Collection[str],
+    labels: Collection[str],
+    controls: Collection[str | None],
+    reading: Reading,
 ) -> dict[tuple[str, str], int | None]:
     """Read the conditions asked for, with their number of cells (None: not said).
 
@@ -32,6 +37,8 @@ def read_asked(
         Those that are known: lines of the file, labels of the model and of the file.
     controls
         Labels of the control.
+    reading
+        What labels mean: a condition may not be asked for twice in two spellings.
 
     Raises
     ------
@@ -45,6 +52,8 @@ def read_asked(
             raise DataError(f"unknown column {name!r}", where=path, fix=did_you_mean(name, COLUMNS))
     check_columns(table, COLUMNS[:2], path, WANTED)
     out: dict[tuple[str, str], int | None] = {}
+    meant: dict[tuple[str, str], str] = {}
+    control = {reading.canonical(label) for label in controls if label is not None}
     for number, row in enumerate(table.to_dict("records"), start=1):
         where = f"{path}, row {number}"
         line, label = _known(row["cell_line"], lines), _known(row["perturbation"], labels)
@@ -54,14 +63,20 @@ def read_asked(
                 where=where,
                 fix=f"{did_you_mean(line, lines)} Predictions need the line's controls",
             )
-        if label == "" or label in controls:
+        if label == "" or reading.canonical(label) in control:
             raise DataError(
                 f"{label!r} is not a perturbation to predict",
                 where=where,
                 fix="name a perturbation other than the control",
             )
-        if (line, label) in out:
-            raise DataError(f"({line!r}, {label!r}) is asked for twice", where=where)
+        first = meant.setdefault((line, reading.canonical(label)), label)
+        if (line, label) in out or first != label:
+            raise DataError(
+                f"({line!r}, {label!r}) is asked for twice"
+                + (f", first as {first!r}" if first != label else ""),
+                where=where,
+                fix="name every perturbation of a cell line once",
+            )
         text = str(row.get("n_cells", "")).strip()
         n = count(text)
         if text and not n:

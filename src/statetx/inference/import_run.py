@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from statetx import labels as spelling
+from statetx.data.label_kind import read_as
 from statetx.documents import Wanted, read_text, read_yaml
 from statetx.errors import ModelError
 from statetx.inference.attention import choose_attention
@@ -113,6 +114,7 @@ def _import_run(
         "columns": {key: data.get(key) for key in ("pert_col", "cell_type_key", "batch_col")},
         "control": control,
         "control_aliases": _spellings(control, vocabulary),
+        **read_as(spelling.AUTO, vocabulary, [control]).said(),
         "perturbations": vocabulary,
         "lines": [],
         "batches": _batches(run, a, path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from statetx.errors import ConfigError, DataError, ModelError, did_you_mean
 from statetx.inference.asked import read_asked
 from statetx.inference.cells import Request, declared, refused, write_predictions
 from statetx.inference.own_cells import Expression, OwnCells
+from statetx.labels import Spellings
 from statetx.models.model_dir import LoadedModel, load
 
 ON_UNKNOWN = ("error", "skip")
@@ -112,6 +114,7 @@ def infer(
             _column(loaded, celltype_col, "cell_type_key"),
             batch,
             controls if control_pert is None else [control_pert],
+            loaded.vocabulary.reading.kind,
         )
         also = {
             _column(loaded, pert_col, "pert_col"): "perturbation",
@@ -129,12 +132,19 @@ def infer(
         asked: dict[tuple[str, str], int | None] = dict(existing)
         if table is not None:
             labels = {*loaded.perturbations, *(label for _, label in existing)}
-            asked = read_asked(Path(table), own.line.names, labels, {*controls, control_pert})
+            asked = read_asked(
+                Path(table),
+                own.line.names,
+                labels,
+                {*controls, control_pert},
+                loaded.vocabulary.reading,
+            )
         if celltypes:
             asked = {key: n for key, n in asked.items() if key[0] in celltypes}
         asked = _predictable(loaded, asked, on_unknown, table or path)
+        real = _real_cells(loaded, existing)
         requests = [
-            _request(own, line, label, n, existing.get((line, label), 0), seed)
+            _request(own, line, label, n, real(line, label), seed)
             for (line, label), n in asked.items()
         ]
         rows = np.unique(np.concatenate([request.controls for request in requests]))
@@ -177,9 +187,10 @@ def _predictable(
     untrained = set(model.meta.get("perturbations_untrained", []))
     has = "has no features of" if model.knows_features else "was not trained on"
     labels = sorted({label for _, label in asked})
-    known = [pair for pair in asked if pair[1] in set(vocabulary)]
+    spelt = {label: model.vocabulary.find(label) for label in labels}
+    known = [pair for pair in asked if spelt[pair[1]] in set(vocabulary)]
     cannot = {label for pairs in refused(model, known).values() for _, label in pairs}
-    unknown = [label for label in labels if label not in set(vocabulary) or label in cannot]
+    unknown = [x for x in labels if spelt[x] not in set(vocabulary) or x in cannot]
     if unknown and on_unknown == "error":
         shown = ", ".join(repr(label) for label in unknown[:10])
         raise ModelError(
@@ -196,8 +207,13 @@ def _predictable(
         )
     for label in unknown:
         print(f"skipped: the model {has} the perturbation {label!r}")
-    for label in sorted(untrained & set(labels)):
-        print(f"by its features alone, never trained: {label!r}")
+    other = [f"{x!r} is {one!r}" for x, one in spelt.items() if x != one and x not in unknown]
+    if other:
+        more = "; …" if len(other) > 10 else ""
+        print(f"in another spelling than the model's: {'; '.join(other[:10])}{more}")
+    for label in labels:
+        if spelt[label] in untrained:
+            print(f"by its features alone, never trained: {label!r}")
     kept = {pair: n for pair, n in asked.items() if pair[1] not in unknown}
     if not kept:
         raise ModelError(
@@ -209,14 +225,37 @@ def _predictable(
 
 
 def _request(
-    own: OwnCells, line: str, label: str, n: int | None, n_existing: int, seed: int
+    own: OwnCells, line: str, label: str, n: int | None, real: tuple[str, int] | None, seed: int
 ) -> Request:
-    """Draw the controls of one condition, in the batches of its real cells where it has some."""
+    """Draw the controls of one condition, in the batches of its real cells where it has some.
+
+    Parameters
+    ----------
+    own, line, label, n, seed
+        The file, and what is asked for.
+    real
+        Label of such cells in the file, and their number; None: it has none.
+    """
     controls = own.controls(line)
-    if n_existing and n in (None, n_existing):
-        batches = own.batches_of(line, label)
+    if real is not None and n in (None, real[1]):
+        batches = own.batches_of(line, real[0])
     else:  # cells that nobody measured: any control of the line, the batch is that of the control
         batches = np.full(n or len(controls.rows), "", dtype=object)
     drawn = draw_controls(controls.name, controls.runs, batches, seed, label)
     rows = controls.rows[drawn]
     return Request(line, label, rows, batches if batches[0] else own.batch.values_at(rows))
+
+
+def _real_cells(
+    model: LoadedModel, existing: dict[tuple[str, str], int]
+) -> Callable[[str, str], tuple[str, int] | None]:
+    """Return what finds the real cells of a condition, under its label or another spelling of it."""
+    spelt = Spellings(model.vocabulary.reading.canonical, {label for _, label in existing})
+
+    def find(line: str, label: str) -> tuple[str, int] | None:
+        for name in (label, spelt.find(label) or label):
+            if (line, name) in existing:
+                return name, existing[line, name]
+        return None
+
+    return find

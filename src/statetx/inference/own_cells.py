@@ -14,6 +14,7 @@ from statetx.data.matrix import Matrix, check_scale, check_values, note_decimals
 from statetx.data.open_h5ad import members
 from statetx.errors import DataError, did_you_mean
 from statetx.inference.cells import declared
+from statetx.labels import DRUG_DOSE, control_spellings
 from statetx.models.model_dir import LoadedModel
 
 
@@ -51,7 +52,9 @@ class OwnCells:
     batch_col
         obs column; None: one batch.
     controls
-        Spellings of the control label.
+        The control label and its aliases, in whatever spelling.
+    kind
+        How labels are read, see `statetx.labels.Reading`.
 
     Raises
     ------
@@ -67,6 +70,7 @@ class OwnCells:
         celltype_col: str,
         batch_col: str | None,
         controls: list[str],
+        kind: str = DRUG_DOSE,
     ) -> None:
         self.file, self.path = file, path
         self.perturbation = column(file, path, pert_col, "--pert-col")
@@ -78,7 +82,10 @@ class OwnCells:
             else column(file, path, batch_col, "--batch-col")
         )
         labels = self.perturbation.names
-        codes = [i for i, name in enumerate(labels) if name in controls]
+        also = control_spellings(labels, controls, kind)
+        if also:
+            print(f"controls in another spelling: {', '.join(map(repr, also))}")
+        codes = [i for i, name in enumerate(labels) if name in controls or name in also]
         self._is_control = np.isin(self.perturbation.codes, codes)
         if not codes:
             shown = " or ".join(repr(name) for name in controls)

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from statetx.labels import WITH_DOSES, Reading
 from statetx.models.predictor import Predicted
 from statetx.moving import expressed_in, move
 
@@ -29,12 +30,15 @@ class Statistics:
     deltas
         Condition pseudobulk minus the control pseudobulk of its line, float32 [conditions, G]:
         456 MB for 57,000 conditions x 2,000 genes. Sums over it are float64.
+    reading
+        How perturbation labels are read.
     """
 
     lines: list[str]
     control_means: np.ndarray
     conditions: list[tuple[str, str]]
     deltas: np.ndarray
+    reading: Reading = WITH_DOSES
 
     def mean_delta(self) -> np.ndarray:
         """Unweighted mean delta of all training conditions, [G]."""

@@ -16,6 +16,7 @@ import pkgutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from safetensors.numpy import load_file
 from statetx.documents import check_zip
 from statetx.errors import ModelError, did_you_mean
 from statetx.models.predictor import Predicted, Predictor
+from statetx.models.vocabulary import Vocabulary
 from statetx.models.weights_file import write_weights
 from statetx.provenance import file_digest, sealed, unsealed, whole, write_json
 from statetx.records import verify
@@ -101,6 +103,11 @@ class LoadedModel:
         """
         return list(self.meta["perturbations"])
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The perturbations, to be found in whatever spelling."""
+        return Vocabulary.of(self.meta)
+
     @property
     def lines(self) -> list[str]:
         """Cell lines with training conditions."""
@@ -147,7 +154,7 @@ class LoadedModel:
         line
             Their cell line.
         perturbation
-            Label; an alias of the control label counts as the control.
+            Label, in any spelling of a trained one; an alias of the control counts as the control.
         batches
             Name of the batch of every cell [S], for a model with a batch encoder.
 
@@ -168,7 +175,7 @@ class LoadedModel:
             raise ModelError(
                 f"basal cells of {line!r} hold NaN or infinite values", where=self.path
             )
-        label = self.control if perturbation in self.control_aliases else perturbation
+        label = self.vocabulary.find(perturbation)
         if self.needs_batches:
             return self.predictor.predict(cells, line, label, batches)  # type: ignore[call-arg]
         return self.predictor.predict(cells, line, label)

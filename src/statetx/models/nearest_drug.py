@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from statetx.labels import WITH_DOSES, Reading
 from statetx.models import perturbation_mean
 from statetx.models.deltas import Statistics
 from statetx.models.doses import drug_and_dose
@@ -85,19 +86,26 @@ class NearestDrug(perturbation_mean.PerturbationMean):
         condition in them, -1: not trained), ``similarities`` [labels, labels].
     control
         Control label: predicted as no change.
+    reading
+        How perturbation labels are read.
     """
 
     def __init__(
-        self, architecture: Mapping[str, Any], arrays: Mapping[str, np.ndarray], control: str
+        self,
+        architecture: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+        control: str,
+        reading: Reading = WITH_DOSES,
     ) -> None:
         super().__init__(architecture, arrays, control)
+        self._reading = reading
         self._k = int(architecture["k"])
         self._rows = dict(zip(architecture["delta_lines"], arrays["rows"], strict=True))
         self._trained, self._similarities = arrays["deltas"], arrays["similarities"]
         self._index = {name: i for i, name in enumerate(architecture["delta_perturbations"])}
         self._doses: dict[str, list[tuple[float, str]]] = {}
         for name in self._index:
-            drug, dose = drug_and_dose(name)
+            drug, dose = drug_and_dose(name, reading)
             if dose is not None:
                 self._doses.setdefault(drug, []).append((dose, name))
 
@@ -121,7 +129,7 @@ class NearestDrug(perturbation_mean.PerturbationMean):
         Of two doses equally near, as in a series of tenfold doses, the higher: its effect stands out
         more from the noise (held-out middle doses of simulated drugs: Pearson 0.18, not 0.08).
         """
-        drug, dose = drug_and_dose(perturbation)
+        drug, dose = drug_and_dose(perturbation, self._reading)
         if perturbation in self._index or dose is None or drug not in self._doses:
             return perturbation
 
@@ -149,4 +157,4 @@ def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> NearestDr
         "similarities": (labels, labels),
     }
     expect_tensors(arrays, shapes, "nearest_drug")
-    return NearestDrug(architecture, arrays, meta["control"])
+    return NearestDrug(architecture, arrays, meta["control"], Reading.of(meta, meta["control"]))

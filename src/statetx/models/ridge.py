@@ -20,6 +20,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from statetx.errors import ModelError
+from statetx.labels import WITH_DOSES, Reading
 from statetx.models.deltas import MovedControls, Statistics
 from statetx.models.doses import drug_and_dose
 from statetx.models.least_squares import Sums, chunks, one_hot
@@ -48,7 +49,7 @@ def fit(
         Fewer conditions or genes than components.
     """
     lines, line = statistics.codes(0)
-    parsed = [drug_and_dose(label) for _, label in statistics.conditions]
+    parsed = [drug_and_dose(label, statistics.reading) for _, label in statistics.conditions]
     drugs = sorted({drug for drug, _ in parsed})
     number = {drug: i for i, drug in enumerate(drugs)}
     drug = np.array([number[name] for name, _ in parsed])
@@ -168,12 +169,19 @@ class Ridge(MovedControls):
         ``mean_log10_doses`` [sloped drugs] at which the slope adds nothing.
     control
         Control label: predicted as no change.
+    reading
+        How perturbation labels are read.
     """
 
     def __init__(
-        self, architecture: Mapping[str, Any], arrays: Mapping[str, np.ndarray], control: str
+        self,
+        architecture: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+        control: str,
+        reading: Reading = WITH_DOSES,
     ) -> None:
         super().__init__(architecture, arrays, control)
+        self._reading = reading
         sloped = architecture["sloped_drugs"]
         self._intercept = arrays["intercept"]
         self._lines = dict(zip(architecture["delta_lines"], arrays["line_effects"], strict=True))
@@ -183,7 +191,7 @@ class Ridge(MovedControls):
 
     def delta(self, line: str, perturbation: str) -> tuple[np.ndarray, bool]:
         """Return the regression's delta [G]; a fallback when line or drug was never trained."""
-        drug, dose = drug_and_dose(perturbation)
+        drug, dose = drug_and_dose(perturbation, self._reading)
         delta = self._intercept.astype(np.float64)
         if line in self._lines:
             delta += self._lines[line]
@@ -213,4 +221,4 @@ def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Ridge:
         "mean_log10_doses": (sloped,),
     }
     expect_tensors(arrays, shapes, "ridge")
-    return Ridge(architecture, arrays, meta["control"])
+    return Ridge(architecture, arrays, meta["control"], Reading.of(meta, meta["control"]))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from statetx.config import Dataset
-from statetx.data.design import Candidate, Design, candidates, looks_like_control
+from statetx.data.design import Candidate, Columns, Design, candidates, looks_like_control
 from statetx.data.h5ad import Needs, Report
+from statetx.data.label_count import IF_IDS, counted
+from statetx.data.label_kind import read_as
 from statetx.errors import shortened
+from statetx.labels import controls
 from statetx.reporting.files import MANY_ROWS, file_parts, merged_columns
 from statetx.reporting.terminal import command, cut, facts, item, some, table, title, write
 from statetx.reporting.words import count, size
@@ -56,36 +59,43 @@ def print_inspection(report: Report, cell_set_len: int = 256, file: TextIO | Non
 
 def _design(report: Report, design: Design, cell_set_len: int) -> Iterator[RenderableType]:
     declared, lines, conditions = report.declared, design.lines(), design.conditions()
-    controls, batches = bool(declared.control_pert), declared.batch_col is not None
+    with_controls, batches = bool(declared.control_pert), declared.batch_col is not None
     by_line, by_label = declared.cell_type_key is not None, declared.pert_col is not None
     yield title("Cells by label")
     told = [count(int(lines["cells"].sum()), "cell")]
     if by_line:
         told.append(count(len(lines), "cell line"))
     if by_label:
-        what = "perturbation" if controls else "label"
+        what = "perturbation" if with_controls else "label"
         told.append(count(conditions["perturbation"].nunique(), what))
     if batches:
         told.append(count(design.table["batch"].nunique(), "batch", "batches"))
-    if controls:
+    if with_controls:
         told.append(count(int(lines["controls"].sum()), "control cell"))
     yield Text("  " + ", ".join(told))
-    wanted = {"cells": True, "perturbations": by_label, "controls": controls, "batches": batches}
+    if by_label and with_controls:
+        yield from _read_as(declared, conditions["perturbation"].unique())
+    wanted = {
+        "cells": True,
+        "perturbations": by_label,
+        "controls": with_controls,
+        "batches": batches,
+    }
     chosen = [name for name, here in wanted.items() if here]
     if by_line:
-        if len(lines) > MANY_ROWS and controls:
+        if len(lines) > MANY_ROWS and with_controls:
             lines = lines.sort_values("controls", kind="stable")
         rows = [
             (str(name), *(f"{int(n):,}" for n in values))
             for name, values in zip(lines.index, lines[chosen].to_numpy(), strict=True)
         ]
         shown, more = cut(
-            rows, MANY_ROWS, "lines, none with fewer controls" if controls else "lines"
+            rows, MANY_ROWS, "lines, none with fewer controls" if with_controls else "lines"
         )
         heads = [name if by_label or name != "perturbations" else "labels" for name in chosen]
         yield table(("cell line", *(f"{name}>" for name in heads)), shown)
         yield more
-    if by_label and controls and by_line and batches:
+    if by_label and with_controls and by_line and batches:
         yield from _matching(report, design, cell_set_len)
     if by_label and len(conditions):
         sizes = conditions["cells"]
@@ -103,6 +113,15 @@ def _design(report: Report, design: Design, cell_set_len: int) -> Iterator[Rende
         yield table((*(("cell line",) if by_line else ()), "perturbation", "cells>"), rows)
         if len(conditions) > ROWS:
             yield f"    … and {len(conditions) - ROWS:,} more"
+
+
+def _read_as(declared: Dataset | Columns, labels: Iterable[str]) -> Iterator[RenderableType]:
+    """Say how many drugs and doses the labels are, and what made them so."""
+    known = controls(declared.control_pert)
+    found = counted(read_as(declared.labels, labels, known), labels, declared.labels)
+    yield Text("  " + found.text)
+    if found.collapse:
+        yield item(f"{found.collapse}: {IF_IDS}")
 
 
 def _matching(report: Report, design: Design, cell_set_len: int) -> Iterator[RenderableType]:
@@ -220,9 +239,7 @@ def _remarks(report: Report) -> Iterator[str]:
 
 
 def _controls(report: Report) -> list[str]:
-    from statetx import labels
-
-    return labels.controls(report.declared.control_pert)
+    return controls(report.declared.control_pert)
 
 
 def _alike(names: list[str]) -> list[list[str]]:

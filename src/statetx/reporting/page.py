@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from statetx.documents import Wanted, read_json
 from statetx.errors import ResultsError
+from statetx.labels import Reading
 from statetx.provenance import write_text
 from statetx.records import verify
 from statetx.reporting import board as boards
@@ -61,10 +62,11 @@ def page(
     files = runs.as_run_files(model_dirs)
     read = splits.read_plans({name: Path(path) for name, path in plans.items()})
     cells = splits.cells_per_condition(Path(manifest))
+    reading = Reading.of(store, str(store.get("control_pert") or ""))
     curves = [runs.curve(run) for run in files]
     drawn = [(c.title, c.table, c.chosen) for c in curves if c.table is not None]
     raw = told.raw
-    counted = [splits.counts(name, plan, cells) for name, plan in read.items()]
+    counted = [splits.counts(name, plan, cells, reading) for name, plan in read.items()]
     context = {
         "title": title or f"{raw.get('experiment') or 'experiment'} on {raw.get('dataset') or '?'}",
         "verdict": raw,
@@ -77,7 +79,7 @@ def page(
         "no_curves": runs.grouped((c.why_not, c.model) for c in curves if c.table is None),
         "splits": counted,
         "cells_known": all(role.cells is not None for item in counted for role in item.roles),
-        "pictures": splits.pictures(read, cells) if read else [],
+        "pictures": splits.pictures(read, cells, reading) if read else [],
         "most_pictures": splits.MOST_PICTURES,
         "store": store,
         "sources": _sources(Path(manifest).with_name("sources.json")),

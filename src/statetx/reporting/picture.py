@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from statetx import labels
+from statetx.labels import WITH_DOSES, Reading
 from statetx.reporting import figures
 
 MOST_ACROSS = 90
@@ -52,15 +52,17 @@ class RoleGrid:
         return RoleGrid(turned, self.columns, self.rows, self.column_kind, self.row_kind)
 
 
-def of_plan(table: pd.DataFrame) -> RoleGrid:
+def of_plan(table: pd.DataFrame, reading: Reading = WITH_DOSES) -> RoleGrid:
     """Return lines x drugs with a part for every dose; most held-out lines and drugs come first.
 
     Parameters
     ----------
     table
         ``line, perturbation, role``; role ``none`` where a condition is left out.
+    reading
+        How labels are read.
     """
-    parsed = {p: labels.parse(p) for p in table["perturbation"].unique()}
+    parsed = reading.described(table["perturbation"].unique())
     drug = table["perturbation"].map({p: found.drug for p, found in parsed.items()})
     dose = table["perturbation"].map({p: found.dose or 0.0 for p, found in parsed.items()})
     full = table.assign(drug=drug, dose=dose).sort_values(["dose", "perturbation"], kind="stable")
@@ -150,7 +152,7 @@ def _paint(axes: Axes, grid: RoleGrid, smallest: float) -> None:
     axes.spines[:].set_visible(False)
 
 
-def write_picture(table: pd.DataFrame, path: Path) -> None:
+def write_picture(table: pd.DataFrame, path: Path, reading: Reading = WITH_DOSES) -> None:
     """Draw a plan into a file that stands alone, SVG or PNG by its suffix.
 
     Parameters
@@ -159,13 +161,15 @@ def write_picture(table: pd.DataFrame, path: Path) -> None:
         ``line, perturbation, role``.
     path
         File to write.
+    reading
+        How labels are read.
 
     Raises
     ------
     ConfigError
         Another suffix.
     """
-    grid = of_plan(table)
+    grid = of_plan(table, reading)
     doses = " (a part per dose)" if grid.roles.shape[2] > 1 else ""
     title = f"{len(grid.rows)} cell lines × {len(grid.columns)} drugs{doses}"
     figures.save(draw(grid, title), path)

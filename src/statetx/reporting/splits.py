@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from statetx import labels
 from statetx.data.plan import ROLES, Plan, read_plan
+from statetx.labels import WITH_DOSES, Reading
 from statetx.records import verify
 from statetx.reporting import figures, picture
 
@@ -53,7 +53,9 @@ def read_plans(plans: Mapping[str, Path]) -> dict[str, Plan]:
     return {name: read_plan(path) for name, path in plans.items()}
 
 
-def counts(name: str, plan: Plan, cells: pd.Series | None) -> SplitCount:
+def counts(
+    name: str, plan: Plan, cells: pd.Series | None, reading: Reading = WITH_DOSES
+) -> SplitCount:
     """Count lines, drugs, perturbations, conditions and cells per role.
 
     Parameters
@@ -64,9 +66,11 @@ def counts(name: str, plan: Plan, cells: pd.Series | None) -> SplitCount:
         Its plan.
     cells
         Number of cells by (line, perturbation), or None when nobody knows.
+    reading
+        How labels are read.
     """
     table = plan.table
-    drugs = _drugs(table["perturbation"])
+    drugs = _drugs(table["perturbation"], reading)
     found = []
     for role in ROLES:
         own = table["role"] == role
@@ -105,7 +109,9 @@ def cells_per_condition(manifest: Path) -> pd.Series | None:
     return table.groupby(["line", "perturbation"])["n_cells"].sum()
 
 
-def pictures(plans: Mapping[str, Plan], cells: pd.Series | None) -> list[Picture]:
+def pictures(
+    plans: Mapping[str, Plan], cells: pd.Series | None, reading: Reading = WITH_DOSES
+) -> list[Picture]:
     """Draw the splits: one picture of all folds where that says everything, else one per split.
 
     Parameters
@@ -114,8 +120,10 @@ def pictures(plans: Mapping[str, Plan], cells: pd.Series | None) -> list[Picture
         Plans by name of the split.
     cells
         Number of cells by (line, perturbation): conditions without a role are then drawn as such.
+    reading
+        How labels are read.
     """
-    folds = _folds(plans) if len(plans) > 1 else None
+    folds = _folds(plans, reading) if len(plans) > 1 else None
     if folds is not None:
         grid, what = folds
         made = picture.of_frame(_ordered_columns(grid) if what == "drugs" else grid, "splits", what)
@@ -123,7 +131,7 @@ def pictures(plans: Mapping[str, Plan], cells: pd.Series | None) -> list[Picture
         return [Picture(f"Splits × {what}", _svg(made, "folds", text), made.present)]
     out = []
     for i, (name, plan) in enumerate(list(plans.items())[:MOST_PICTURES]):
-        made = picture.of_plan(_with_left_out(plan.table, cells))
+        made = picture.of_plan(_with_left_out(plan.table, cells), reading)
         text = f"Role of every drug and dose in every cell line, split {name}"
         title = f"{name}: cell lines × drugs"
         out.append(Picture(title, _svg(made, f"split{i}", text), made.present))
@@ -142,8 +150,9 @@ def _with_left_out(table: pd.DataFrame, cells: pd.Series | None) -> pd.DataFrame
     return merged.assign(role=merged["role"].fillna("none"))
 
 
-def _drugs(perturbations: pd.Series) -> pd.Series:
-    return perturbations.map({p: labels.parse(p).drug for p in perturbations.unique()})
+def _drugs(perturbations: pd.Series, reading: Reading) -> pd.Series:
+    found = reading.described(perturbations.unique())
+    return perturbations.map({name: label.drug for name, label in found.items()})
 
 
 def _one_role(roles: pd.Series) -> str:
@@ -158,12 +167,12 @@ def _ordered_columns(grid: pd.DataFrame) -> pd.DataFrame:
     return grid[[column for _, _, column in sorted(weights)]]
 
 
-def _folds(plans: Mapping[str, Plan]) -> tuple[pd.DataFrame, str] | None:
+def _folds(plans: Mapping[str, Plan], reading: Reading) -> tuple[pd.DataFrame, str] | None:
     """Splits × lines (or × drugs), when in every split each line (or drug) has a single role."""
     for key, what in (("line", "cell lines"), ("drug", "drugs")):
         rows = {}
         for name, plan in plans.items():
-            table = plan.table.assign(drug=_drugs(plan.table["perturbation"]))
+            table = plan.table.assign(drug=_drugs(plan.table["perturbation"], reading))
             rows[name] = table.groupby(key)["role"].agg(_one_role)
         grid = pd.DataFrame(rows).T
         if not (grid == "mixed").any(axis=None):

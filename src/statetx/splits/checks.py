@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from statetx import labels as spelling
 from statetx.data.plan import ROLES
 from statetx.errors import did_you_mean
+from statetx.labels import Reading, control_spellings
 from statetx.splits.findings import Findings, shown
 from statetx.splits.resolve import nearest
 
+MOST_SHOWN = 4
+"""Perturbations with two roles that a message names."""
 FEWEST_TO_PARTITION = 10
 """Control cells of a line below which a role would get none of them."""
 KEYS = ["line", "perturbation"]
@@ -34,10 +36,11 @@ def unknown_names(table: pd.DataFrame, perturbed: pd.DataFrame, log: Findings) -
             log.found("unknown-perturbation", what, "", nearest(label, known))
 
 
-def spellings(conditions: pd.DataFrame, controls: list[str], log: Findings) -> None:
+def spellings(conditions: pd.DataFrame, reading: Reading, log: Findings) -> None:
     """One condition, or the control, under two labels."""
+    controls = list(reading.controls) or ["?"]
     perturbed = conditions.loc[~conditions["is_control"].astype(bool), "perturbation"].unique()
-    again = spelling.control_spellings(perturbed, controls)
+    again = control_spellings(perturbed, controls, reading.kind)
     if again:
         log.found(
             "control-spelling",
@@ -47,12 +50,12 @@ def spellings(conditions: pd.DataFrame, controls: list[str], log: Findings) -> N
         )
     by_meaning: dict[str, list[str]] = {}
     for label in sorted(set(perturbed) - set(again)):
-        by_meaning.setdefault(spelling.parse(label).canonical, []).append(label)
+        by_meaning.setdefault(reading.canonical(label), []).append(label)
     for labels in by_meaning.values():
         if len(labels) > 1:
             log.found(
                 "two-spellings",
-                f"{shown(labels)} are one drug at one dose",
+                f"{shown(labels)} are one perturbation",
                 "",
                 "give them one label before packing, or one role in every line",
             )
@@ -85,6 +88,34 @@ def roles(table: pd.DataFrame, log: Findings) -> None:
             "",
             "hold out a few conditions as val",
         )
+
+
+def split_spellings(table: pd.DataFrame, reading: Reading, log: Findings) -> pd.Series:
+    """Labels of one perturbation with two roles in one line; return which rows of the table they are."""
+    keys = [table["line"], table["perturbation"].map(_names(table, reading))]
+    several = table.groupby(keys)[["role", "perturbation"]].transform("nunique").gt(1).all(axis=1)
+    texts = []
+    for (line, _), block in table[several].groupby([key[several] for key in keys]):
+        places = [
+            f"{label!r} is in {role}"
+            for label, role in sorted(set(zip(block["perturbation"], block["role"], strict=True)))
+        ]
+        texts.append(f"{' and '.join(places)} of line {line!r}")
+    if texts:
+        more = f"; … ({len(texts)} in all)" if len(texts) > MOST_SHOWN else ""
+        log.found(
+            "two-roles",
+            f"labels of one perturbation have two roles: {'; '.join(texts[:MOST_SHOWN])}{more}",
+            "",
+            "give all spellings of a perturbation one role in a line, or one label before packing; if they "
+            "are different perturbations, set `labels` of the data set",
+        )
+    return several
+
+
+def _names(table: pd.DataFrame, reading: Reading) -> dict[str, str]:
+    """Return the canonical name of every perturbation of a table."""
+    return {label: reading.canonical(label) for label in table["perturbation"].unique()}
 
 
 def split_units(
@@ -179,7 +210,9 @@ def small(table: pd.DataFrame, cells: pd.Series, fewest: int, log: Findings) -> 
         )
 
 
-def unseen(table: pd.DataFrame, perturbed: pd.DataFrame, one_hot: bool, log: Findings) -> None:
+def unseen(
+    table: pd.DataFrame, perturbed: pd.DataFrame, reading: Reading, one_hot: bool, log: Findings
+) -> None:
     """Perturbations and lines that are tested but not trained on."""
     train = table[table["role"] == "train"]
     test = table[table["role"] == "test"]
@@ -201,7 +234,12 @@ def unseen(table: pd.DataFrame, perturbed: pd.DataFrame, one_hot: bool, log: Fin
         )
     drug_of = dict(zip(perturbed["perturbation"], perturbed["drug"], strict=True))
     trained = {drug_of.get(label) for label in train["perturbation"]}
-    dose_only = [label for label in new if drug_of.get(label) in trained]
+    again = set(_names(train, reading).values())
+    dose_only = [
+        label
+        for label in new
+        if drug_of.get(label) in trained and reading.canonical(label) not in again
+    ]
     if dose_only:
         what = f"{len(dose_only)} of them are new doses of drugs that train: {shown(dose_only)}"
         log.found("unseen-doses", what)
@@ -215,7 +253,7 @@ def unseen(table: pd.DataFrame, perturbed: pd.DataFrame, one_hot: bool, log: Fin
         )
 
 
-def plates(table: pd.DataFrame, conditions: pd.DataFrame, log: Findings) -> None:
+def plates(table: pd.DataFrame, conditions: pd.DataFrame, reading: Reading, log: Findings) -> None:
     """Wells that test and training share; doses and drugs that plates cannot be told from."""
     if conditions["batch"].nunique() < 2:
         return
@@ -223,7 +261,8 @@ def plates(table: pd.DataFrame, conditions: pd.DataFrame, log: Findings) -> None
     where = conditions.loc[~is_control, [*KEYS, "batch", "drug", "dose"]].merge(
         table[[*KEYS, "role"]], on=KEYS
     )
-    well = ["perturbation", "batch"]
+    where = where.assign(name=where["perturbation"].map(_names(where, reading)))
+    well = ["name", "batch"]
     trained = where.loc[where["role"] == "train", well].drop_duplicates()
     test = where[where["role"] == "test"]
     shared = test.merge(trained, on=well)[KEYS].drop_duplicates()

@@ -52,8 +52,9 @@ CHECKS: dict[str, Check] = {
     "unknown-line": Check("error", "a misspelt line trains instead of being held out", True),
     "unknown-perturbation": Check("error", "a misspelt label trains instead of testing", True),
     "control-listed": Check("error", "controls serve all roles, so the entry is lost", True),
-    "two-spellings": Check("warning", "one condition under two labels can be on two sides"),
-    "names-stripped": Check("note", "names in a table match without the blanks around them"),
+    "two-spellings": Check("warning", "one condition under two labels counts twice"),
+    "names-stripped": Check("note", "names in a table match in any spelling"),
+    "few-drugs": Check("warning", "ids that are read as doses become one drug"),
     "control-spelling": Check("warning", "a control under another label is taken for a drug"),
     # leaks
     "val-test-overlap": Check("error", "the checkpoint would be chosen on test cells", True),

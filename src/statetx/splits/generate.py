@@ -56,7 +56,7 @@ def generate(
         The settings do not fit the conditions.
     """
     known = known or Known()
-    grid = Grid.of(conditions).by_compound(known.structures)
+    grid = Grid.of(conditions, known.reading).by_compound(known.structures)
     kind = settings.generator  # type: ignore[attr-defined]
     if isinstance(settings, config.Folds):
         roles = _folds(grid, settings, fold, known, "line" if kind == "line_folds" else "drug")
@@ -188,7 +188,8 @@ def dose(grid: Grid, settings: config.DoseSplit, known: Known) -> pd.DataFrame:
         raise SplitError(
             f"no drug has {'three doses' if between else 'two doses'}",
             where="generator",
-            fix="labels must end in _DOSE, such as Drug_0.5; or use another generator",
+            fix="labels must end in _DOSE, such as Drug_0.5, and be read so (`labels: drug_dose` of the data "
+            "set); or use another generator",
         )
     lines = set(grid.names("line"))
     if settings.line_fraction < 1:
@@ -222,9 +223,9 @@ def plate_out(grid: Grid, settings: config.PlateOut, known: Known) -> pd.DataFra
         n_test = count(settings.plate_fraction, len(plates), "plates", "plate_fraction")
     n_val = count_val(settings.val_plate_fraction, len(plates))
     test, val, _ = parts(order, n_test, n_val, "plates", "plate_fraction, val_plate_fraction")
-    index = pd.MultiIndex.from_frame(grid.table[["line", "perturbation"]])
+    index = _named(grid, grid.table)
     on = [
-        index.isin(pd.MultiIndex.from_frame(part[["line", "perturbation"]]))
+        index.isin(_named(grid, part))
         for part in (batches[batches["batch"].isin(names)] for names in (test, val))
     ]
     if on[0].all():
@@ -238,6 +239,12 @@ def plate_out(grid: Grid, settings: config.PlateOut, known: Known) -> pd.DataFra
         (on[0], "test", "has cells on a plate that is held out"),
         (on[1], "val", "has cells on a plate that validates"),
     )
+
+
+def _named(grid: Grid, table: pd.DataFrame) -> pd.MultiIndex:
+    """Return line and canonical name of the conditions of a table."""
+    names = {label: grid.reading.canonical(label) for label in table["perturbation"].unique()}
+    return pd.MultiIndex.from_arrays([table["line"], table["perturbation"].map(names)])
 
 
 def group_out(grid: Grid, settings: config.GroupOut, known: Known) -> pd.DataFrame:

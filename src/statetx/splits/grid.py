@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from statetx import labels
 from statetx.errors import SplitError, did_you_mean
+from statetx.labels import PLAIN, WITH_DOSES, Reading, Spellings
+from statetx.spelling import in_um
 
 LEFT_OUT = "none"
 """Role, inside this package, of a condition that neither trains nor validates nor tests."""
@@ -28,12 +30,15 @@ class Known:
         First block of the InChIKey of each drug (or its SMILES, where RDKit is missing).
     effect
         Gives the strata of drugs by strength of their effect in the given lines.
+    reading
+        How labels are read.
     """
 
     groups: Mapping[str, str] = field(default_factory=dict)
     strata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     structures: Mapping[str, str] = field(default_factory=dict)
     effect: Callable[[Collection[str]], dict[str, str]] | None = None
+    reading: Reading = WITH_DOSES
 
 
 @dataclass(frozen=True)
@@ -44,19 +49,22 @@ class Grid:
     ----------
     table
         One row per condition, sorted: ``line, perturbation, drug, dose, n_cells``; the dose in uM, if
-        its unit is a concentration.
+        its unit is a concentration. All spellings of a drug have one name.
     batches
         ``line, perturbation, batch``, without repeats.
     compounds
         Name under which a drug stands in `table`, where it is another than its own.
+    reading
+        How labels are read.
     """
 
     table: pd.DataFrame
     batches: pd.DataFrame
     compounds: Mapping[str, str] = field(default_factory=dict)
+    reading: Reading = WITH_DOSES
 
     @classmethod
-    def of(cls, conditions: pd.DataFrame) -> Grid:
+    def of(cls, conditions: pd.DataFrame, reading: Reading = WITH_DOSES) -> Grid:
         """Take the perturbed conditions out of ``Store.conditions``, batches merged.
 
         Raises
@@ -70,12 +78,17 @@ class Grid:
                 "there are no perturbed cells, only controls", fix="check control_pert"
             )
         keys = ["line", "perturbation"]
-        factor = perturbed["unit"].map(labels.UM).fillna(1.0).astype(float)
-        perturbed = perturbed.assign(dose=perturbed["dose"].astype(float) * factor)
+        doses = zip(perturbed["dose"].astype(float), perturbed["unit"], strict=True)
+        perturbed = perturbed.assign(dose=[in_um(dose, unit)[0] for dose, unit in doses])
+        spelt = Spellings(Reading(PLAIN, reading.controls).canonical, perturbed["drug"].unique())
+        found = {drug: spelt.find(drug) or drug for drug in perturbed["drug"].unique()}
+        perturbed["drug"] = perturbed["drug"].map(found)
         table = perturbed.groupby(keys, sort=True, as_index=False).agg(
             {"drug": "first", "dose": "first", "n_cells": "sum"}
         )
-        return cls(table, perturbed[[*keys, "batch"]].drop_duplicates(ignore_index=True))
+        batches = perturbed[[*keys, "batch"]].drop_duplicates(ignore_index=True)
+        other = {drug: name for drug, name in found.items() if drug != name}
+        return cls(table, batches, other, reading)
 
     def by_compound(self, structures: Mapping[str, str]) -> Grid:
         """Return the same with one drug for all names of a compound: they are held out together.
@@ -90,14 +103,19 @@ class Grid:
         for drug in self.names("drug"):
             if drug in structures and first.setdefault(structures[drug], drug) != drug:
                 other[drug] = first[structures[drug]]
-        return Grid(self.table.replace({"drug": other}), self.batches, other)
+        all_ = {name: other.get(stands, stands) for name, stands in self.compounds.items()} | other
+        return Grid(self.table.replace({"drug": other}), self.batches, all_, self.reading)
+
+    def spellings(self, drugs: Iterable[str]) -> Spellings:
+        """Return names without doses, to be found by whatever spelling."""
+        return Spellings(Reading(PLAIN, self.reading.controls).canonical, drugs)
 
     def names(self, column: str) -> list[str]:
         """Return the sorted values of a column."""
         return sorted(self.table[column].unique())
 
     def check(self, given: list[str], column: str, key: str) -> list[str]:
-        """Return given names as they stand in `table`; each must exist.
+        """Return given names as they stand in `table`; each must exist, drugs in whatever spelling.
 
         Raises
         ------
@@ -105,7 +123,10 @@ class Grid:
             A name is not in the data, or stands there twice.
         """
         known = self.names(column) if column != "batch" else sorted(self.batches["batch"].unique())
-        known += list(self.compounds) if column == "drug" else []
+        if column == "drug":
+            known += list(self.compounds)
+            spelt = self.spellings(known)
+            given = [name if name in known else spelt.find(name) or name for name in given]
         for name in given:
             if name not in known:
                 raise SplitError(

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from statetx import labels
 from statetx.config import splits as config
 from statetx.data.header import column, opened
+from statetx.data.label_kind import read_as
 from statetx.data.obs_columns import labels_or_none
 from statetx.documents import Wanted
 from statetx.errors import ConfigError, SplitError, did_you_mean
+from statetx.labels import AUTO, WITH_DOSES
 from statetx.splits.findings import Findings, shown
 from statetx.splits.grid import Grid, Known
 from statetx.splits.structures import scaffold, structure_key
@@ -27,6 +28,7 @@ def facts_of(
     pert_col: str = "",
     cell_type_key: str = "",
     controls: Sequence[str] = (),
+    setting: str = AUTO,
 ) -> dict[str, Any]:
     """Return what a split's settings ask to know, as JSON values for `known_from`.
 
@@ -36,6 +38,8 @@ def facts_of(
         Of a split; paths of its tables are taken as they stand there.
     files, pert_col, cell_type_key, controls
         Source files of the data set, their columns and control labels, for strata by an obs column.
+    setting
+        How its labels are read, as its `labels`.
 
     Raises
     ------
@@ -56,7 +60,7 @@ def facts_of(
         elif getattr(settings, "generator", None) == "scaffold_out" and drugs.smiles is not None:
             smiles = _column(table, drugs.smiles, drugs.path)
             out["groups"] = {name: scaffold(text, name) for name, text in smiles.items()}
-    strata = _strata(settings, table, files, pert_col, cell_type_key, controls)
+    strata = _strata(settings, table, files, pert_col, cell_type_key, controls, setting)
     return {**out, "strata": strata} if strata else out
 
 
@@ -67,6 +71,7 @@ def _strata(
     pert_col: str,
     cell_type_key: str,
     controls: Sequence[str],
+    setting: str,
 ) -> dict[str, dict[str, str]]:
     if not isinstance(settings, config.Generated):
         return {}
@@ -76,7 +81,7 @@ def _strata(
         if drugs is not None and by_drug in drugs.columns:
             out["drugs"] = _column(drugs, by_drug, "drug_table")
         else:
-            out["drugs"] = obs_column(files, pert_col, by_drug, controls)
+            out["drugs"] = obs_column(files, pert_col, by_drug, controls, setting)
     if by_line is not None:
         where = settings.line_table
         if where is not None:
@@ -90,7 +95,7 @@ def _strata(
 def known_from(facts: dict[str, Any], grid: Grid, log: Findings) -> Known:
     """Return what `facts_of` found, by the names in the data.
 
-    A name that is not in a table is looked up without the blanks around it: labels often have some.
+    A name that is not in a table is looked up in other spellings: labels often have blanks around them.
 
     Parameters
     ----------
@@ -106,37 +111,43 @@ def known_from(facts: dict[str, Any], grid: Grid, log: Findings) -> Known:
     SplitError
         The drug table lacks drugs of the data, or a stratum is not known for a drug or line.
     """
-    names = {"drugs": grid.names("drug"), "lines": grid.names("line")}
+    names = {"drugs": sorted({*grid.names("drug"), *grid.compounds}), "lines": grid.names("line")}
     if "listed" in facts:
         listed = dict.fromkeys(facts["listed"], "")
-        _by_name(listed, names["drugs"], log, "drug_table", "drugs")
+        _by_name(listed, names["drugs"], grid, log, "drug_table", "drugs")
     strata = {
-        unit: _by_name(found, names[unit], log, f"stratify.{unit}", unit)
+        unit: _by_name(found, names[unit], grid, log, f"stratify.{unit}", unit)
         for unit, found in facts.get("strata", {}).items()
     }
     groups, structures = (
-        _by_name(facts.get(key, {}), names["drugs"], None) for key in ("groups", "structures")
+        _by_name(facts.get(key, {}), names["drugs"], grid, None) for key in ("groups", "structures")
     )
     return Known(groups, strata, structures)
 
 
 def _by_name(
-    table: dict[str, str], names: list[str], log: Findings | None, key: str = "", what: str = ""
+    table: dict[str, str],
+    names: list[str],
+    grid: Grid,
+    log: Findings | None,
+    key: str = "",
+    what: str = "",
 ) -> dict[str, str]:
     """Return the entries of a table by the names in the data; with a log, all must be there."""
-    bare = {name.strip(): value for name, value in table.items()}
+    spelt = grid.spellings(table)
     found = {name: table[name] for name in names if name in table}
-    stripped = {
-        name: bare[name.strip()] for name in names if name not in found and name.strip() in bare
-    }
+    other = {name: spelt.find(name) for name in names if name not in found}
+    stripped = {name: table[same] for name, same in other.items() if same is not None}
     missing = [name for name in names if name not in found and name not in stripped]
     if log is not None and stripped:
-        log.found("names-stripped", f"{shown(stripped)} stand there without blanks", key)
+        log.found("names-stripped", f"{shown(stripped)} stand there in another spelling", key)
     if log is not None and missing:
+        dosed = WITH_DOSES.parse(missing[0]).drug != missing[0]
+        doses = " If labels end in doses, set `labels: drug_dose` of the data set" if dosed else ""
         raise SplitError(
             f"{len(missing)} of {len(names)} {what} of the data are not there: {shown(missing)}",
             where=key,
-            fix=f"add them, as they stand in the data; {did_you_mean(missing[0], list(table))}",
+            fix=f"add them, as they stand in the data; {did_you_mean(missing[0], list(table))}{doses}",
         )
     return found | stripped
 
@@ -195,7 +206,11 @@ def _agreed(table: pd.DataFrame, name: str, path: str) -> dict[str, str]:
 
 
 def obs_column(
-    files: Sequence[str | Path], key: str, name: str, controls: Sequence[str] | None
+    files: Sequence[str | Path],
+    key: str,
+    name: str,
+    controls: Sequence[str] | None,
+    setting: str = AUTO,
 ) -> dict[str, str]:
     """Return the value of an obs column for each drug or line.
 
@@ -207,6 +222,8 @@ def obs_column(
         Column of the perturbations or lines, and the one whose values are wanted.
     controls
         Control labels: drugs are meant, and what their cells say does not count; None: lines are.
+    setting
+        How labels are read, as `labels` of the data set.
 
     Raises
     ------
@@ -222,6 +239,9 @@ def obs_column(
             fix="name a drug_table or line_table with this column",
         )
     found: dict[str, str] = {}
+    reading = None
+    if controls is not None:
+        reading = read_as(setting, _labels_of(files, key), controls)
     for path in map(Path, files):
         with opened(path) as file:
             units = column(file, path, key)
@@ -232,7 +252,7 @@ def obs_column(
             label = units.names[unit]
             if controls is not None and label in controls:
                 continue
-            label = label if controls is None else labels.parse(label).drug
+            label = label if reading is None else reading.parse(label).drug
             says = str(values[value - 1]) if value else ""
             if not says.strip() or found.setdefault(label, says) != says:
                 other = f"{found[label]!r} and {says!r}" if says.strip() else "some have no value"
@@ -242,3 +262,12 @@ def obs_column(
                     fix="choose a column that is the same in all cells of a drug or line",
                 )
     return found
+
+
+def _labels_of(files: Sequence[str | Path], key: str) -> set[str]:
+    """Return all labels of an obs column."""
+    names: set[str] = set()
+    for path in map(Path, files):
+        with opened(path) as file:
+            names.update(column(file, path, key).names)
+    return names

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from statetx.data.label_count import IF_IDS, Count, counted
 from statetx.data.plan import ROLES
+from statetx.labels import DRUG_DOSE, Reading
 from statetx.splits import checks
 from statetx.splits.findings import Findings
 from statetx.splits.grid import LEFT_OUT
@@ -44,6 +46,10 @@ class Facts:
         Matrix whose genes, or embedding, were chosen outside this split; None: none.
     fewest_cells
         Test conditions of fewer cells are named.
+    kind
+        How labels are read, see `statetx.labels.Reading`.
+    setting
+        What was asked for, where that is known: ``labels`` of the data set.
     """
 
     controls: tuple[str, ...] = ()
@@ -52,6 +58,8 @@ class Facts:
     structures: Mapping[str, str] | None = None
     chosen_outside: str | None = None
     fewest_cells: int = FEWEST_CELLS
+    kind: str = DRUG_DOSE
+    setting: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +76,17 @@ class Report:
         ``controls`` (cells).
     roles
         One row per role: ``role``, numbers of ``lines, drugs, conditions, cells``.
+    labels
+        How many drugs and doses the labels are.
+    reading
+        How they are read.
     """
 
     findings: Findings
     lines: pd.DataFrame
     roles: pd.DataFrame
+    labels: Count
+    reading: Reading
 
     @property
     def failed(self) -> bool:
@@ -87,6 +101,11 @@ class Report:
             "errors": severities.count("error"),
             "warnings": severities.count("warning"),
             "notes": severities.count("note"),
+            "labels": {
+                "read_as": self.reading.kind,
+                "drugs": self.labels.drugs,
+                "doses": self.labels.doses,
+            },
             "findings": self.findings.as_dicts(),
             "roles": self.roles.to_dict("records"),
             "lines": self.lines.to_dict("records"),
@@ -94,7 +113,7 @@ class Report:
 
     def text(self) -> str:
         """Return a table of roles, one of the lines, and the findings, for the screen and for logs."""
-        parts = [_aligned(self.roles), "", _aligned(self.lines), ""]
+        parts = [_aligned(self.roles), "", _aligned(self.lines), "", self.labels.text, ""]
         for item in self.findings.as_dicts():
             place = f" [{item['where']}]" if item["where"] else ""
             parts.append(f"{item['severity']} ({item['code']}): {item['what']}{place}")
@@ -146,14 +165,19 @@ def lint(
     cells = perturbed.groupby(["line", "perturbation"])["n_cells"].sum()
     controls = conditions[is_control].groupby("line")["n_cells"].sum()
 
+    reading = Reading(facts.kind, facts.controls)
+    labels = counted(reading, perturbed["perturbation"].unique(), facts.setting)
+    if labels.collapse:
+        log.found("few-drugs", labels.collapse, "", IF_IDS)
     checks.unknown_names(used, perturbed, log)
-    checks.spellings(conditions, [*facts.controls] or ["?"], log)
+    checks.spellings(conditions, reading, log)
     checks.roles(used, log)
-    checks.split_units(used, perturbed, facts.structures or {}, log)
+    named = checks.split_spellings(used, reading, log)
+    checks.split_units(used[~named], perturbed, facts.structures or {}, log)
     checks.left_out(used, perturbed, controls, log)
     checks.small(used, cells, facts.fewest_cells, log)
-    checks.unseen(used, perturbed, facts.one_hot, log)
-    checks.plates(used, conditions, log)
+    checks.unseen(used, perturbed, reading, facts.one_hot, log)
+    checks.plates(used, conditions, reading, log)
     checks.control_cells(used, controls, facts.controls_policy, log)
     if facts.chosen_outside is not None:
         log.found(
@@ -164,7 +188,8 @@ def lint(
             "set expression_key to null and `genes: {n_hvg: …}` of the models to choose genes here",
         )
     lines = sorted(conditions["line"].unique())
-    return Report(log, _lines(used, cells, controls, lines), _roles(used, perturbed, cells))
+    found = _lines(used, cells, controls, lines)
+    return Report(log, found, _roles(used, perturbed, cells), labels, reading)
 
 
 def _lines(

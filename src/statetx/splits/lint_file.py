@@ -83,7 +83,13 @@ def lint_file(
             allow=list(allow),
             controls="partition" if partition else "shared",
         )
-        known = Facts(source.controls, one_hot=one_hot, chosen_outside=source.chosen_outside)
+        known = Facts(
+            source.controls,
+            one_hot=one_hot,
+            kind=source.reading.kind,
+            setting=source.setting,
+            chosen_outside=source.chosen_outside,
+        )
         known = replace(known, fewest_cells=min_cells or known.fewest_cells)
         table, report = checked(source.conditions, settings, None, content, facts, known)
         yield name, table, report
@@ -107,7 +113,7 @@ def _only(used: list[str], data: Path, path: Path) -> str:
 
 def _source(path: Path, data: Path | None, columns: Columns, place: str) -> Source:
     if data is not None:
-        return from_data(data, list(columns.control_pert))
+        return from_data(data, list(columns.control_pert), columns.labels)
     if not place:
         raise SplitError("the data set has no path", where=f"{path}: [datasets]", fix="give --data")
     return from_h5ads(place, path, columns)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from statetx.config import splits as config
 from statetx.errors import SplitError
+from statetx.labels import DRUG_DOSE, Reading
 from statetx.splits.findings import Findings, shown
 from statetx.splits.generate import generate
 from statetx.splits.grid import Grid, Known
@@ -32,6 +33,7 @@ def plan_table(
     facts: dict[str, Any],
     log: Findings,
     effect: Effect | None = None,
+    kind: str = DRUG_DOSE,
 ) -> tuple[pd.DataFrame, Known]:
     """Give every condition its role.
 
@@ -53,6 +55,8 @@ def plan_table(
         Gets every mistake in the TOML; with errors in it the table must not be used.
     effect
         Measures effects in given lines; None: there are no cells.
+    kind
+        How labels are read, see `statetx.labels.Reading`.
 
     Returns
     -------
@@ -66,10 +70,11 @@ def plan_table(
     SplitError
         The settings do not fit the conditions, or the content of the TOML is missing.
     """
-    known = known_from(facts, Grid.of(conditions), log)
+    reading = Reading(kind, tuple(controls))
+    known = known_from(facts, Grid.of(conditions, reading), log)
     if isinstance(settings, config.Generated):
         _tell_small_strata(known, log)
-        made = generate(conditions, settings, fold, replace(known, effect=effect))
+        made = generate(conditions, settings, fold, replace(known, effect=effect, reading=reading))
         return made, known
     assert isinstance(settings, config.TomlSplit)
     if toml is None:

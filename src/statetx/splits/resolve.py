@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from statetx import labels as spelling
 from statetx.data.plan import COLUMNS
 from statetx.errors import did_you_mean
+from statetx.labels import WITH_DOSES, Reading
 from statetx.splits.findings import Findings, shown
 from statetx.splits.grid import LEFT_OUT
 from statetx.splits.toml import SplitFile
@@ -128,7 +128,7 @@ def _listed(
                     "unknown-perturbation",
                     f"line {line!r} has no perturbation {label!r}{note}",
                     f"{here} {role}",
-                    nearest(label, labels),
+                    nearest(label, labels, Reading(controls=tuple(controls))),
                 )
             else:
                 both += [label] if label in roles else []
@@ -144,10 +144,10 @@ def _listed(
     return roles
 
 
-def nearest(label: str, labels: list[str]) -> str:
+def nearest(label: str, labels: list[str], reading: Reading = WITH_DOSES) -> str:
     """Return a hint at the label that was meant: the same drug and dose, else the nearest name."""
-    wanted = spelling.parse(label).canonical
+    wanted = reading.canonical(label)
     for other in labels:
-        if spelling.parse(other).canonical == wanted:
+        if reading.canonical(other) == wanted:
             return f"did you mean {other!r}? It is the same drug and dose"
     return did_you_mean(label, labels)

@@ -6,18 +6,20 @@ import glob
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from statetx import labels
 from statetx.data.design import Columns, looks_like_control, tally
 from statetx.data.header import Column, Header, column, opened
+from statetx.data.label_kind import read_as, with_drugs
+from statetx.data.layout import file_name
 from statetx.data.store import open_store
 from statetx.documents import Wanted
 from statetx.errors import SplitError, did_you_mean
+from statetx.labels import AUTO, Reading
 from statetx.tables import check_columns, count, read_table
 
 NEEDED = ("line", "perturbation", "n_cells")
@@ -34,16 +36,20 @@ class Source:
         Like ``Store.conditions``, without rows of cells.
     controls
         The control label and its aliases.
+    reading, setting
+        How labels are read, and what was asked for; None: the store knows.
     chosen_outside
         Matrix made outside of any split, in which the data are modelled; None: none.
     """
 
     conditions: pd.DataFrame
     controls: tuple[str, ...]
+    reading: Reading
+    setting: str | None = None
     chosen_outside: str | None = None
 
 
-def from_data(path: Path, controls: list[str]) -> Source:
+def from_data(path: Path, controls: list[str], setting: str = AUTO) -> Source:
     """Read conditions from a packed store, or from a table (parquet or CSV).
 
     Parameters
@@ -53,6 +59,8 @@ def from_data(path: Path, controls: list[str]) -> Source:
         plates are to be checked, ``batch``.
     controls
         Control labels; a store knows its own.
+    setting
+        How labels are read, as in a data set's `labels`; a store knows it.
 
     Raises
     ------
@@ -61,15 +69,16 @@ def from_data(path: Path, controls: list[str]) -> Source:
     """
     if path.is_dir():
         store = open_store(path)
-        known = (store.control, *store.manifest.get("control_aliases", []))
-        return Source(store.conditions, known, store.manifest.get("expression_key"))
+        reading = store.reading
+        chosen = store.manifest.get("expression_key")
+        return Source(store.conditions, reading.controls, reading, chosen_outside=chosen)
     table = read_table(path, WANTED)
     check_columns(table, NEEDED, path, WANTED)
-    return Source(conditions_from(table, controls, path), tuple(controls))
+    return source_from(table, controls, path, setting)
 
 
-def conditions_from(table: pd.DataFrame, controls: list[str], where: object) -> pd.DataFrame:
-    """Return a table like ``Store.conditions`` from ``line, perturbation, n_cells[, batch]``.
+def source_from(table: pd.DataFrame, controls: list[str], where: object, setting: str) -> Source:
+    """Return conditions like ``Store.conditions`` from ``line, perturbation, n_cells[, batch]``.
 
     Raises
     ------
@@ -85,28 +94,27 @@ def conditions_from(table: pd.DataFrame, controls: list[str], where: object) -> 
             fix="n_cells is the number of cells of the condition: a whole number",
         )
     names = table["perturbation"].astype(str)
-    parsed = {name: labels.parse(name) for name in names.unique()}
     is_control = names.isin(controls)
     if not is_control.any():
-        like = [name for name in sorted(parsed) if looks_like_control(name)] or sorted(parsed)
+        every = sorted(names.unique())
+        like = [name for name in every if looks_like_control(name)] or every
         hint = did_you_mean(controls[0] if controls else "", like)
         raise SplitError(
             f"no cells have the control label {controls[0]!r}" if controls else "no control label",
             where=where,
             fix=f"--control-pert: {hint}",
         )
-    return pd.DataFrame(
+    conditions = pd.DataFrame(
         {
             "line": table["line"].astype(str),
             "perturbation": names.where(~is_control, controls[0]),
-            "drug": names.map(lambda name: parsed[name].drug),
-            "dose": names.map(lambda name: parsed[name].dose).astype(float),
-            "unit": names.map(lambda name: parsed[name].unit),
             "batch": table["batch"].astype(str) if "batch" in table.columns else "",
             "is_control": is_control,
             "n_cells": np.array(cells, dtype=np.int64),
         }
     )
+    reading = read_as(setting, names, controls)
+    return Source(with_drugs(conditions, reading), tuple(controls), reading, setting)
 
 
 def from_h5ads(path: str, toml: Path, columns: Columns) -> Source:
@@ -124,20 +132,14 @@ def from_h5ads(path: str, toml: Path, columns: Columns) -> Source:
     Raises
     ------
     SplitError
-        The path matches no file.
+        The path, or a member of its braces, matches no file.
     DataError
         A file is no h5ad, or lacks a column.
     """
-    files = matches(path, toml.parent)
-    if not files:
-        raise SplitError(
-            f"{path!r} matches no file",
-            where=f"{toml}: [datasets]",
-            fix="correct the path, or give the data with --data",
-        )
-    store = next((file.parent for file in files if (file.parent / "manifest.json").is_file()), None)
-    if store is not None:
-        return from_data(store, list(columns.control_pert))
+    files = matches(path, toml.parent, f"{toml}: [datasets]")
+    stores = {file.parent for file in files if (file.parent / "manifest.json").is_file()}
+    if stores:
+        return _from_store(stores, files, f"{toml}: [datasets]")
     tallies = []
     for file in files:
         with opened(file) as handle:
@@ -149,28 +151,92 @@ def from_h5ads(path: str, toml: Path, columns: Columns) -> Source:
         head = Header(file, len(line.codes), [], perturbation, line, batch)
         tallies.append(tally(head).rename(columns={"cells": "n_cells"}))
     counted = pd.concat(tallies).groupby(["line", "perturbation", "batch"], as_index=False).sum()
-    controls = list(columns.control_pert)
-    return Source(conditions_from(counted, controls, files[0]), tuple(controls))
+    return source_from(counted, list(columns.control_pert), files[0], columns.labels)
 
 
-def matches(path: str, beside: Path) -> list[Path]:
+def _from_store(stores: set[Path], files: list[Path], where: str) -> Source:
+    """Return the conditions of those lines of a packed store whose files are named."""
+    home = min(stores)
+    alien = [file for file in files if file.parent != home]
+    if alien:
+        raise SplitError(
+            f"the path names the packed store {str(home)!r} and other files, such as {str(alien[0])!r}",
+            where=where,
+            fix="name one store, or source files only",
+        )
+    source, named = from_data(home, []), {file.name for file in files}
+    lines = {line: f"{file_name(line)}.h5ad" for line in source.conditions["line"].unique()}
+    chosen = [line for line, file in lines.items() if file in named]
+    lost = sorted(file for file in lines.values() if not (home / file).is_file())
+    if lost:
+        raise SplitError(
+            f"the packed store lacks the file {lost[0]!r} of one of its lines",
+            where=home,
+            fix="pack the data set again",
+        )
+    return replace(source, conditions=source.conditions[source.conditions["line"].isin(chosen)])
+
+
+def matches(path: str, beside: Path, where: object = "[datasets]") -> list[Path]:
     """Return the h5ad files of a path as cell-load reads it, sorted, each once.
 
     A file; a directory (its ``*.h5`` and ``*.h5ad``, not below); or a pattern: braces with commas are
     expanded first, then each part is globbed, a directory standing for the files in it. ``~`` and
     environment variables are expanded too. Relative to the working directory, else to `beside`.
+
+    Parameters
+    ----------
+    path
+        As it stands in a TOML.
+    beside
+        The directory of the TOML.
+    where
+        Names the place of the path, for messages.
+
+    Raises
+    ------
+    SplitError
+        The path, or a member of its braces, matches no file: cell-load would skip it.
     """
+    members = list(braces(os.path.expandvars(path)))
     for base in (Path(), beside):
-        found: set[Path] = set()
-        for part in braces(os.path.expandvars(path)):
-            start = str(base / os.path.expanduser(part))  # noqa: PTH111 (an unknown user is no error)
-            entire = [start] if Path(start).exists() else glob.glob(start)  # noqa: PTH207
-            for one in map(Path, entire):
-                inside = [*one.glob("*.h5"), *one.glob("*.h5ad")] if one.is_dir() else [one]
-                found.update(inside)
-        if found:
-            return sorted(found)
-    return []
+        found = {member: _files(base, member) for member in members}
+        missing = [member for member, files in found.items() if not files]
+        if len(missing) < len(members):
+            break
+    if missing:
+        part = f"{missing[0]!r}, a part of {path!r},"
+        named = repr(path) if len(missing) == len(members) else part
+        raise SplitError(
+            f"{named} matches no file",
+            where=where,
+            fix=f"{_hint(base, missing[0])}correct the path, or give the data with --data",
+        )
+    every = sorted(set().union(*found.values()))
+    once = {file.resolve(): file for file in reversed(every)}  # links and `..` lead to one file
+    return sorted(once.values())
+
+
+def _files(base: Path, member: str) -> set[Path]:
+    start = str(base / os.path.expanduser(member))  # noqa: PTH111 (an unknown user is no error)
+    entire = [start] if Path(start).exists() else glob.glob(start)  # noqa: PTH207
+    found: set[Path] = set()
+    for one in map(Path, entire):
+        found.update([*one.glob("*.h5"), *one.glob("*.h5ad")] if one.is_dir() else [one])
+    return found
+
+
+def _hint(base: Path, member: str) -> str:
+    """Return the name of a file that may be meant, as a question; "" where none is alike."""
+    place = base / os.path.expanduser(member)  # noqa: PTH111
+    if place.is_dir():
+        return "the directory holds no .h5ad and no .h5 file: "
+    try:
+        there = sorted(file.name for file in place.parent.iterdir())
+    except OSError:
+        return ""
+    near = did_you_mean(place.name, there) if there else ""
+    return f"{near} Else " if near.startswith("did you mean") else ""
 
 
 def braces(pattern: str) -> Iterator[str]:

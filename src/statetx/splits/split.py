@@ -66,10 +66,10 @@ def split(
         The settings do not fit the data, the TOML has mistakes, or the split leaks.
     """
     store = open_store(store_dir)
-    controls = [store.control, *store.manifest.get("control_aliases", [])]
     facts = Facts(
-        controls=tuple(controls),
+        store.reading.controls,
         one_hot=one_hot,
+        kind=store.reading.kind,
         chosen_outside=store.manifest.get("expression_key"),
     )
 
@@ -133,7 +133,9 @@ def checked(
                 )
         log = Findings(settings.compat, frozenset(settings.allow), purpose)
     names = list(facts.controls)
-    table, found = plan_table(conditions, names, settings, fold, toml, known, log, effect)
+    table, found = plan_table(
+        conditions, names, settings, fold, toml, known, log, effect, facts.kind
+    )
     facts = replace(
         facts,
         controls_policy=settings.controls,

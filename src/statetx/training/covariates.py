@@ -127,7 +127,7 @@ def _control_rows(task: Task, table: Features, path: str) -> list[str]:
     """Return the labels of the table that mean the control, the canonical one first."""
     names = [task.store.control, *task.store.manifest.get("control_aliases", [])]
     found = [name for name in names if name in table.labels]
-    found += spelling.control_spellings(table.labels, names)
+    found += spelling.control_spellings(table.labels, names, task.store.reading.kind)
     rows = table.values[[table.labels.index(name) for name in found]]
     if len(found) > 1 and (rows != rows[0]).any():
         raise DataError(

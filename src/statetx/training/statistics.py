@@ -58,7 +58,7 @@ def statistics(task: Task) -> Statistics:
     for row, (name, label) in zip(deltas, conditions, strict=True):
         line = store.line(name)
         row[:] = pseudobulk(line, line.rows(label)) - controls[name]
-    return Statistics(lines, means, conditions, deltas)
+    return Statistics(lines, means, conditions, deltas, store.reading)
 
 
 def pseudobulk(cells: LineStore, rows: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ FLOORS = {
     "errors": 1,
     "provenance": 2,
     "labels": 3,
+    "expression": 3,
     "moving": 3,
     "config": 3,
     "data": 4,

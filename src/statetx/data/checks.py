@@ -10,6 +10,7 @@ from statetx.config import Dataset
 from statetx.data.header import Header, genes, opened
 from statetx.data.matrix import Matrix, check_scale
 from statetx.errors import DataError, did_you_mean
+from statetx.expression import refuse_impossible
 
 
 def check_scales(path: Path, settings: Dataset) -> None:
@@ -28,7 +29,9 @@ def check_scales(path: Path, settings: Dataset) -> None:
         for name, scale in chosen:
             matrix = Matrix(file, name, path)
             known = names if name == "X" else [f"#{i}" for i in range(matrix.shape[1])]
-            check_scale(matrix, scale, known)
+            largest = check_scale(matrix, scale, known).largest
+            if scale == "log1p":
+                refuse_impossible(largest, settings.target_sum, name, path)
 
 
 def check_together(headers: Sequence[Header], settings: Dataset) -> None:

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from statetx.errors import DataError
+from statetx.expression import ROUNDING, largest_log1p
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -22,8 +23,8 @@ CHUNK_BYTES = 64 << 20
 CHUNK_NONZEROS = 4 << 20
 """Stored values behind one chunk of rows of a sparse matrix: 48 MB with their places."""
 SAMPLE_ROWS = 1024
-LARGEST_LOG1P = 20.0
-"""ln(1 + x) of any normalised count is below this: e^20 is 4.9e8 counts per cell."""
+LARGEST_LOG1P = largest_log1p(None) + ROUNDING
+"""Decimals above it are not log1p values, whatever their target sum."""
 
 
 class Matrix:
@@ -283,8 +284,8 @@ def check_values(
     )
 
 
-def check_scale(matrix: Matrix, scale: str, columns: list[str]) -> None:
-    """Refuse a matrix whose values contradict the declared scale, from a sample of rows.
+def check_scale(matrix: Matrix, scale: str, columns: list[str]) -> Evidence:
+    """Refuse a matrix whose sampled values contradict the declared scale; return what they show.
 
     Counts are whole numbers, or decimals beyond what a logarithm can reach (corrected counts);
     log1p values are decimals below `LARGEST_LOG1P`.
@@ -308,6 +309,7 @@ def check_scale(matrix: Matrix, scale: str, columns: list[str]) -> None:
     seen = evidence(matrix)
     if seen.n:
         refuse_other_scale(seen.integral, seen.largest, scale, matrix.name, matrix.path)
+    return seen
 
 
 def looks_like(integral: bool, largest: float) -> str:

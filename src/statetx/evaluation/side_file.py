@@ -14,12 +14,10 @@ from scipy import sparse
 from statetx.data.header import Column, column, genes, opened
 from statetx.errors import DataError, did_you_mean
 from statetx.evaluation.stored import StoredCells
+from statetx.expression import impossible
 from statetx.labels import controls
 
 Scale = Literal["log1p", "counts"]
-
-LARGEST_LOG = 15.0
-"""No log1p value reaches this (3 million per 10,000); cell-eval has the same limit."""
 
 WHOLE = 1e-3
 """A value is whole when its fractional part is no larger (cell-eval's threshold)."""
@@ -173,7 +171,11 @@ class _Values:
                 where=where,
                 fix="say scale log1p if they are ln(1 + normalised counts)",
             )
-        if scale == "log1p" and self.n and (self.largest >= LARGEST_LOG or not self.fractions):
+        if (
+            scale == "log1p"
+            and self.n
+            and (impossible(np.array(self.largest), None).item() or not self.fractions)
+        ):
             what = "all values are whole"
             if self.fractions:
                 what = f"the largest is {self.largest:g}"

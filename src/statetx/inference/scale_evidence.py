@@ -1,0 +1,185 @@
+"""Which normalisation the values of some cells have, as the values themselves show it.
+
+Three facts can be read from log values ``log(1 + factor * count)``, one factor per cell:
+
+- Over all genes of a file, ``factor * count`` sums to the target sum in every cell.
+- Behind chosen genes, whole counts can be recovered together with the factor of each cell. A factor is
+  target_sum / total, so the ratios of factors are ratios of whole totals: the smallest totals that give
+  them are the totals, and factor * total is the target sum. No sum over all genes is needed.
+- No sum exceeds the target sum.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from statetx.data.matrix import LARGEST_LOG1P, is_integral
+
+BASES = {"ln(1 + x)": 1.0, "log2(1 + x)": math.log(2.0), "log10(1 + x)": math.log(10.0)}
+"""Logarithms in use, and by what their values are multiplied to be natural ones."""
+CONSTANT = 1e-3
+"""Sums that differ by no more, relative to their median, are one sum: rounding makes 1e-5."""
+FEWEST_SUMS = 3
+"""Cells whose equal sums are evidence; two may agree by chance."""
+FEWEST_COUNTS = 12
+"""Cells with counts behind their values that are evidence: wrong totals fit one cell in ten."""
+MOST_MISFITS = 0.1
+"""Share of cells whose counts have a common divisor, so that their factor is a multiple."""
+LARGEST_SMALLEST = 50
+"""Largest count that the smallest value of a cell may stand for."""
+LARGEST_TOTAL = 200_000
+"""Of the least deep cell. From there on float32 values do not tell a whole total from a decimal one."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the values of some cells show.
+
+    Attributes
+    ----------
+    log
+        Key of `BASES`; None: the values are counts, or proportional to them.
+    target_sum
+        Exact sum that every cell was normalised to; None: not known.
+    evidence
+        What shows it, for messages.
+    unscaled
+        Log values of counts that were not normalised, or all by one factor.
+    """
+
+    log: str | None
+    target_sum: float | None
+    evidence: str
+    unscaled: bool = False
+
+    def linear(self, values: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Return the values before the logarithm, float64."""
+        out = values.astype(np.float64)
+        if self.log is not None:
+            out.data = np.expm1(out.data * BASES[self.log])
+        return out
+
+
+def held(values: sparse.csr_matrix, whole: bool) -> Held:
+    """Return what the values of some cells show.
+
+    Parameters
+    ----------
+    values
+        Finite, not negative, [cells, genes].
+    whole
+        Whether the columns may be all genes that were measured.
+    """
+    rows = values[np.diff(values.indptr) > 0].astype(np.float64)
+    largest = float(rows.data.max(initial=0.0))
+    if is_integral(rows.data):
+        return Held(None, None, f"whole numbers up to {largest:g}")
+    logs = {name: unit for name, unit in BASES.items() if largest * unit <= LARGEST_LOG1P}
+    scaled = {name: Held(name, None, "").linear(rows) for name in logs}
+    sums = {name: row_sums(part) for name, part in scaled.items()}
+    for name, found in sums.items():
+        if _constant(found):
+            total = _rounded(float(np.median(found)))
+            return Held(name, total, f"every cell sums to {total:,.7g} before the logarithm")
+    if whole and _constant(row_sums(rows)):
+        total = _rounded(float(np.median(row_sums(rows))))
+        return Held(None, total, f"decimals that sum to {total:,.7g} in every cell, not logged")
+    for name, part in scaled.items():
+        factors = _factors(part)
+        if factors is None:
+            continue
+        if np.ptp(factors) <= 1e-5 * factors.max():
+            return Held(name, None, "one factor times whole counts in every cell", unscaled=True)
+        total = target_sum_of(factors)
+        if total is not None:
+            return Held(name, total, f"the counts behind the values give {total:,.7g}")
+        return Held(name, None, f"before the logarithm cells sum to {_span(sums[name])}")
+    if not logs:
+        return Held(None, None, f"decimals up to {largest:g}, more than a logarithm reaches")
+    return Held("ln(1 + x)", None, f"before the logarithm cells sum to {_span(sums['ln(1 + x)'])}")
+
+
+def row_sums(values: sparse.csr_matrix) -> np.ndarray:
+    """Return the sum of every row, float64 [n]."""
+    return np.asarray(values.sum(axis=1), dtype=np.float64).ravel()
+
+
+def _constant(sums: np.ndarray) -> bool:
+    return len(sums) >= FEWEST_SUMS and bool(np.ptp(sums) <= CONSTANT * np.median(sums))
+
+
+def _span(sums: np.ndarray) -> str:
+    return f"{sums.min():,.4g} to {sums.max():,.4g}"
+
+
+def _rounded(total: float) -> float:
+    """Return the half or whole number that float32 values leave open, as people choose or medians give."""
+    near = round(2 * total) / 2
+    return near if abs(near - total) <= 1e-5 * total else total
+
+
+def _factors(scaled: sparse.csr_matrix) -> np.ndarray | None:
+    """Return the factor of every cell behind which whole counts are found; None: too few."""
+    found, several = [], 0
+    for start, stop in zip(scaled.indptr[:-1].tolist(), scaled.indptr[1:].tolist(), strict=True):
+        factor, different = _factor(np.sort(scaled.data[start:stop]))
+        if factor is not None:
+            found.append(factor)
+            several += different > 1  # one count alone lies behind any value
+    enough = several >= FEWEST_COUNTS and len(found) >= (1 - MOST_MISFITS) * scaled.shape[0]
+    return np.asarray(found) if enough else None
+
+
+def _factor(values: np.ndarray) -> tuple[float | None, int]:
+    """Return the factor of whole counts behind sorted values, and how many different counts there are.
+
+    Unlike packing, which wants the counts of every cell, this tries more than 1, 2, 3 for the smallest:
+    chosen genes of deep cells lack ones.
+    """
+    some = values[np.linspace(0, len(values) - 1, 60).astype(int)] / values[0]
+    trials = np.arange(1, LARGEST_SMALLEST + 1)
+    for trial in trials[_misfits(trials[:, None] * some) == 0].tolist():
+        counts = np.rint(trial * values / values[0])
+        factor = float((values / counts).mean())
+        logged = np.log1p(values)
+        if (np.abs(np.log1p(factor * counts) - logged) <= 1e-6 * np.maximum(1.0, logged)).all():
+            return factor, len(np.unique(counts))
+    return None, 0
+
+
+def target_sum_of(factors: np.ndarray) -> float | None:
+    """Return the target sum of cells with whole totals, from the factor target_sum / total of each.
+
+    Parameters
+    ----------
+    factors
+        float64 [cells], exact to 1e-6.
+
+    Returns
+    -------
+    float or None
+        None: the totals are not whole, or do not differ enough.
+    """
+    order = np.sort(factors)[::-1]  # the least deep cell first
+    for reference in order[:3].tolist():
+        ratios = reference / order
+        screen = ratios[np.linspace(0, len(ratios) - 1, 24).astype(int)]
+        for start in range(1, LARGEST_TOTAL, 20_000):
+            totals = np.arange(start, start + 20_000, dtype=np.float64)
+            candidates = totals[_misfits(totals[:, None] * screen) <= MOST_MISFITS]
+            for total in candidates.tolist():
+                all_totals = total * ratios
+                different = len(np.unique(np.rint(all_totals)))
+                if different >= FEWEST_COUNTS // 2 and _misfits(all_totals) <= MOST_MISFITS:
+                    return _rounded(total * reference)
+    return None
+
+
+def _misfits(totals: np.ndarray) -> np.ndarray:
+    """Return the share of totals that are not whole, along the last axis."""
+    tolerance = np.minimum(0.05, 1e-3 + 1e-6 * totals)  # of float32 values
+    return (np.abs(totals - np.rint(totals)) > tolerance).mean(axis=-1)

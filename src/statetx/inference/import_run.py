@@ -16,6 +16,7 @@ from torch import Tensor
 
 from statetx import labels as spelling
 from statetx.errors import ModelError
+from statetx.expression import TARGET_SUM
 from statetx.inference.attention import choose_attention
 from statetx.models import arc, model_dir
 from statetx.models.architecture import Architecture
@@ -43,6 +44,7 @@ def import_run(
     attention: str | None = None,
     genes: Path | None = None,
     adata: Path | None = None,
+    target_sum: float = TARGET_SUM,
 ) -> dict[str, Any]:
     """Write a model directory from a State run.
 
@@ -59,6 +61,8 @@ def import_run(
         File with the names of the predicted genes, one a line, in order.
     adata
         h5ad with control cells, for ``auto``.
+    target_sum
+        To which the cells of the training data were normalised, which no run states.
 
     Returns
     -------
@@ -109,7 +113,12 @@ def import_run(
         "hyper_parameters": {k: v for k, v in settings.items() if _plain(v)},
         "seed": None,
         "dataset": None,
-        "scale": {"model": "log1p", "input": "log1p", "target_sum": None, "total_counts_col": None},
+        "scale": {
+            "model": "log1p",
+            "input": "log1p",
+            "target_sum": target_sum,
+            "total_counts_col": None,
+        },
         "columns": {key: data.get(key) for key in ("pert_col", "cell_type_key", "batch_col")},
         "control": control,
         "control_aliases": _spellings(control, vocabulary),
@@ -143,6 +152,7 @@ def import_run(
         "parameters": sum(value.size for value in arrays.values()),
         "labels": len(vocabulary),
         "genes": len(names),
+        "target_sum": target_sum,
     }
 
 

@@ -2,7 +2,8 @@
 
 Three facts can be read from log values ``log(1 + factor * count)``, one factor per cell:
 
-- Over all genes of a file, ``factor * count`` sums to the target sum in every cell.
+- Over all genes of a file, ``factor * count`` sums to the target sum in every cell, or in every cell of a
+  part of the file.
 - Behind chosen genes, whole counts can be recovered together with the factor of each cell. A factor is
   target_sum / total, so the ratios of factors are ratios of whole totals: the smallest totals that give
   them are the totals, and factor * total is the target sum. No sum over all genes is needed.
@@ -31,6 +32,8 @@ MOST_MISFITS = 0.1
 """Share of cells whose counts have a common divisor, so that their factor is a multiple."""
 LARGEST_SMALLEST = 50
 """Largest count that the smallest value of a cell may stand for."""
+DIVISORS = (2, 3, 5, 7)
+"""That more totals have in common than chance allows where cells of two target sums stand together."""
 LARGEST_TOTAL = 200_000
 """Of the least deep cell. From there on float32 values do not tell a whole total from a decimal one."""
 
@@ -47,20 +50,27 @@ class Held:
         Exact sum that every cell was normalised to; None: not known.
     evidence
         What shows it, for messages.
-    unscaled
-        Log values of counts that were not normalised, or all by one factor.
+    factor
+        Of log values of counts that were not normalised, the one factor of all cells (1: raw counts); None
+        of other values.
+    parts
+        Cells sum to a few values: parts of the file were normalised apart, each over all its genes.
+    mixed
+        Cells of several target sums, which nothing tells apart.
     """
 
     log: str | None
     target_sum: float | None
     evidence: str
-    unscaled: bool = False
+    factor: float | None = None
+    parts: bool = False
+    mixed: bool = False
 
     def linear(self, values: sparse.csr_matrix) -> sparse.csr_matrix:
         """Return the values before the logarithm, float64."""
         out = values.astype(np.float64)
         if self.log is not None:
-            out.data = np.expm1(out.data * BASES[self.log])
+            out.data = np.expm1(out.data * BASES[self.log]) / (self.factor or 1.0)
         return out
 
 
@@ -85,6 +95,13 @@ def held(values: sparse.csr_matrix, whole: bool) -> Held:
         if _constant(found):
             total = _rounded(float(np.median(found)))
             return Held(name, total, f"every cell sums to {total:,.7g} before the logarithm")
+        if whole and _few_values(found):
+            return Held(
+                name,
+                None,
+                f"cells sum to a few values from {_span(found)} before the logarithm",
+                parts=True,
+            )
     if whole and _constant(row_sums(rows)):
         total = _rounded(float(np.median(row_sums(rows))))
         return Held(None, total, f"decimals that sum to {total:,.7g} in every cell, not logged")
@@ -93,10 +110,15 @@ def held(values: sparse.csr_matrix, whole: bool) -> Held:
         if factors is None:
             continue
         if np.ptp(factors) <= 1e-5 * factors.max():
-            return Held(name, None, "one factor times whole counts in every cell", unscaled=True)
-        total = target_sum_of(factors)
-        if total is not None:
-            return Held(name, total, f"the counts behind the values give {total:,.7g}")
+            factor = float(np.median(factors))
+            return Held(name, None, f"whole counts times {factor:.6g} in every cell", factor)
+        target_sum, totals = target_sum_of(factors)
+        if target_sum is not None and _several(totals):
+            return Held(
+                name, None, f"before the logarithm cells sum to {_span(sums[name])}", mixed=True
+            )
+        if target_sum is not None:
+            return Held(name, target_sum, f"the counts behind the values give {target_sum:,.7g}")
         return Held(name, None, f"before the logarithm cells sum to {_span(sums[name])}")
     if not logs:
         return Held(None, None, f"decimals up to {largest:g}, more than a logarithm reaches")
@@ -110,6 +132,24 @@ def row_sums(values: sparse.csr_matrix) -> np.ndarray:
 
 def _constant(sums: np.ndarray) -> bool:
     return len(sums) >= FEWEST_SUMS and bool(np.ptp(sums) <= CONSTANT * np.median(sums))
+
+
+def _few_values(sums: np.ndarray) -> bool:
+    """Whether the sums lie in groups of several that are equal."""
+    ordered = np.sort(sums)
+    starts = np.flatnonzero(np.r_[True, np.diff(ordered) > CONSTANT * ordered[:-1]])
+    groups = np.split(ordered, starts[1:])
+    return len(groups) <= len(sums) / 10 and all(_constant(group) for group in groups)
+
+
+def _several(totals: np.ndarray) -> bool:
+    """Whether more totals share a divisor than chance allows: those of a part are all multiples of it."""
+    for divisor in DIVISORS:
+        expected = 1 / divisor
+        most = expected + 4 * math.sqrt(expected * (1 - expected) / len(totals))
+        if (np.rint(totals) % divisor == 0).mean() > most:
+            return True
+    return False
 
 
 def _span(sums: np.ndarray) -> str:
@@ -151,8 +191,8 @@ def _factor(values: np.ndarray) -> tuple[float | None, int]:
     return None, 0
 
 
-def target_sum_of(factors: np.ndarray) -> float | None:
-    """Return the target sum of cells with whole totals, from the factor target_sum / total of each.
+def target_sum_of(factors: np.ndarray) -> tuple[float | None, np.ndarray]:
+    """Return target sum and totals of cells with whole totals, from the factor target_sum / total of each.
 
     Parameters
     ----------
@@ -163,6 +203,8 @@ def target_sum_of(factors: np.ndarray) -> float | None:
     -------
     float or None
         None: the totals are not whole, or do not differ enough.
+    numpy.ndarray
+        The totals, float64 [cells], the smallest first.
     """
     order = np.sort(factors)[::-1]  # the least deep cell first
     for reference in order[:3].tolist():
@@ -175,8 +217,8 @@ def target_sum_of(factors: np.ndarray) -> float | None:
                 all_totals = total * ratios
                 different = len(np.unique(np.rint(all_totals)))
                 if different >= FEWEST_COUNTS // 2 and _misfits(all_totals) <= MOST_MISFITS:
-                    return _rounded(total * reference)
-    return None
+                    return _rounded(total * reference), all_totals
+    return None, factors[:0]
 
 
 def _misfits(totals: np.ndarray) -> np.ndarray:

@@ -180,6 +180,7 @@ def save(
     basal: np.ndarray,
     line: str,
     perturbation: str,
+    control_mean: np.ndarray | None = None,
     metrics: str | None = None,
     curves: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -198,6 +199,8 @@ def save(
         ``{name: {tensor name: array}}``; must hold ``best``.
     basal, line, perturbation
         The golden input: basal cells [n, D], their line, and a label the model predicts.
+    control_mean
+        Mean of training controls, float32 [G], of a model of expression.
     metrics, curves
         Text of ``metrics.csv``, and of ``curves.svg``, its picture.
     config
@@ -217,6 +220,8 @@ def save(
     }
     cells = np.ascontiguousarray(basal[:GOLDEN_CELLS], dtype=np.float32)
     golden: dict[str, Any] = {"control": cells, "line": line, "perturbation": perturbation}
+    if control_mean is not None:
+        golden["control_mean"] = control_mean
     batches = [str(name) for name in meta.get("batches") or []]
     with whole(out) as part:
         part.mkdir()

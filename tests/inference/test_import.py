@@ -413,6 +413,7 @@ def test_the_target_sum_of_an_imported_model(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", False)
     rng = np.random.default_rng(0)
     counts = rng.poisson(5.0, (47, G)) + np.arange(G) * 3
+    counts[:, 0] = 1  # few counts hardly ever have a common divisor, but nine may
     total = counts.sum(axis=1, keepdims=True) + rng.integers(100, 900, (47, 1))  # of other genes
     found = {}
     for name, option, target in (("usual", (), 1e4), ("own", ("--target-sum", "2000"), 2e3)):
@@ -432,4 +433,4 @@ def test_the_target_sum_of_an_imported_model(tmp_path: Path) -> None:
             found[name, made] = anndata.read_h5ad(path.with_suffix(".out.h5ad")).X
     for name in ("usual", "own"):
         np.testing.assert_allclose(found[name, 2e3], found[name, 1e4], rtol=1e-4, atol=1e-5)
-    assert np.abs(found["usual", 1e4] - found["own", 1e4]).max() > 0.01
+    assert np.abs(found["usual", 1e4] - found["own", 1e4]).max() > 1e-3

@@ -26,10 +26,15 @@ CONSTANT = 1e-3
 """Sums that differ by no more, relative to their median, are one sum: rounding makes 1e-5."""
 FEWEST_SUMS = 3
 """Cells whose equal sums are evidence; two may agree by chance."""
-FEWEST_COUNTS = 12
-"""Cells with counts behind their values that are evidence: wrong totals fit one cell in ten."""
-MOST_MISFITS = 0.1
-"""Share of cells whose counts have a common divisor, so that their factor is a multiple."""
+FEWEST_COUNTS = 16
+"""Cells with counts behind their values that are evidence: all of so many totals are even by chance once in
+65,536 files, which would halve the sum."""
+FULL = 20
+"""Values of a cell from which its counts hardly have a common divisor, which would make its factor a multiple."""
+MOST_MISFITS = 0.02
+"""Share of cells that may be wrong."""
+FEW = 0.1
+"""Largest share of cells behind which no counts need be found."""
 LARGEST_SMALLEST = 50
 """Largest count that the smallest value of a cell may stand for."""
 DIVISORS = (2, 3, 5, 7)
@@ -113,13 +118,12 @@ def held(values: sparse.csr_matrix, whole: bool) -> Held:
             factor = float(np.median(factors))
             return Held(name, None, f"whole counts times {factor:.6g} in every cell", factor)
         target_sum, totals = target_sum_of(factors)
-        if target_sum is not None and _several(totals):
-            return Held(
-                name, None, f"before the logarithm cells sum to {_span(sums[name])}", mixed=True
-            )
-        if target_sum is not None:
+        common = _common_divisor(totals)
+        if target_sum is not None and not common:
             return Held(name, target_sum, f"the counts behind the values give {target_sum:,.7g}")
-        return Held(name, None, f"before the logarithm cells sum to {_span(sums[name])}")
+        mixed = 0 < common < 1 - FEW
+        what = f"before the logarithm cells sum to {_span(sums[name])}"
+        return Held(name, None, what, mixed=mixed)
     if not logs:
         return Held(None, None, f"decimals up to {largest:g}, more than a logarithm reaches")
     return Held("ln(1 + x)", None, f"before the logarithm cells sum to {_span(sums['ln(1 + x)'])}")
@@ -142,14 +146,19 @@ def _few_values(sums: np.ndarray) -> bool:
     return len(groups) <= len(sums) / 10 and all(_constant(group) for group in groups)
 
 
-def _several(totals: np.ndarray) -> bool:
-    """Whether more totals share a divisor than chance allows: those of a part are all multiples of it."""
-    for divisor in DIVISORS:
+def _common_divisor(totals: np.ndarray) -> float:
+    """Return the share of totals that have a divisor in common; 0 if it is one of chance.
+
+    The totals of a part that has a smaller target sum than others come out as multiples. Where nearly all
+    do, the others are misfits, and the target sum is a multiple as well.
+    """
+    for divisor in DIVISORS if totals.size else ():
         expected = 1 / divisor
         most = expected + 4 * math.sqrt(expected * (1 - expected) / len(totals))
-        if (np.rint(totals) % divisor == 0).mean() > most:
-            return True
-    return False
+        share = float((np.rint(totals) % divisor == 0).mean())
+        if share > most:
+            return share
+    return 0.0
 
 
 def _span(sums: np.ndarray) -> str:
@@ -164,13 +173,16 @@ def _rounded(total: float) -> float:
 
 def _factors(scaled: sparse.csr_matrix) -> np.ndarray | None:
     """Return the factor of every cell behind which whole counts are found; None: too few."""
+    sizes = np.diff(scaled.indptr)
+    if (sizes >= FULL).sum() >= FEWEST_COUNTS:
+        scaled = scaled[sizes >= FULL]
     found, several = [], 0
     for start, stop in zip(scaled.indptr[:-1].tolist(), scaled.indptr[1:].tolist(), strict=True):
         factor, different = _factor(np.sort(scaled.data[start:stop]))
         if factor is not None:
             found.append(factor)
             several += different > 1  # one count alone lies behind any value
-    enough = several >= FEWEST_COUNTS and len(found) >= (1 - MOST_MISFITS) * scaled.shape[0]
+    enough = several >= FEWEST_COUNTS and len(found) >= (1 - FEW) * scaled.shape[0]
     return np.asarray(found) if enough else None
 
 
@@ -207,18 +219,25 @@ def target_sum_of(factors: np.ndarray) -> tuple[float | None, np.ndarray]:
         The totals, float64 [cells], the smallest first.
     """
     order = np.sort(factors)[::-1]  # the least deep cell first
-    for reference in order[:3].tolist():
+    found: list[tuple[float, np.ndarray]] = []
+    # A reference that is a misfit itself gives a multiple, so that of several the least sum is right.
+    for reference in order[[0, len(order) // 2, -1]].tolist():
         ratios = reference / order
         screen = ratios[np.linspace(0, len(ratios) - 1, 24).astype(int)]
         for start in range(1, LARGEST_TOTAL, 20_000):
             totals = np.arange(start, start + 20_000, dtype=np.float64)
-            candidates = totals[_misfits(totals[:, None] * screen) <= MOST_MISFITS]
-            for total in candidates.tolist():
-                all_totals = total * ratios
-                different = len(np.unique(np.rint(all_totals)))
-                if different >= FEWEST_COUNTS // 2 and _misfits(all_totals) <= MOST_MISFITS:
-                    return _rounded(total * reference), all_totals
-    return None, factors[:0]
+            candidates = totals[_misfits(totals[:, None] * screen) <= 2 * MOST_MISFITS]
+            fits = (total for total in candidates.tolist() if _whole(total * ratios))
+            if (total := next(fits, None)) is not None:
+                found.append((_rounded(total * reference), total * ratios))
+                break
+    return min(found, key=lambda pair: pair[0]) if found else (None, factors[:0])
+
+
+def _whole(totals: np.ndarray) -> bool:
+    """Whether totals are whole and differ enough to say so."""
+    different = len(np.unique(np.rint(totals)))
+    return different >= FEWEST_COUNTS // 2 and float(_misfits(totals)) <= MOST_MISFITS
 
 
 def _misfits(totals: np.ndarray) -> np.ndarray:

@@ -65,7 +65,9 @@ def trained(model: LoadedModel) -> Trained:
         scale = float(stated or TARGET_SUM) / target_sum  # they are shares of the stated sum
         return Trained(target_sum, source, (scale * quantiles[0], scale * quantiles[-1]))
     shares = row_sums(cells.expm1()) / target_sum
-    return Trained(target_sum, source, (float(shares.min()) / 1.25, float(shares.max()) * 1.25))
+    return Trained(
+        target_sum, source, (float(shares.min()) / 1.25, min(1.0, float(shares.max()) * 1.25))
+    )
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,7 @@ def _refuse_implausible(
     if not least <= median <= largest:
         raise DataError(
             f"{name!r} seems to hold log values of another target sum than the model's {target:,.7g}: before the "
-            f"logarithm the model's genes sum to {median * target:,.4g}, in training cells to "
+            f"logarithm the model's genes sum to {median * target:,.4g}; in training cells it is "
             f"{known.shares[0] * target:,.4g} to {known.shares[1] * target:,.4g}",
             where=where,
             fix=fix,

@@ -205,6 +205,8 @@ def normalisation(
     goal = f"the model's target sum {known.target_sum:,.7g}"
     if counted:
         by, all_counts = f"row sums over {values.shape[1]:,} genes", sums
+        if n_genes := declared(model, "controls", "genes"):
+            by += f" (in training over {n_genes:,})"
         if totals is not None and seen.target_sum is None and not seen.parts:
             by, all_counts = "the obs column of total counts", totals
         _refuse_few_genes(

@@ -23,7 +23,7 @@ def control_summary(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     numpy.ndarray
         Mean log1p expression, each line counting equally, float32 [G].
     dict
-        ``cells``: their number. ``share``: how much of a cell's target sum lies in the model's genes, as the
+        ``cells``: their number. ``genes``: over how many genes their totals are. ``share``: how much of a cell's target sum lies in the model's genes, as the
         1 %, 50 % and 99 % quantile over cells; 1 where the model works in all genes.
     """
     store, means, shares = task.store, [], []
@@ -41,5 +41,6 @@ def control_summary(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     quantiles = np.quantile(all_shares, (0.01, 0.5, 0.99)) if all_shares.size else np.ones(3)
     return np.mean(means, axis=0).astype(np.float32), {
         "cells": len(all_shares),
+        "genes": len(store.manifest["genes"]),
         "share": [float(f"{share:.6g}") for share in quantiles],
     }

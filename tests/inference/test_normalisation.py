@@ -224,6 +224,36 @@ def test_a_model_whose_own_cells_show_another_target_sum_than_it_states(
     assert "own control cells" in said(found)["expression"]["target_sum_of_model_from"]
 
 
+def test_training_cells_without_a_common_sum(
+    tiny_source, tiny_plan, tiny_settings, cells, tmp_path: Path
+) -> None:
+    """Size factors of their own per cell, as scran gives: the training data's own file is right."""
+    from statetx.config import NoChange
+    from statetx.data.pack import pack
+    from statetx.training.fit import fit
+
+    def deconvolved(adata: anndata.AnnData) -> anndata.AnnData:
+        factors = 10.0 + 45.0 * np.random.default_rng(adata.n_obs).random((adata.n_obs, 1))
+        adata.X = np.log1p(factors * counts_of(adata)).astype(np.float32)
+        return adata
+
+    files = []
+    for path in sorted(tiny_source.glob("*.h5ad")):
+        files.append(tmp_path / path.name)
+        deconvolved(anndata.read_h5ad(path)).write_h5ad(files[-1])
+    changes = {"expression_key": None, "embed_keys": [], "scale": "log1p"}
+    pack(files, tiny_settings.model_copy(update=changes), "tiny", tmp_path / "pack")
+    model = tmp_path / "model"
+    section, places = NoChange(kind="no_change"), (tmp_path / "state", tmp_path / "checkpoints")
+    fit(tmp_path / "pack", tiny_plan, section, 0, model, *places)
+    mine = deconvolved(cells)
+    assert np.expm1(mine.X).sum(axis=1).max() > 1e4
+    found = predicted(model, mine, tmp_path / "out")
+    basal = mine[found.obs["control_barcode"].to_numpy()]
+    place = [mine.var_names.get_loc(gene) for gene in found.var_names]
+    np.testing.assert_allclose(found.X, basal.X[:, place], rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("depth", [400, 5_000, 60_000])
 def test_chosen_genes_of_any_depth_show_their_target_sum(dtype: type, depth: int) -> None:

@@ -40,11 +40,15 @@ class Trained:
     shares
         Least and largest share of the target sum that the model's genes have in its training cells (1 %
         and 99 % quantile); None: not known.
+    limit
+        Sum before the logarithm that no cell exceeds: the target sum; none where training cells were not
+        normalised to one.
     """
 
     target_sum: float
     source: str
     shares: tuple[float, float] | None
+    limit: float
 
 
 def trained(model: LoadedModel) -> Trained:
@@ -53,7 +57,7 @@ def trained(model: LoadedModel) -> Trained:
     target_sum = float(stated) if stated else TARGET_SUM
     source = "model.json" if stated else "assumed, since model.json does not state it"
     if model.takes_embedding or "imported" in model.meta:  # its golden cells are made up
-        return Trained(target_sum, source, None)
+        return Trained(target_sum, source, None, target_sum)
     with np.load(model.path / "golden.npz", allow_pickle=False) as file:
         cells = sparse.csr_matrix(file["control"])
     seen = held(cells, whole=False)
@@ -63,11 +67,14 @@ def trained(model: LoadedModel) -> Trained:
     quantiles = declared(model, "controls", "share")
     if quantiles:
         scale = float(stated or TARGET_SUM) / target_sum  # they are shares of the stated sum
-        return Trained(target_sum, source, (scale * quantiles[0], scale * quantiles[-1]))
-    shares = row_sums(cells.expm1()) / target_sum
-    return Trained(
-        target_sum, source, (float(shares.min()) / 1.25, min(1.0, float(shares.max()) * 1.25))
-    )
+        least, _, largest, most = (scale * share for share in quantiles)
+        all_genes = declared(model, "controls", "genes") == len(model.genes)
+        common = most <= 1 + CONSTANT and (least >= 1 - CONSTANT or not all_genes)
+        return Trained(target_sum, source, (least, largest), target_sum if common else np.inf)
+    found = row_sums(cells.expm1()) / target_sum
+    least, most = float(found.min()) / 1.25, float(found.max())
+    limit = target_sum if most <= 1 + CONSTANT else np.inf
+    return Trained(target_sum, source, (least, min(max(1.0, most), 1.25 * most)), limit)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ class Normalisation:
         Matrix and file, for messages.
     done
         What is done, for the report.
+    limit
+        Sum before the logarithm that no cell may exceed, where `factor` is not None.
     """
 
     held: Held
@@ -94,6 +103,7 @@ class Normalisation:
     name: str
     where: object
     done: str
+    limit: float = np.inf
 
     @property
     def by_totals(self) -> bool:
@@ -140,17 +150,14 @@ class Normalisation:
                 where=self.where,
                 fix="give one kind of values in all cells",
             )
-        most = self.held.target_sum if self.factor is not None else None
-        if most is not None or (self.factor == 1.0 and self.held.log is not None):
-            limit = (most or self.target_sum) * (1 + CONSTANT)
-            if (sums > limit).any():
-                at = int(np.argmax(sums))
-                raise DataError(
-                    f"{self.name!r} holds cells of different target sums: the cell in row {rows[at]} sums to "
-                    f"{sums[at]:,.6g} before the logarithm, more than {limit / (1 + CONSTANT):,.6g}",
-                    where=self.where,
-                    fix="normalise all cells to one target sum, or give raw counts",
-                )
+        if self.factor is not None and (sums > (1 + CONSTANT) * self.limit).any():
+            at = int(np.argmax(sums))
+            raise DataError(
+                f"{self.name!r} holds cells of different target sums: the cell in row {rows[at]} sums to "
+                f"{sums[at]:,.6g} before the logarithm, more than {self.limit:,.6g}",
+                where=self.where,
+                fix="normalise all cells to one target sum, or give raw counts",
+            )
 
 
 def normalisation(
@@ -215,12 +222,14 @@ def normalisation(
         return Normalisation(
             seen, known.target_sum, None, name, where, f"brought to {goal} by {by}"
         )
-    if seen.target_sum is None:
+    if seen.target_sum is None or not np.isfinite(known.limit):
         _refuse_implausible(seen, sums[filled], mine[filled], model, known, name, where)
         done = f"taken as values of {goal}: their own is not certain"
+        if not np.isfinite(known.limit):
+            done = "taken as they are: the model's training cells were not normalised to one target sum"
         if seen.log != "ln(1 + x)":
             done += "; brought to the natural logarithm"
-        return Normalisation(seen, known.target_sum, 1.0, name, where, done)
+        return Normalisation(seen, known.target_sum, 1.0, name, where, done, known.limit)
     _refuse_few_genes(mine[filled] / seen.target_sum, values.shape[1], place, model, known, where)
     factor = known.target_sum / seen.target_sum
     if abs(factor - 1.0) <= CONSTANT:
@@ -229,9 +238,9 @@ def normalisation(
             if seen.log == "ln(1 + x)"
             else "brought to the natural logarithm"
         )
-        return Normalisation(seen, known.target_sum, 1.0, name, where, done)
+        return Normalisation(seen, known.target_sum, 1.0, name, where, done, seen.target_sum)
     done = f"brought from target sum {seen.target_sum:,.7g} to {goal}"
-    return Normalisation(seen, known.target_sum, factor, name, where, done)
+    return Normalisation(seen, known.target_sum, factor, name, where, done, seen.target_sum)
 
 
 def _refuse_few_genes(
@@ -280,7 +289,7 @@ def _refuse_implausible(
     if not sums.size:
         return
     most, target = float(sums.max()), known.target_sum
-    if most > (1 + CONSTANT) * target:
+    if most > (1 + CONSTANT) * known.limit:
         raise DataError(
             f"{name!r} holds log values of another target sum than the model's {target:,.7g}: {seen.evidence}, "
             "which no cell may exceed",

@@ -24,7 +24,7 @@ def control_summary(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
         Mean log1p expression, each line counting equally, float32 [G].
     dict
         ``cells``: their number. ``genes``: over how many genes their totals are. ``share``: how much of a cell's target sum lies in the model's genes, as the
-        1 %, 50 % and 99 % quantile over cells; 1 where the model works in all genes.
+        1 %, 50 %, 99 % and 100 % quantile over cells; 1 where the model works in all genes.
     """
     store, means, shares = task.store, [], []
     for name in task.plan.lines("train"):
@@ -38,7 +38,7 @@ def control_summary(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
         sums = np.expm1(cells, dtype=np.float64).sum(axis=1)
         shares.append(sums[sums > 0] / float(store.manifest["target_sum"]))
     all_shares = np.concatenate(shares)
-    quantiles = np.quantile(all_shares, (0.01, 0.5, 0.99)) if all_shares.size else np.ones(3)
+    quantiles = np.quantile(all_shares, (0.01, 0.5, 0.99, 1.0)) if all_shares.size else np.ones(4)
     return np.mean(means, axis=0).astype(np.float32), {
         "cells": len(all_shares),
         "genes": len(store.manifest["genes"]),

@@ -17,6 +17,7 @@ FLOORS = {
     "documents": 2,
     "spelling": 2,
     "labels": 3,
+    "expression": 3,
     "moving": 3,
     "tables": 3,
     "config": 3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from statetx.moving import expressed_in, move
 
@@ -62,3 +63,18 @@ def test_scaling_hits_the_mean_and_invents_no_cells() -> None:
     # What a rare gene lacks goes to as many cells as express a gene of that mean, not to all.
     np.testing.assert_allclose(np.sort(moved[:, 3])[-6:], 2.5, rtol=1e-6)
     assert (moved[:, 3] > 0).sum() == 6
+
+
+@pytest.mark.parametrize("most", [1.5, 2.0, 9.2])
+def test_nothing_exceeds_the_largest_possible_value_and_the_mean_stays(most: float) -> None:
+    cells, rng = _cells(0, cells=40), np.random.default_rng(0)
+    wanted = np.array([0.1, 0.5, 1.0, 1.4, 0.0, 1.45, 0.3])
+    free = move(cells, wanted, expressed_in(cells), np.random.default_rng(1))
+    found = move(cells, wanted, expressed_in(cells), np.random.default_rng(1), most)
+    np.testing.assert_allclose(found.mean(axis=0, dtype=float), wanted, atol=1e-6)
+    assert found.min() >= 0
+    assert found.max() <= most * (1 + 1e-6)
+    for gene in np.flatnonzero((free <= most).all(axis=0)):
+        np.testing.assert_array_equal(found[:, gene], free[:, gene])
+    beyond = move(cells, wanted + 20, expressed_in(cells), rng, most)
+    np.testing.assert_allclose(beyond, most, rtol=1e-6)

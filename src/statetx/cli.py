@@ -169,6 +169,12 @@ def infer(
     on_unknown: Annotated[str, typer.Option(help="error or skip")] = "error",
     checkpoint: Annotated[str, typer.Option(help="best, last or step=N")] = "best",
     seed: Annotated[int, typer.Option(help="seed of the control draw")] = 0,
+    fill_missing: Annotated[
+        str, typer.Option(help="genes that your cells lack: error, 0 or control_mean")
+    ] = "error",
+    total_counts_col: Annotated[
+        str | None, typer.Option(help="obs column with a cell's total counts over all genes")
+    ] = None,
 ) -> None:
     """Predict perturbations for your own cells.
 
@@ -190,6 +196,8 @@ def infer(
         on_unknown=on_unknown,
         checkpoint=checkpoint,
         seed=seed,
+        fill_missing=fill_missing,
+        total_counts_col=total_counts_col,
     )
     typer.echo(f"{n_cells} predicted cells: {out}")
 
@@ -205,6 +213,9 @@ def import_model(
         Path | None, typer.Option(help="names of the predicted genes, one a line")
     ] = None,
     adata: Annotated[Path | None, typer.Option(help="h5ad with controls, for auto")] = None,
+    target_sum: Annotated[
+        float, typer.Option(min=1.0, help="to which its training cells were normalised")
+    ] = 10_000.0,
 ) -> None:
     """Make a model directory from a released State run.
 
@@ -212,10 +223,10 @@ def import_model(
     """
     from statetx.inference.import_run import import_run
 
-    found = import_run(source, out, attention, genes, adata)
+    found = import_run(source, out, attention, genes, adata, target_sum)
     typer.echo(
         f"{found['parameters']:,} parameters, {found['labels']} perturbations, {found['genes']} genes, "
-        f"attention {found['attention']}\nmodel: {out}"
+        f"attention {found['attention']}, target sum {found['target_sum']:,.7g}\nmodel: {out}"
     )
 
 

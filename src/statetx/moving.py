@@ -20,9 +20,13 @@ def expressed_in(cells: np.ndarray) -> np.ndarray:
 
 
 def move(
-    cells: np.ndarray, mean: np.ndarray, expressed: np.ndarray, rng: np.random.Generator
+    cells: np.ndarray,
+    mean: np.ndarray,
+    expressed: np.ndarray,
+    rng: np.random.Generator,
+    most: float = np.inf,
 ) -> np.ndarray:
-    """Move cells so that their mean is exactly `mean` and none falls below zero.
+    """Move cells so that their mean is exactly `mean`, none falls below zero and none exceeds `most`.
 
     Genes are scaled, rising ones at most to the double; what is missing then, above all where none of
     few cells expresses a rare gene, goes to as many cells as a gene of that mean is expressed in.
@@ -49,6 +53,9 @@ def move(
         float64 [G], above 0: mean over the cells that express a gene (`expressed_in`).
     rng
         Chooses the cells.
+    most
+        Largest value that a cell can have (`expression.largest_log1p`). What would exceed it goes to the
+        other cells; a mean above it becomes it.
 
     Returns
     -------
@@ -66,4 +73,16 @@ def move(
     number = np.clip(np.rint(missing[genes] / expressed[genes]), 1, n)
     places = rng.random((n, len(genes))).argsort(axis=0).argsort(axis=0)
     moved[:, genes] += np.where(places < number, missing[genes] / number, 0.0)
+    for gene in np.flatnonzero((moved > most).any(axis=0)):
+        moved[:, gene] = _spread(moved[:, gene], most)
     return moved.astype(np.float32)
+
+
+def _spread(values: np.ndarray, most: float) -> np.ndarray:
+    """Return values [n] of the same sum, none above `most`: cells that express take the rest first."""
+    total, kept = values.sum(), np.minimum(values, most)
+    for takers in (kept > 0, kept >= 0):
+        room = np.where(takers, most - kept, 0.0)
+        if room.any():
+            kept = kept + room * min(1.0, (total - kept.sum()) / room.sum())
+    return kept

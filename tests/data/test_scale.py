@@ -93,3 +93,25 @@ def test_values_that_are_not_finite_do_not_hide_the_others(
     found = seen(counts, tmp_path)
     assert found.integral
     assert found.largest == np.nanmax(counts)
+
+
+@pytest.mark.parametrize("key", ["X", "X_hvg"])
+def test_log1p_values_above_the_bound_of_the_declared_target_sum_are_refused(
+    tmp_path: Path, key: str
+) -> None:
+    from statetx.config import Dataset
+    from statetx.data.checks import check_scales
+    from statetx.errors import DataError
+
+    counts = np.random.default_rng(0).poisson(1.0, (30, 8)).astype(np.float64)
+    counts[:, 7] += 200
+    million = np.log1p(1e6 * counts / counts.sum(1, keepdims=True)).astype(np.float32)
+    cells = anndata.AnnData(million)
+    cells.obsm["X_hvg"], cells.uns["hvg_names"] = million, cells.var_names.to_numpy()
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    expression_key = None if key == "X" else key
+    settings = {"files": ["a"], "control_pert": "c", "scale": "log1p"}
+    declared = Dataset(**settings, target_sum=1e6, expression_key=expression_key)
+    check_scales(tmp_path / "a.h5ad", declared)
+    with pytest.raises(DataError, match=r"X.* 13\.\d+; .* 10,000 .* 9\.21"):
+        check_scales(tmp_path / "a.h5ad", declared.model_copy(update={"target_sum": 1e4}))

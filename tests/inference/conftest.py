@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anndata
+import numpy as np
 import pytest
 
 from statetx.config import (
@@ -16,6 +18,7 @@ from statetx.config import (
     Ridge,
 )
 from statetx.config.models import Backbone, Training
+from statetx.data.pack import pack
 from statetx.training.fit import fit
 
 SECTIONS = {
@@ -66,3 +69,37 @@ def model_dirs(
             keep=keep,
         )
     return {kind: root / kind / "model" for kind in SECTIONS}
+
+
+@pytest.fixture(scope="session")
+def two_lines(tiny_source: Path) -> anndata.AnnData:
+    """Cells of L01 and L03 in one file, in an order of their own."""
+    parts = [anndata.read_h5ad(tiny_source / f"{line}.h5ad") for line in ("L01", "L03")]
+    both = anndata.concat(parts, merge="same", uns_merge="same")
+    assert "hvg_names" in both.uns
+    return both[np.random.default_rng(0).permutation(both.n_obs)].copy()
+
+
+@pytest.fixture
+def cells(two_lines: anndata.AnnData) -> anndata.AnnData:
+    return two_lines.copy()
+
+
+@pytest.fixture(scope="session")
+def counts_model(
+    tiny_source: Path, tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory, tiny_settings
+) -> Path:
+    """no_change, trained on X as counts: what it predicts is its input, after normalisation."""
+    home = tmp_path_factory.mktemp("counts")
+    settings = tiny_settings.model_copy(update={"expression_key": None, "embed_keys": []})
+    pack(sorted(tiny_source.glob("*.h5ad")), settings, "tiny", home / "pack")
+    fit(
+        home / "pack",
+        tiny_plan,
+        NoChange(kind="no_change"),
+        seed=0,
+        out=home / "model",
+        state_dir=home / "state",
+        checkpoints_dir=home / "checkpoints",
+    )
+    return home / "model"

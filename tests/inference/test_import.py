@@ -407,3 +407,31 @@ def test_heads_of_odd_width_are_compared_without_positions(tmp_path: Path) -> No
     run = Run(tmp_path / "run", backbone=Shape(16, 1, 2, 7, 24))
     _h5ad(tmp_path / "mine.h5ad", run.cells(47))
     assert _chosen(run, tmp_path / "mine.h5ad") in ("bidirectional", "causal")
+
+
+def test_the_target_sum_of_an_imported_model(tmp_path: Path) -> None:
+    """No run states it: 10,000, or what the importer knows; cells are brought to it."""
+    run = Run(tmp_path / "run", False)
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(5.0, (47, G)) + np.arange(G) * 3
+    counts[:, 0] = 1  # few counts hardly ever have a common divisor, but nine may
+    total = counts.sum(axis=1, keepdims=True) + rng.integers(100, 900, (47, 1))  # of other genes
+    found = {}
+    for name, option, target in (("usual", (), 1e4), ("own", ("--target-sum", "2000"), 2e3)):
+        model = tmp_path / name
+        given = ["import", str(run.home), "--out", str(model), *option]
+        result = CliRunner().invoke(app, given)
+        assert result.exit_code == 0
+        assert f"target sum {target:,.0f}" in result.output
+        assert model_dir.load(model).meta["scale"]["target_sum"] == target
+        for made in (2e3, 1e4):
+            path = tmp_path / f"{name}{made:.0f}.h5ad"
+            values = np.log1p(made * counts / total).astype(np.float32)
+            mine = _h5ad(path, values, "X_hvg")
+            mine.uns["hvg_names"] = np.array(GENES)
+            mine.write_h5ad(path)
+            infer(model, path, path.with_suffix(".out.h5ad"))
+            found[name, made] = anndata.read_h5ad(path.with_suffix(".out.h5ad")).X
+    for name in ("usual", "own"):
+        np.testing.assert_allclose(found[name, 2e3], found[name, 1e4], rtol=1e-4, atol=1e-5)
+    assert np.abs(found["usual", 1e4] - found["own", 1e4]).max() > 1e-3

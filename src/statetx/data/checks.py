@@ -11,6 +11,7 @@ from statetx.data.gene_names import common_names
 from statetx.data.header import Header, genes, opened
 from statetx.data.matrix import Matrix, check_scale, note_decimals
 from statetx.errors import DataError, did_you_mean
+from statetx.expression import refuse_impossible
 
 
 def check_scales(path: Path, settings: Dataset) -> None:
@@ -29,7 +30,10 @@ def check_scales(path: Path, settings: Dataset) -> None:
         for name, scale in chosen:
             matrix = Matrix(file, name, path)
             known = names if name == "X" else [f"#{i}" for i in range(matrix.shape[1])]
-            note_decimals(check_scale(matrix, scale, known), scale, name, path)
+            seen = check_scale(matrix, scale, known)
+            note_decimals(seen, scale, name, path)
+            if scale == "log1p":
+                refuse_impossible(seen.largest, settings.target_sum, name, path)
 
 
 def check_together(headers: Sequence[Header], settings: Dataset) -> None:

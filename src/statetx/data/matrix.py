@@ -15,6 +15,7 @@ from statetx.data.matrix_layout import layout_of, pointers
 from statetx.data.numbers import RowSums, computable, is_whole, mend_negative, native
 from statetx.data.open_h5ad import reading
 from statetx.errors import DataError
+from statetx.expression import ROUNDING, largest_log1p
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -28,8 +29,8 @@ CHUNK_BYTES = 64 << 20
 CHUNK_NONZEROS = 4 << 20
 """Stored values behind one chunk of rows of a sparse matrix: 48 MB with their places."""
 SAMPLE_ROWS = 1024
-LARGEST_LOG1P = 15.0
-"""No log1p value reaches this: it is 3 million per 10,000. cell-eval has the same limit."""
+LARGEST_LOG1P = largest_log1p(None) + ROUNDING
+"""Decimals above it are not log1p values, whatever their target sum."""
 
 
 class Matrix:
@@ -257,7 +258,7 @@ def check_values(
 
 
 def check_scale(matrix: Matrix, scale: str, columns: list[str]) -> Evidence:
-    """Refuse a matrix whose values contradict the declared scale, from a sample of rows.
+    """Refuse a matrix whose sampled values contradict the declared scale; return what they show.
 
     Counts are whole numbers, or decimals beyond what a logarithm can reach (corrected counts) whose
     sums differ between cells; log1p values are decimals below `LARGEST_LOG1P`.

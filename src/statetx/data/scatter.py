@@ -29,6 +29,7 @@ from statetx.data.matrix import Matrix, check_values, refuse_other_scale
 from statetx.data.numbers import RowSums, is_integral, is_whole
 from statetx.data.survey import Survey, watched
 from statetx.errors import DataError
+from statetx.expression import refuse_impossible
 from statetx.provenance import sweep, whole, write_json
 
 log = logging.getLogger("statetx.pack")
@@ -184,7 +185,9 @@ def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, par
             bar.update(stop - start)
     if seen["nonzeros"]:  # the sample that the survey looked at may have missed some cells
         refuse_other_scale(seen["whole"], seen["largest"], settings.scale, "X", found.path)
-        if settings.scale == "counts" and not seen["whole"]:
+        if settings.scale == "log1p":
+            refuse_impossible(seen["largest"], settings.target_sum, "X", found.path)
+        elif not seen["whole"]:
             seen["sums"].refuse_normalised("X", found.path)
     if seen["empty"]:
         log.info("%s: %d cells have no counts at all", found.path, seen["empty"])
@@ -210,6 +213,9 @@ def _chunk(
     for key in dense:
         known = found.hvg if key == settings.expression_key else None
         check_values(dense[key], found.path, f"obsm/{key}", start, known)
+        if known is not None:
+            largest = float(dense[key].max(initial=0.0))
+            refuse_impossible(largest, settings.target_sum, f"obsm/{key}", found.path)
     integral = is_integral(values.data)
     seen["whole"] = seen["whole"] and (integral or is_whole(values.data))
     if settings.scale == "counts" and not seen["whole"]:

@@ -45,6 +45,7 @@ from statetx.evaluation.real_side import Real, reference_note
 from statetx.evaluation.scene import Scene
 from statetx.evaluation.scores import Condition, score
 from statetx.evaluation.training_cells import OWN_LINE, MeanDelta
+from statetx.expression import largest_log1p
 from statetx.moving import expressed_in, move
 
 
@@ -180,7 +181,8 @@ class Ends:
 
     def _scaled(self, cells: np.ndarray, mean: np.ndarray, key: str) -> np.ndarray:
         rng = generator("scaled", self.scene.seed, self.scene.line.name, key)
-        return move(cells, mean, self._expressed, rng)
+        most = largest_log1p(self.scene.target_sum)
+        return move(cells, mean, self._expressed, rng, most)
 
     def _named(self, least: int) -> list[str]:
         """Perturbations with at least so many real cells."""

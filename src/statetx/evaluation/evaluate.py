@@ -102,7 +102,7 @@ def evaluate_run(
         if needs_energy:
             own_energy.append(energy_from(sample))
         notes = dict(reference_note(reference.training))
-        if remark := predicted.too_high(cells):
+        if remark := predicted.too_high(cells, scene.target_sum):
             notes[IMPOSSIBLE] = remark
         share = predicted.fallback(name)
         if share:

@@ -14,6 +14,7 @@ from anndata.io import read_elem, sparse_dataset
 
 from statetx.errors import ResultsError, did_you_mean
 from statetx.evaluation.scene import Scene
+from statetx.expression import impossible, largest_log1p
 from statetx.records import verify
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,6 @@ WHOLE = 1e-3
 """A value is whole when its fractional part is no larger (cell-eval's threshold)."""
 BLOCK_ROWS, BLOCK_VALUES = 2048, 1 << 20
 """What is read at once of a dense matrix, and of the values of a sparse one."""
-
-TOO_HIGH = 15.0
-"""log1p values from here on mean three million counts of one gene; cell-eval takes no such file."""
 
 
 class Predictions:
@@ -110,12 +108,13 @@ class Predictions:
         return cells.astype(np.float32, copy=False)
 
     @staticmethod
-    def too_high(cells: np.ndarray) -> str | None:
+    def too_high(cells: np.ndarray, target_sum: float) -> str | None:
         """Remark on values that no cell can have; None: there are none."""
-        number = int((cells >= TOO_HIGH).sum())
+        number = int(impossible(cells, target_sum).sum())
         if not number:
             return None
-        return f"{number} predicted values of {TOO_HIGH:g} or more, up to {cells.max():.3g}"
+        limit = largest_log1p(target_sum)
+        return f"{number} predicted values above ln(1 + target_sum) = {limit:.3g}, up to {cells.max():.3g}"
 
     def fallback(self, perturbation: str) -> float:
         """Share of a condition's cells that the model predicted by a fallback."""

@@ -16,6 +16,7 @@ from statetx.data.store import LineStore, Store, thinned
 from statetx.errors import ResultsError, did_you_mean
 from statetx.evaluation.pseudobulk import Controls
 from statetx.evaluation.scores import target_genes
+from statetx.expression import TARGET_SUM
 
 BLOCK = 4096
 """Cells that are read at once."""
@@ -71,6 +72,11 @@ class Scene:
     def genes(self) -> list[str]:
         """The G genes."""
         return self.store.genes
+
+    @property
+    def target_sum(self) -> float:
+        """Counts per cell after normalisation, which bound its log1p values."""
+        return float(self.store.manifest.get("target_sum", TARGET_SUM))
 
     def rows(self, perturbation: str) -> np.ndarray:
         """Rows of a condition, at most `max_cells`: the ones that predictions stand for."""

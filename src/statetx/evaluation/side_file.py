@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from statetx.data.header import genes
-from statetx.data.matrix import LARGEST_LOG1P, Matrix, looks_like
+from statetx.data.matrix import Matrix, looks_like
 from statetx.data.numbers import RowSums, is_centred, is_whole, mend_negative
 from statetx.data.obs_columns import Column, column
 from statetx.data.open_h5ad import (
@@ -29,6 +29,7 @@ from statetx.data.open_h5ad import (
 )
 from statetx.errors import DataError, did_you_mean
 from statetx.evaluation.stored import StoredCells
+from statetx.expression import impossible
 from statetx.labels import controls
 
 log = logging.getLogger(__name__)
@@ -208,7 +209,11 @@ class _Values:
             self._judge_negative(where, float(totals.sum()), clip)
         if scale == "counts" and self.fractions:
             self._judge_decimals(where, totals)
-        if scale == "log1p" and self.n and (self.largest >= LARGEST_LOG1P or not self.fractions):
+        if (
+            scale == "log1p"
+            and self.n
+            and (impossible(np.array(self.largest), None).item() or not self.fractions)
+        ):
             what = "all values are whole"
             if self.fractions:
                 what = f"the largest is {self.largest:g}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +17,11 @@ from anndata.io import write_elem
 from tqdm import tqdm
 
 from statetx.errors import ModelError, StatetxError, did_you_mean
+from statetx.expression import TARGET_SUM, bounded, largest_log1p
 from statetx.models.model_dir import LoadedModel, Predicted
 from statetx.provenance import file_digest, versions, whole
+
+log = logging.getLogger("statetx.inference")
 
 LARGEST_SET = 1500
 """Cells given at once to a model whose cells do not see each other; only bounds memory."""
@@ -142,6 +146,7 @@ def write_predictions(
     requests: list[Request],
     basal: Callable[[str], Basal],
     provenance: dict[str, Any],
+    target_sum: float = TARGET_SUM,
     also: Mapping[str, str] | None = None,
 ) -> None:
     """Predict all requests and write them as one h5ad.
@@ -166,6 +171,9 @@ def write_predictions(
         Gives the control cells of a line.
     provenance
         What else to say in ``uns["statetx"]``.
+    target_sum
+        Of the expression that the model predicts: values above ln(1 + target_sum), which no cell can have,
+        are set to it, counted and said.
     also
         Further names of obs columns: ``{name: column that it repeats}``.
 
@@ -175,12 +183,15 @@ def write_predictions(
         The model refuses a set or does not know a batch, or predicts values that are not finite.
     """
     check_batches(model, requests, model.path)
+    if hasattr(model.predictor, "bounded"):  # moves what would exceed the bound to other cells
+        most = largest_log1p(target_sum)
+        model = replace(model, predictor=model.predictor.bounded(most))
     n_cells = sum(len(request.controls) for request in requests)
     size = model.cell_set_len or LARGEST_SET
     set_ids = np.empty(n_cells, dtype=np.int32)
     fallback = np.zeros(n_cells, dtype=bool)
     barcodes = np.empty(n_cells, dtype=object)
-    done = 0
+    done = n_bounded = 0
     with whole(out) as part, h5py.File(part, "w") as file:
         file.attrs["encoding-type"] = "anndata"
         file.attrs["encoding-version"] = "0.1.0"
@@ -203,7 +214,8 @@ def write_predictions(
                 rows = request.controls[at]
                 predicted = _set(model, source.expression(rows), request, request.batches[at])
                 span = slice(done, done + len(rows))
-                matrix[span] = predicted.cells
+                matrix[span], above = bounded(predicted.cells, target_sum)
+                n_bounded += above
                 if embedded is not None:
                     embedded[span] = predicted.embedding
                 set_ids[span], fallback[span] = number, predicted.fallback
@@ -229,8 +241,14 @@ def write_predictions(
             table[name] = table[column]
         write_elem(file, "obs", table)
         write_elem(file, "var", pd.DataFrame(index=pd.Index(model.genes, name="gene")))
-        said = json.dumps(_about(model) | provenance, sort_keys=True, ensure_ascii=False)
+        about = _about(model) | {"target_sum": target_sum, "values_bounded": n_bounded}
+        said = json.dumps(about | provenance, sort_keys=True, ensure_ascii=False)
         write_elem(file, "uns", {"statetx": said})
+    if n_bounded:
+        log.warning(
+            "%s: %d of %d predicted values exceeded ln(1 + %g) = %.4g, which no cell can have, and are set to it",
+            *(out, n_bounded, n_cells * len(model.genes), target_sum, largest_log1p(target_sum)),
+        )
 
 
 def _set(
@@ -261,6 +279,5 @@ def _about(model: LoadedModel) -> dict[str, Any]:
         "checkpoint": model.checkpoint,
         "control": model.control,
         "scale": "log1p",
-        "target_sum": declared(model, "scale", "target_sum"),
         "versions": versions(("statetx", "numpy", "torch", "anndata")),
     }

@@ -15,6 +15,7 @@ from statetx import labels as spelling
 from statetx.data.label_kind import read_as
 from statetx.documents import Wanted, read_text, read_yaml
 from statetx.errors import ModelError
+from statetx.expression import TARGET_SUM
 from statetx.inference.attention import choose_attention
 from statetx.models import arc, model_dir
 from statetx.models.architecture import Architecture
@@ -37,6 +38,7 @@ def import_run(
     attention: str | None = None,
     genes: Path | None = None,
     adata: Path | None = None,
+    target_sum: float = TARGET_SUM,
 ) -> dict[str, Any]:
     """Write a model directory from a State run.
 
@@ -53,6 +55,8 @@ def import_run(
         File with the names of the predicted genes, one a line, in order.
     adata
         h5ad with control cells, for ``auto``.
+    target_sum
+        To which the cells of the training data were normalised, which no run states.
 
     Returns
     -------
@@ -65,11 +69,16 @@ def import_run(
         Unreadable or unsafe files, an undecided attention mode, unknown genes, no control label.
     """
     with described(source):
-        return _import_run(source, out, attention, genes, adata)
+        return _import_run(source, out, attention, genes, adata, target_sum)
 
 
 def _import_run(
-    source: Path, out: Path, attention: str | None, genes: Path | None, adata: Path | None
+    source: Path,
+    out: Path,
+    attention: str | None,
+    genes: Path | None,
+    adata: Path | None,
+    target_sum: float,
 ) -> dict[str, Any]:
     path, run = _checkpoint(source)
     content = read_checkpoint(path)
@@ -110,7 +119,12 @@ def _import_run(
         "hyper_parameters": {k: v for k, v in settings.items() if _plain(v)},
         "seed": None,
         "dataset": None,
-        "scale": {"model": "log1p", "input": "log1p", "target_sum": None, "total_counts_col": None},
+        "scale": {
+            "model": "log1p",
+            "input": "log1p",
+            "target_sum": target_sum,
+            "total_counts_col": None,
+        },
         "columns": {key: data.get(key) for key in ("pert_col", "cell_type_key", "batch_col")},
         "control": control,
         "control_aliases": _spellings(control, vocabulary),
@@ -145,6 +159,7 @@ def _import_run(
         "parameters": sum(value.size for value in arrays.values()),
         "labels": len(vocabulary),
         "genes": len(names),
+        "target_sum": target_sum,
     }
 
 

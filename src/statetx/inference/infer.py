@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from statetx.data.matching import draw_controls
 from statetx.errors import ConfigError, DataError, ModelError, did_you_mean
 from statetx.inference.asked import read_asked
 from statetx.inference.cells import Request, declared, refused, write_predictions
+from statetx.inference.drawn import drawn
+from statetx.inference.normalisation import trained
 from statetx.inference.own_cells import Expression, OwnCells
 from statetx.labels import Spellings
+from statetx.models.deltas import MovedControls
 from statetx.models.model_dir import LoadedModel, load
 
 ON_UNKNOWN = ("error", "skip")
@@ -36,19 +40,22 @@ def infer(
     checkpoint: str = "best",
     seed: int = 0,
     device: str = "auto",
+    fill_missing: str = "error",
+    total_counts_col: str | None = None,
 ) -> int:
     """Predict perturbations for the cells of a file.
 
     Basal cells are the controls of the same line in the file, of the same batch where it has
-    some, drawn without replacement while possible. Genes are found by name. The file is only read.
+    some, drawn without replacement while possible. Baselines move from the mean of these controls, whatever
+    the line is called. Genes are found by name. Values are brought to the model's normalisation where that
+    can be done exactly, see `normalisation`. The file is only read.
 
     Parameters
     ----------
     model
         Model directory.
     adata
-        h5ad with control cells; counts or log1p in X as in the model's training data, or the
-        model's obsm matrix.
+        h5ad with control cells: the model's obsm matrix, or its genes in X as counts or log values.
     out
         h5ad to write, with the predicted cells and nothing else: see `cells.write_predictions`.
     table
@@ -72,6 +79,11 @@ def infer(
         Of the draw of controls; each condition has a draw of its own.
     device
         ``cpu``, ``cuda`` or ``auto`` (a GPU if there is one).
+    fill_missing
+        What becomes of genes of the model that the file lacks: see `missing.RULES`.
+    total_counts_col
+        obs column with the total counts of a cell over all genes; by default that of the model's training
+        data, or else row sums.
 
     Returns
     -------
@@ -148,9 +160,25 @@ def infer(
             for (line, label), n in asked.items()
         ]
         rows = np.unique(np.concatenate([request.controls for request in requests]))
-        basal = Expression(own, rows, loaded, embed_key)
+        lines = sorted({request.line for request in requests})
+        basal = Expression(
+            own,
+            rows,
+            loaded,
+            embed_key,
+            {line: np.sort(own.controls(line).rows) for line in lines},
+            isinstance(loaded.predictor, MovedControls),
+            fill_missing,
+            total_counts_col,
+        )
+        if isinstance(loaded.predictor, MovedControls):
+            loaded = replace(loaded, predictor=loaded.predictor.with_controls(basal.control_means))
         said: dict[str, Any] = {"stage": "infer", "seed": seed, "input": path.name}
-        write_predictions(Path(out), loaded, requests, lambda _: basal, said, also)
+        said["controls"] = drawn(own, requests, batch)
+        if basal.report:
+            said["expression"] = basal.report
+        target_sum = trained(loaded).target_sum
+        write_predictions(Path(out), loaded, requests, lambda _: basal, said, target_sum, also)
     return sum(len(request.controls) for request in requests)
 
 
@@ -241,8 +269,7 @@ def _request(
         batches = own.batches_of(line, real[0])
     else:  # cells that nobody measured: any control of the line, the batch is that of the control
         batches = np.full(n or len(controls.rows), "", dtype=object)
-    drawn = draw_controls(controls.name, controls.runs, batches, seed, label)
-    rows = controls.rows[drawn]
+    rows = controls.rows[draw_controls(controls.name, controls.runs, batches, seed, label)]
     return Request(line, label, rows, batches if batches[0] else own.batch.values_at(rows))
 
 

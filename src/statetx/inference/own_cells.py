@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -10,12 +11,17 @@ from scipy import sparse
 
 from statetx.data.gene_names import other_names
 from statetx.data.header import Column, barcodes, column, columns, genes, hvg_names, totals
-from statetx.data.matrix import Matrix, check_scale, check_values, note_decimals
+from statetx.data.matrix import Matrix, check_values
 from statetx.data.open_h5ad import members
 from statetx.errors import DataError, did_you_mean
 from statetx.inference.cells import declared
+from statetx.inference.missing import MOST_FILLED, Missing, missing
+from statetx.inference.normalisation import normalisation, report, trained
 from statetx.labels import DRUG_DOSE, control_spellings
 from statetx.models.model_dir import LoadedModel
+
+EVIDENCE_ROWS = 256
+"""Cells that show how a file is normalised, spread over those that are used."""
 
 
 class Controls:
@@ -132,7 +138,7 @@ class OwnCells:
 
 
 class Expression:
-    """Chosen rows of a file as a model wants them: its genes, its order, log1p.
+    """Chosen rows of a file as a model wants them: its genes, its order, its log1p.
 
     Parameters
     ----------
@@ -144,59 +150,140 @@ class Expression:
         Whose genes and scale.
     embed_key
         obsm matrix to use instead of the model's.
+    fill_missing
+        What becomes of genes that the file lacks: see `missing.RULES`.
+    total_counts_col
+        obs column with the total counts of a cell, instead of the model's.
+    controls
+        Rows of all controls of each line, sorted: they show how the file is normalised.
+    means
+        Whether the means of these controls are wanted.
+
+    Attributes
+    ----------
+    control_means
+        Mean expression [G] of all controls of each line, float64; {} if not wanted.
+    report
+        What was found and done, for the output; {} for an embedding.
 
     Raises
     ------
     DataError
-        The matrix is missing, lacks genes, has another scale, or holds NaN.
+        The matrix is missing, lacks genes, has a scale that cannot be converted, or holds NaN.
     """
 
     def __init__(
-        self, own: OwnCells, rows: np.ndarray, model: LoadedModel, embed_key: str | None
+        self,
+        own: OwnCells,
+        rows: np.ndarray,
+        model: LoadedModel,
+        embed_key: str | None,
+        controls: dict[str, np.ndarray],
+        means: bool = False,
+        fill_missing: str = "error",
+        total_counts_col: str | None = None,
     ) -> None:
         self._rows = rows
         self._barcodes = barcodes(own.file, own.path)
+        self.control_means: dict[str, np.ndarray] = {}
+        self.report: dict[str, Any] = {}
+        self._missing: Missing | None = None
         key = embed_key or model.embed_key
         if model.takes_embedding:
             self._values = _embedding(own, str(key), rows, int(model.meta["n_inputs"]))
             return
-        name, names, scale = _source(own, key, str(declared(model, "scale", "input")))
+        if embed_key is None and _starts_from_x(own, key, model):
+            key = None
+        name, names = _source(own, key)
         matrix = Matrix(own.file, name, own.path)
-        place = _places(names, model.genes, own.path, name)
-        note_decimals(check_scale(matrix, scale, names), scale, name, own.path)
-        given = declared(model, "scale", "total_counts_col") if scale == "counts" else None
-        if given is not None and given not in columns(own.file):
+        where = f"{own.path}, {name}"
+        self._missing = missing(names, model, fill_missing, where)
+        wanted = [gene for gene in model.genes if gene not in set(self._missing.genes)]
+        place = _places(names, wanted, own.path, name)
+        depth = _depth(own, name, model, total_counts_col)
+        known = trained(model)
+        everyone = np.unique(np.concatenate(list(controls.values())))
+        seen = everyone[np.unique(np.linspace(0, len(everyone) - 1, EVIDENCE_ROWS).astype(int))]
+        some = [_checked(matrix, row, row + 1, names) for row in seen.tolist()]
+        how = normalisation(
+            sparse.vstack(some, format="csr"),
+            place,
+            model,
+            known,
+            None if depth is None else depth[seen],
+            name,
+            own.path,
+        )
+        column = declared(model, "scale", "total_counts_col")
+        if how.by_totals and depth is None and column is not None:
             raise DataError(
-                f"obs has no column {given!r}, by which this model's counts are normalised",
+                f"obs has no column {column!r}, by which this model's counts are normalised",
                 where=own.path,
-                fix=f"store each cell's total count over all measured genes in obs[{given!r}]",
+                fix=f"store each cell's total count over all measured genes in obs[{column!r}], or name your "
+                "column with --total-counts-col",
             )
-        depth = totals(own.file, own.path, str(given)) if given is not None else None
-        target_sum = float(declared(model, "scale", "target_sum") or np.nan)
-
         parts = []
+        summed = controls if means else {}
+        sums = {line: np.zeros(len(place)) for line in summed}
+        wanted_rows = np.union1d(rows, everyone) if means else rows
         for start in range(0, matrix.shape[0], matrix.chunk_rows):
             stop = min(matrix.shape[0], start + matrix.chunk_rows)
-            wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
-            if wanted.size == 0:
+            read = _between(wanted_rows, start, stop)
+            if read.size == 0:
                 continue
-            chunk = matrix.rows(start, stop)
-            check_values(chunk, own.path, name, start, names)
-            chosen = chunk[wanted - start]
-            if scale == "counts":
-                total = _total(chosen) if depth is None else depth[wanted]
-                chosen = _log1p(chosen, target_sum / np.maximum(total, 1e-12))
-            parts.append(chosen[:, place].astype(np.float32))
+            chosen = _checked(matrix, start, stop, names)[read - start]
+            chosen = how.apply(chosen, None if depth is None else depth[read], read)[:, place]
+            for line, its in summed.items():
+                mine = np.searchsorted(read, _between(its, start, stop))
+                sums[line] += np.asarray(chosen[mine].sum(axis=0, dtype=np.float64)).ravel()
+            here = np.searchsorted(read, _between(rows, start, stop))
+            parts.append(chosen[here].astype(np.float32))
         self._values = sparse.vstack(parts, format="csr")
+        for line, total in sums.items():
+            mean = self._missing.filled((total / len(summed[line]))[None])[0]
+            self.control_means[line] = mean.astype(np.float64)
+        self.report = report(how, known) | self._missing.report()
+        print(f"{own.path}, {name}: {how.held.log or 'counts'} ({how.held.evidence}); {how.done}")
 
     def expression(self, rows: np.ndarray) -> np.ndarray:
         """Return float32 [n, D] of the given rows of the file."""
         chosen = self._values[np.searchsorted(self._rows, rows)]
-        return chosen if isinstance(chosen, np.ndarray) else chosen.toarray()
+        dense = chosen if isinstance(chosen, np.ndarray) else chosen.toarray()
+        return dense if self._missing is None else self._missing.filled(dense)
 
     def names(self, rows: np.ndarray) -> np.ndarray:
         """Return the barcodes of the given rows of the file (objects)."""
         return self._barcodes[rows]
+
+
+def _checked(matrix: Matrix, start: int, stop: int, names: list[str]) -> sparse.csr_matrix:
+    values = matrix.rows(start, stop)
+    check_values(values, matrix.path, matrix.name, start, names)
+    return values
+
+
+def _between(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Return the sorted rows in [start, stop)."""
+    return rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
+
+
+def _depth(own: OwnCells, name: str, model: LoadedModel, given: str | None) -> np.ndarray | None:
+    """Return the total counts of every cell of the file, where an obs column holds them."""
+    chosen = given or declared(model, "scale", "total_counts_col")
+    if name != "X" or chosen is None or (given is None and chosen not in columns(own.file)):
+        return None
+    return totals(own.file, own.path, str(chosen))
+
+
+def _starts_from_x(own: OwnCells, key: str | None, model: LoadedModel) -> bool:
+    """Whether the genes of a model of an obsm matrix are taken from X: only X has them."""
+    if key is None or ("obsm" in own.file and key in own.file["obsm"]):
+        return False
+    held = set(genes(own.file, own.path))
+    if sum(gene in held for gene in model.genes) < (1 - MOST_FILLED) * len(model.genes):
+        return False
+    print(f"obsm has no matrix {key!r} in {own.path}: the genes of the model are taken from X")
+    return True
 
 
 def _embedding(own: OwnCells, key: str, rows: np.ndarray, width: int) -> np.ndarray:
@@ -229,11 +316,11 @@ def _embedding(own: OwnCells, key: str, rows: np.ndarray, width: int) -> np.ndar
     return values
 
 
-def _source(own: OwnCells, key: str | None, scale: str) -> tuple[str, list[str], str]:
-    """Return the name of the matrix, the genes of its columns and its scale."""
+def _source(own: OwnCells, key: str | None) -> tuple[str, list[str]]:
+    """Return the name of the matrix and the genes of its columns."""
     names = genes(own.file, own.path)
     if key is None:
-        return "X", names, scale
+        return "X", names
     keys = members(own.file, "obsm", own.path)
     if key not in keys:
         raise DataError(
@@ -243,7 +330,7 @@ def _source(own: OwnCells, key: str | None, scale: str) -> tuple[str, list[str],
             "ln(1 + target_sum * count / total), named in uns['hvg_names']",
         )
     width = Matrix(own.file, f"obsm/{key}", own.path).shape[1]
-    return f"obsm/{key}", hvg_names(own.file, own.path, key, width, names), "log1p"
+    return f"obsm/{key}", hvg_names(own.file, own.path, key, width, names)
 
 
 def _places(names: list[str], wanted: list[str], path: Path, matrix: str) -> np.ndarray:
@@ -257,16 +344,6 @@ def _places(names: list[str], wanted: list[str], path: Path, matrix: str) -> np.
             where=f"{path}, {matrix}",
             fix=other_names(path, wanted, None if matrix == "X" else names)
             or f"{did_you_mean(missing[0], names)} Use the same gene names as the model's "
-            "genes.txt; a gene that was never measured cannot be made up",
+            "genes.txt; a gene that was never measured cannot be made up. --fill-missing fills a few",
         )
     return np.asarray([place[name] for name in wanted], dtype=np.int64)
-
-
-def _total(counts: sparse.csr_matrix) -> np.ndarray:
-    return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-
-
-def _log1p(counts: sparse.csr_matrix, factor: np.ndarray) -> sparse.csr_matrix:
-    out = counts.astype(np.float64)
-    out.data = np.log1p(out.data * np.repeat(factor, np.diff(out.indptr)))
-    return out

@@ -14,6 +14,7 @@ from statetx.data.roles import control_runs
 from statetx.data.store import LineStore, Store, open_store
 from statetx.errors import ModelError, ResultsError, did_you_mean
 from statetx.inference.cells import Request, declared, refused, same_genes, write_predictions
+from statetx.inference.normalisation import trained
 from statetx.models.model_dir import LoadedModel, load
 
 
@@ -93,7 +94,9 @@ def predict(
         requests.append(Request(line, label, controls, batches))
     said = {"stage": "predict", "line": line, "seed": seed, "max_cells": max_cells}
     said |= {"plan": plan.digest, "dataset": store.manifest["dataset"]}
-    write_predictions(Path(out), model, requests, lambda _: _StoredCells(cells, model), said)
+    target_sum = trained(model).target_sum
+    basal = _StoredCells(cells, model)
+    write_predictions(Path(out), model, requests, lambda _: basal, said, target_sum)
 
 
 class _StoredCells:

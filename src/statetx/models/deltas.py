@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -92,6 +93,22 @@ class MovedControls(ABC):
     ) -> None:
         self._controls = ControlMeans(architecture["control_lines"], arrays["control_means"])
         self._control = control
+        self._most = np.inf
+
+    def with_controls(self, means: Mapping[str, np.ndarray]) -> Self:
+        """Return a copy that moves from other control pseudobulks [G], by line, than those of training.
+
+        A line's name says nothing of whose cells are at hand; its effect is still taken by name.
+        """
+        other = copy.copy(self)
+        other._controls = ControlMeans(list(means), np.stack(list(means.values())))
+        return other
+
+    def bounded(self, most: float) -> Self:
+        """Return a copy that predicts no value above `most`."""
+        other = copy.copy(self)
+        other._most = most
+        return other
 
     @abstractmethod
     def delta(self, line: str, perturbation: str) -> tuple[np.ndarray, bool]:
@@ -104,7 +121,7 @@ class MovedControls(ABC):
         delta, fallback = self.delta(line, perturbation)
         rng = np.random.default_rng(zlib.crc32(f"{line}\0{perturbation}".encode()))
         mean = self._controls.of(line, control) + delta
-        return Predicted(move(control, mean, expressed_in(control), rng), fallback)
+        return Predicted(move(control, mean, expressed_in(control), rng, self._most), fallback)
 
     def to(self, device: str) -> Self:
         """Return itself: there is nothing to move."""

@@ -24,6 +24,7 @@ from statetx.data.store import Store, open_store
 from statetx.errors import ModelError, did_you_mean
 from statetx.models import model_dir
 from statetx.provenance import sweep, versions
+from statetx.training.controls import control_summary
 
 log = logging.getLogger("statetx.training")
 
@@ -185,15 +186,19 @@ def fit(
     line = task.plan.lines("train")[0]
     cells = task.store.line(line)
     rows = cells.rows(task.store.control)[: model_dir.GOLDEN_CELLS]
+    meta, control_mean = _meta(task, trained, dict(provenance or {})), None
+    if embedding is None:
+        control_mean, meta["controls"] = control_summary(task)
     sweep(Path(out))
     model_dir.save(
         Path(out),
-        meta=_meta(task, trained, dict(provenance or {})),
+        meta=meta,
         genes=task.store.genes,
         checkpoints=trained.checkpoints,
         basal=cells.expression(rows) if embedding is None else cells.embedding(embedding, rows),
         line=line,
         perturbation=task.plan.perturbations("train", line)[0],
+        control_mean=control_mean,
         metrics=trained.metrics,
         curves=trained.curves,
         config={"model": model.model_dump(mode="json"), "seed": seed},

@@ -1,12 +1,14 @@
 """Rule gather: the cells of one line, sorted."""
 
+from pathlib import Path
+
 from statetx.data.gather import gather
 from statetx.data.survey import Survey, declared
-from statetx.jobs import job
+from statetx.jobs import job, packing
 from statetx.stages import raw_line
 
 if __name__ == "__main__":
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), packing(Path(snakemake.output.cells).parent):
         survey, line = Survey.read(snakemake.input.survey), raw_line(snakemake.wildcards.cell_line)
         settings = declared(snakemake.params.settings)
         gather(survey, snakemake.input.parts, line, settings, snakemake.output.cells)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from statetx.data.room import check_room
 from statetx.data.survey import declared, survey
-from statetx.jobs import job
+from statetx.jobs import job, packing
 
 if __name__ == "__main__":
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), packing(Path(snakemake.output.survey).parents[1]):
         params, files = snakemake.params, snakemake.input.cells
         settings, out = declared(params.settings), snakemake.output.survey
         found = survey(files, settings, params.dataset)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +19,20 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from statetx import labels
+from statetx import labels, locks
 from statetx.config import Dataset
 from statetx.data.gather import gather
 from statetx.data.identity import identity
 from statetx.data.layout import FORMAT, file_name
 from statetx.data.scatter import scatter
+from statetx.data.segments import check_bytes, read_index
 from statetx.data.survey import Survey, survey, watched
 from statetx.errors import DataError, ResultsError
 from statetx.provenance import versions, whole, write_json, write_text
 
 __all__ = ["finish", "gather", "pack", "part_names", "scatter", "survey"]
+
+log = logging.getLogger("statetx.pack")
 
 
 def part_names(survey: Survey) -> list[str]:
@@ -77,8 +81,14 @@ def pack(
     """
     out = Path(out_dir)
     home = out.with_name(out.name + ".parts") if parts_dir is None else Path(parts_dir)
-    found = survey(files, settings, name)
     _make(out)
+    with locks.held(locks.beside(out), f"the store {out}"):
+        _pack(survey(files, settings, name), settings, out, home, provenance)
+
+
+def _pack(
+    found: Survey, settings: Dataset, out: Path, home: Path, provenance: dict[str, Any] | None
+) -> None:
     _make(home)
     (out / "manifest.json").unlink(missing_ok=True)
     parts = [home / part for part in part_names(found)]
@@ -89,7 +99,7 @@ def pack(
     ]
     try:
         for number, part in enumerate(parts if missing else []):
-            if _part_of(part) != found.digest:
+            if not _is_part_of(part, found.digest):
                 shutil.rmtree(part, ignore_errors=True)
                 scatter(found, number, settings, part)
         for line in missing:
@@ -121,14 +131,21 @@ def _mark(path: Path, digest: str) -> str:
 
 def _finished(mark: Path, path: Path, digest: str) -> bool:
     there = mark.is_file() and path.is_file()
-    return there and mark.read_text(encoding="utf-8") == _mark(path, digest)
+    return there and mark.read_bytes() == _mark(path, digest).encode()
 
 
-def _part_of(part: Path) -> str | None:
+def _is_part_of(part: Path, digest: str) -> bool:
+    """Whether an earlier attempt at the same data has left a whole part."""
+    if not part.exists():
+        return False
     try:
-        return str(json.loads((part / "index.json").read_text(encoding="utf-8"))["survey"])
-    except (OSError, ValueError, KeyError):
-        return None
+        if read_index(part)["survey"] != digest:
+            return False
+        check_bytes(part)
+    except ResultsError as error:
+        log.warning("%s is made again: %s", part, error.what)
+        return False
+    return True
 
 
 def finish(

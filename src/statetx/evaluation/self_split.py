@@ -17,6 +17,7 @@ import numpy as np
 
 from statetx.errors import DataError
 from statetx.evaluation.de_columns import Column
+from statetx.evaluation.earlier import CEILING_FILES, check_tables
 from statetx.evaluation.one_line import Result, evaluate_halves
 from statetx.evaluation.our_scores import Half
 from statetx.evaluation.side_file import Scale, Side, read_side
@@ -52,6 +53,7 @@ def ceiling_files(
     scale: Scale = "log1p",
     seed: int = 0,
     skip: Sequence[str] = (),
+    replace: bool = True,
 ) -> dict[str, Result]:
     """Score halves of the real cells against each other, cell line by cell line.
 
@@ -62,7 +64,7 @@ def ceiling_files(
 
     Parameters
     ----------
-    real, pert_col, control_pert, celltype_col, embed_key, out, profile, scale, skip
+    real, pert_col, control_pert, celltype_col, embed_key, out, profile, scale, skip, replace
         As for `standalone.evaluate_files`.
     seed
         Of the draw of the halves.
@@ -73,11 +75,14 @@ def ceiling_files(
         A file is not what was declared, or a line has too few cells to be halved.
     ConfigError
         Unknown profile or scale.
+    ResultsError
+        A table would replace a file that must stay.
     """
     check_settings(profile, skip, scale)
     side = read_side(real, pert_col, control_pert, celltype_col, embed_key, scale)
     control = control_labels(control_pert)[0]
     homes = homes_of(side, out, celltype_col)
+    check_tables(homes.values(), CEILING_FILES, replace)
     order = _visited(side, pert_col)
     results = {}
     for line in homes:

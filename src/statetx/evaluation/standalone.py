@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
 from statetx.evaluation.de_columns import Tests
 from statetx.evaluation.de_file import SuppliedTable, write_tests
+from statetx.evaluation.earlier import SCORE_FILES, check_tables
 from statetx.evaluation.one_line import Result, evaluate_halves
 from statetx.evaluation.our_scores import Half
 from statetx.evaluation.side_file import Scale, Side, log_normalised, median_total, read_side
@@ -60,6 +61,7 @@ def evaluate_files(
     with_scores: bool = True,
     real_de: str | Path | None = None,
     pred_de: str | Path | None = None,
+    replace: bool = True,
 ) -> dict[str, Result]:
     """Score predicted against real cells, cell line by cell line.
 
@@ -100,6 +102,8 @@ def evaluate_files(
         CSV or parquet with differential expression for ``results.csv``, in pdex's columns (``target,
         feature, log2_fold_change, p_value, fdr``); None: computed. With several cell lines they need
         the column `celltype_col` too. ``scores.csv`` has tests of its own.
+    replace
+        Whether earlier tables of this function in `out` are replaced; other files never are.
 
     Returns
     -------
@@ -111,6 +115,8 @@ def evaluate_files(
         A file is not what was declared, or they do not fit.
     ConfigError
         Unknown profile or scale.
+    ResultsError
+        A table would replace a file that must stay.
     """
     check_settings(profile, skip, scale)
     with ThreadPoolExecutor(2) as pool:
@@ -121,6 +127,7 @@ def evaluate_files(
     control = control_labels(control_pert)[0]
     pred_side = _check_fit(truth_side, pred_side)
     homes = homes_of(truth_side, out, celltype_col)
+    check_tables(homes.values(), SCORE_FILES, replace)
     supplied = _supplied(truth_side, control, celltype_col, {"real": real_de, "pred": pred_de})
     results = {}
     with staged(Path(out)) as stage:
@@ -141,7 +148,7 @@ def evaluate_files(
             )
             _write(result, stage / home.relative_to(out))
             # A screen has gigabytes of tests: they are on disk now.
-            results[line] = replace(result, tables={})
+            results[line] = dataclasses.replace(result, tables={})
     return results
 
 
@@ -216,7 +223,7 @@ def _check_fit(real: Side, pred: Side) -> Side:
         log.info("%s: genes put into the order of %s, by name", pred.path, real.path)
         place = {gene: i for i, gene in enumerate(pred.genes)}
         order = np.array([place[gene] for gene in real.genes])
-        pred = replace(pred, genes=real.genes, cells=pred.cells.reordered(order))
+        pred = dataclasses.replace(pred, genes=real.genes, cells=pred.cells.reordered(order))
     differ = sorted(set(real.lines) ^ set(pred.lines))
     if differ:
         side = real if differ[0] in set(pred.lines) else pred

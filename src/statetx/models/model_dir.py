@@ -31,6 +31,11 @@ from statetx.provenance import file_digest, whole, write_json
 __all__ = ["LoadedModel", "Predicted", "Predictor", "load", "save"]
 
 FORMAT = 1
+OWN = (
+    *("model.json", "genes.txt", "golden.npz", "metrics.csv", "curves.svg", "config.yaml"),
+    "*.safetensors",
+)
+"""Names that a model directory holds: one with others is not replaced."""
 GOLDEN_CELLS = 16
 GOLDEN_TOLERANCE = 1e-4
 """Largest difference of a replay, relative to the largest golden value. Reordered float32 sums on
@@ -189,7 +194,7 @@ def save(
     Parameters
     ----------
     out
-        The directory; replaced if it exists.
+        The directory; an earlier model directory is replaced.
     meta
         What ``model.json`` says; number of genes, checkpoint names and digests are added.
     genes
@@ -218,7 +223,7 @@ def save(
     cells = np.ascontiguousarray(basal[:GOLDEN_CELLS], dtype=np.float32)
     golden: dict[str, Any] = {"control": cells, "line": line, "perturbation": perturbation}
     batches = [str(name) for name in meta.get("batches") or []]
-    with whole(out) as part:
+    with whole(out, own=OWN) as part:
         part.mkdir()
         (part / "genes.txt").write_text("".join(f"{gene}\n" for gene in genes), encoding="utf-8")
         for name, arrays in checkpoints.items():

@@ -2,7 +2,7 @@
 # only when a plan exists.
 from snakemake.exceptions import WorkflowError
 
-from statetx import stages
+from statetx import stages, startup
 from statetx.config import BASELINES, load
 from statetx.data.plan import read_plan
 from statetx.data.layout import file_name
@@ -16,6 +16,7 @@ try:
     PACK = {name: stages.pack_params(CFG, name) for name in CFG.datasets}
     SPLIT = {name: stages.split_params(CFG, name) for name in CFG.split_names()}
     FEATURES = [stages.features_digest(CFG, name) for name in CFG.models]
+    startup.begin(CFG.datasets, main=workflow.is_main_process, dry=workflow.dryrun)
 except StatetxError as error:
     raise WorkflowError(str(error)) from None
 

@@ -10,7 +10,10 @@ import yaml
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "statetx"
 FLOORS = {
-    "errors": 1,
+    "errors": 0,
+    "locks": 1,
+    "stopping": 1,
+    "writes": 1,
     "provenance": 2,
     "labels": 3,
     "moving": 3,
@@ -25,6 +28,8 @@ FLOORS = {
     "reporting": 6,
     "stages": 7,
     "jobs": 8,
+    "outputs": 8,
+    "startup": 8,
     "cli_stages": 9,
     "cli_scores": 9,
     "cli": 10,

@@ -75,6 +75,7 @@ def me() -> dict[str, Any]:
     pid = os.getpid()
     return {
         "host": socket.gethostname(),
+        "namespace": _namespace(),
         "pid": pid,
         "started": started(pid),
         "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -100,11 +101,19 @@ def is_dead(owner: dict[str, Any]) -> bool:
     A process of another machine is not known to have; a number that another process has got since
     is told by the time of its start.
     """
-    if owner.get("host") != socket.gethostname():
+    if owner.get("host") != socket.gethostname() or owner.get("namespace") != _namespace():
         return False
     now = started(int(owner.get("pid", 0)))
     then = owner.get("started")
     return now is None or (then is not None and abs(now - float(then)) > 2)
+
+
+def _namespace() -> str:
+    """Which numbers of processes these are: containers of one name may count on their own."""
+    try:
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 (no path of a file)
+    except OSError:
+        return ""
 
 
 def in_words(owner: dict[str, Any]) -> str:

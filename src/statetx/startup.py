@@ -31,6 +31,7 @@ _PART = re.compile(r"\d{4,}|survey\.json|.+\.done")
 """What packing leaves under its parts."""
 
 _stopped_by: list[int] = []
+_begun = False
 
 
 def begin(datasets: Iterable[str], main: bool, dry: bool) -> None:
@@ -45,10 +46,17 @@ def begin(datasets: Iterable[str], main: bool, dry: bool) -> None:
     dry
         Whether it only says what it would do: then nothing is removed.
     """
+    global _begun
+    if _begun:
+        return  # rules that are used as a module are read several times
+    _begun = True
     if threading.current_thread() is threading.main_thread():
         _listen()
-    if not main:
-        return
+    if main:
+        _clean_up(datasets, dry)
+
+
+def _clean_up(datasets: Iterable[str], dry: bool) -> None:
     others = _register()
     dead = [path for path, owner in others.items() if locks.is_dead(owner)]
     alive = [owner for path, owner in others.items() if path not in dead]
@@ -94,8 +102,10 @@ def _register() -> dict[Path, dict[str, Any]]:
     others = {}
     for path in RUNNING.glob("*.json"):
         if path != entry:
-            with contextlib.suppress(OSError, ValueError):
-                others[path] = dict(json.loads(path.read_text(encoding="utf-8")))
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                said = json.loads(path.read_text(encoding="utf-8"))
+                if isinstance(said, dict) and isinstance(said.get("pid"), int):
+                    others[path] = said
     return others
 
 

@@ -18,12 +18,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from statetx.errors import StatetxError, Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-GRACE_S = 4.0
+GRACE_S = 3.0
 """How long work may take to come to an end after a signal."""
 SAVING_S = 120.0
 """How long it may take where it is known to be saving a state."""
@@ -97,10 +97,20 @@ def door() -> Iterator[None]:
         if os.environ.get("STATETX_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, Stopped):
+            _leave(error.number)
         raise SystemExit(error.exit_code) from None
     except Ended as end:
         print(f"error: {line(end.number)}", file=sys.stderr)
-        raise
+        _leave(end.number)
+
+
+def _leave(number: int) -> NoReturn:
+    """Exit at once: all is cleaned up, and unloading libraries may take seconds."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(128 + number)
 
 
 @contextlib.contextmanager

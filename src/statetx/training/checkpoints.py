@@ -220,7 +220,7 @@ class Checkpoints(lightning.Callback):
             raise ModelError(
                 f"{path.name} is missing, damaged, or was written by another training",
                 where=path,
-                fix="run the same command again: it trains anew what is gone",
+                fix="run the same command to train again what is gone",
             )
         return load_file(path)
 

@@ -10,6 +10,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "statetx"
 FLOORS = {
+    "caches": 0,
     "errors": 0,
     "locks": 1,
     "stopping": 1,
@@ -54,7 +55,7 @@ def imported_rooms(path):
 def test_imports_point_down(path):
     room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
     if room == "__init__":
-        assert list(imported_rooms(path)) == []
+        assert set(imported_rooms(path)) <= {"caches"}
         return
     wrong = {
         other for other in imported_rooms(path) if other != room and FLOORS[other] >= FLOORS[room]

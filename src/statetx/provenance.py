@@ -22,7 +22,7 @@ PACKAGE = "statetx"
 
 NEVER_FOLLOWED = frozenset(
     {"config", "errors", "provenance", "cli", "cli_scores", "cli_stages", "jobs", "stages"}
-    | {"locks", "startup", "stopping", "writes"}
+    | {"caches", "locks", "outputs", "startup", "stopping", "writes"}
 )
 """Modules whose text cannot change a number: settings reach a stage as parameters, messages and
 provenance are not results. Following them would retrain every model for a reworded error."""

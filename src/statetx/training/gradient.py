@@ -107,7 +107,7 @@ def _train(
         callbacks = [orders, Progress(last_step), validation, curves, checkpoints]
         trainer = make_trainer(settings, places.state, logger, callbacks, ranks)
         begin = time.perf_counter()
-        with products(settings):
+        with products(settings), stopping.patiently():
             _run(trainer, module, loader, places.state, resume, validation)
         log.info(
             "training took %.0f s, of which %.1f s waiting for cells",
@@ -170,8 +170,7 @@ def _run(
     if resume is not None:
         log.info("resuming from %s", resume)
     try:
-        with stopping.patiently():
-            trainer.fit(module, Stream(loader, module), ckpt_path=resume, weights_only=True)
+        trainer.fit(module, Stream(loader, module), ckpt_path=resume, weights_only=True)
         module.settle()
     except ModelError:
         if module.bad_batch is not None:

@@ -32,8 +32,8 @@ __all__ = ["LoadedModel", "Predicted", "Predictor", "load", "save"]
 
 FORMAT = 1
 OWN = (
-    *("model.json", "genes.txt", "golden.npz", "metrics.csv", "curves.svg", "config.yaml"),
-    "*.safetensors",
+    *("genes.txt", "golden.npz", "metrics.csv", "curves.svg", "config.yaml"),
+    *("*.json", "*.safetensors"),
 )
 """Names that a model directory holds: one with others is not replaced."""
 GOLDEN_CELLS = 16

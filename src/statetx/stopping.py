@@ -182,7 +182,8 @@ def _watched() -> Iterator[None]:
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_end_in_time, args=(reading,), daemon=True).start()
     pid = os.environ.get(WORKFLOW, "")
-    if pid.isdigit() and int(pid) != os.getpid():
+    # Not where it cannot be seen, from inside a container or on another machine.
+    if pid.isdigit() and int(pid) != os.getpid() and _lives(int(pid)):
         threading.Thread(target=_end_with, args=(int(pid),), daemon=True).start()
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from statetx.errors import ResultsError
-from statetx.writes import check_new, check_target, staged, sweep, whole
+from statetx.writes import check_new, check_target, staged, sweep, sweep_below, whole
 
 OWN = ("model.json", "*.safetensors")
 
@@ -171,6 +172,17 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_makes_is_not(
     a_directory(mine)
     assert subprocess.run([sys.executable, "-c", code, str(target)], check=False).returncode == -9
     assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / "other").mkdir()
+    with whole(tmp_path / "other" / "table.csv") as part:
+        part.write_text("x")
+        sweep_below(tmp_path / "other")
+        assert part.exists()
+    shutil.copytree(
+        next(tmp_path.glob(".out.statetx-*")), tmp_path / "other" / ".y.statetx-1234abcd"
+    )
+    sweep_below(tmp_path / "other")
+    assert set(tree(tmp_path / "other")) == {"table.csv"}
+    shutil.rmtree(tmp_path / "other")
     with whole(target) as part:
         part.write_text("whole")
         assert len(list(tmp_path.iterdir())) == 2, "the killed one's is gone, this one's is there"

@@ -6,6 +6,7 @@ Imports stay inside the commands, so that ``statetx --help`` answers at once.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from pathlib import Path
@@ -303,6 +304,8 @@ def main() -> None:
     """Run a command; an error a user can mend is one block."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("statetx").setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a locale may lack what is printed
     with door():
         app([_dashed(argument) for argument in sys.argv[1:]])
 

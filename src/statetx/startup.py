@@ -24,6 +24,7 @@ from typing import Any
 
 from statetx import locks, stopping
 from statetx.provenance import write_json
+from statetx.writes import sweep_below
 
 RUNNING = Path(".state") / "workflow"
 SNAKEMAKE_LOCKS = Path(".snakemake") / "locks"
@@ -77,6 +78,8 @@ def _clean_up(datasets: Iterable[str], dry: bool) -> None:
     if not alive:
         for path in dead:
             path.unlink(missing_ok=True)
+        for place in ("results", ".state"):
+            sweep_below(place)
         for name in datasets:
             _sweep_parts(name)
 

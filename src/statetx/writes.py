@@ -12,12 +12,14 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from statetx.errors import ResultsError
 
 _MARK = "statetx-"
+_LOCK = f"{_MARK}lock"
 _LONGEST_NAME = 200
 """Bytes of a name that are repeated in the name of the directory beside it: 255 are allowed."""
 
@@ -92,9 +94,9 @@ def _room(beside: Path, target: Path) -> Iterator[Path]:
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(prefix=_prefix(beside), dir=beside.parent))
+        lock = os.open(room / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise _cannot_write(target, error) from error
-    lock = os.open(room, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems have no such locks
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,26 +138,45 @@ def _put(part: Path, target: Path) -> None:
 def sweep(path: str | Path) -> None:
     """Remove what attempts at `path` that were killed left beside it, but nothing still in use."""
     target = Path(path)
-    for left in target.parent.glob(f"{glob.escape(_prefix(target))}????????"):
+    _remove(target.parent.glob(f"{glob.escape(_prefix(target))}????????"))
+
+
+def sweep_below(root: str | Path) -> None:
+    """Remove what attempts at anything in a directory that were killed left there."""
+    _remove(Path(root).rglob(f".*.{_MARK}????????"))
+
+
+def _remove(rooms: Iterable[Path]) -> None:
+    for left in list(rooms):
         if left.is_dir() and not left.is_symlink() and not _in_use(left):
             shutil.rmtree(left, ignore_errors=True)
 
 
 def _in_use(room: Path) -> bool:
-    """Whether the process that made a room still lives: its lock ends with it."""
+    """Whether the process that made a room still lives: its lock ends with it.
+
+    Where there are no locks, or none yet, a room counts as in use for a day.
+    """
     try:
-        handle = os.open(room, os.O_RDONLY)
+        handle = os.open(room / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
-        return True
+        return _is_young(room)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
-        return False
+        return _is_young(room)
     finally:
         os.close(handle)
     return False
+
+
+def _is_young(room: Path) -> bool:
+    try:
+        return time.time() - room.stat().st_mtime < 86_400
+    except OSError:
+        return True
 
 
 def no_room(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ LONG = "max_steps: 100000, batch_size: 4, lr: 1.0e-3, val_freq: 1000, ckpt_every
 SHORT = "max_steps: 6, batch_size: 4, lr: 1.0e-3, val_freq: 3, ckpt_every_n_steps: 2"
 
 
-def wait_for(there: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(there: Callable[[], bool], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < end, "waited in vain"

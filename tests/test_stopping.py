@@ -80,7 +80,10 @@ def test_work_that_does_not_end_by_itself(work: str) -> None:
 
 
 def test_what_is_being_saved_has_time() -> None:
-    child = start("\n    with stopping.patiently(), stopping.slowly():\n        time.sleep(5)\n")
+    saves = "print('saves', flush=True)\n        time.sleep(5)"
+    child = start(f"\n    with stopping.patiently(), stopping.slowly():\n        {saves}\n")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "saves\n"
     child.send_signal(signal.SIGTERM)
     begin = time.monotonic()
     assert end(child)[0] == 0

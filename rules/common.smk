@@ -6,7 +6,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard
 from snakemake_interface_executor_plugins.settings import ExecMode
 
-from statetx import packed_sources, stages, steps
+from statetx import packed_sources, stages, startup, steps
 from statetx.config import BASELINES, load
 from statetx.data.plan import read_plan
 from statetx.data.layout import check_case, file_name
@@ -52,6 +52,7 @@ try:
     PACK = {name: stages.pack_params(CFG, name) for name in CFG.datasets}
     SPLIT = {name: stages.split_params(CFG, name) for name in CFG.split_names()}
     FEATURES = [stages.features_digest(CFG, name) for name in CFG.models]
+    startup.begin(CFG.datasets, main=workflow.is_main_process, dry=workflow.dryrun)
     force_stale()
 except StatetxError as error:
     raise WorkflowError(str(error)) from None

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,19 @@ def test_underscores_are_understood():
     assert _dashed("some_file.h5ad") == "some_file.h5ad"
     done = statetx("train", "--config", "config/config.yaml", "--run=a")
     assert done.returncode == 2
+
+
+def test_a_locale_without_our_letters_is_no_error():
+    code = (
+        "import sys\nfrom statetx import cli\n"
+        "cli.app.command(name='say')(lambda: print('5 µM …'))\n"
+        "sys.argv = ['statetx', 'say']\ncli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "5 ?M ?\n")

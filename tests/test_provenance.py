@@ -113,7 +113,7 @@ def test_whole_file_or_nothing(tmp_path):
 def test_whole_directory_replaces_an_earlier_one(tmp_path):
     target = tmp_path / "model"
     for name in ("a", "b"):
-        with whole(target) as part:
+        with whole(target, own=("a", "b")) as part:
             part.mkdir()
             (part / name).write_text(name)
     assert [path.name for path in target.iterdir()] == ["b"]

@@ -7,7 +7,6 @@ Imports stay inside the commands, so that ``statetx --help`` answers at once.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +14,9 @@ from typing import Annotated
 import typer
 
 from statetx import cli_scores, cli_stages
-from statetx.cli_scores import Labels, Scale
-from statetx.errors import StatetxError, always_printable
+from statetx.cli_scores import Force, Labels, Scale
+from statetx.errors import always_printable
+from statetx.stopping import door
 
 app = typer.Typer(
     add_completion=False,
@@ -39,9 +39,16 @@ def simulate(
     Example: statetx simulate /tmp/cells
     """
     from statetx.config import Simulate
+    from statetx.data.layout import file_name
+    from statetx.data.simulate import line_names
     from statetx.data.simulate import simulate as run
+    from statetx.writes import check_new
 
-    run(Simulate(seed=seed), out)
+    settings = Simulate(seed=seed)
+    cells = [f"{file_name(line)}.h5ad" for line in line_names(settings)]
+    for name in (*cells, "truth.parquet"):
+        check_new(out / name, False, lambda _: False)
+    run(settings, out)
     typer.echo(f"cells: {out}")
 
 
@@ -104,18 +111,25 @@ def lint(
     smiles: Annotated[str | None, typer.Option(help="its column of structures")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="write the report here")] = None,
     picture: Annotated[Path | None, typer.Option(help="draw lines x drugs: .svg or .png")] = None,
+    force: Force = False,
 ) -> None:
     """Show what a split really is, and everything that is wrong with it.
 
     Example: statetx lint split.toml --data results/demo/pack --picture split.svg
     """
+    from statetx import outputs
     from statetx.config.splits import DrugTable
     from statetx.data.design import Columns
     from statetx.data.layout import file_name
     from statetx.provenance import write_json
     from statetx.reporting.picture import write_picture
     from statetx.splits.lint_file import lint_file
+    from statetx.writes import check_new
 
+    if json_out is not None:
+        check_new(json_out, force, outputs.is_lint_report)
+    if picture is not None:
+        check_new(picture, force, outputs.is_picture)
     table = None
     if drug_table is not None:
         table = DrugTable(path=str(drug_table), name=drug_name, smiles=smiles)
@@ -141,7 +155,9 @@ def lint(
         found[name] = report
         if picture is not None and not plan.empty:
             several = f".{file_name(name)}" if found.keys() - {name} else ""
-            write_picture(plan, picture.with_stem(picture.stem + several), report.reading)
+            drawn = picture.with_stem(picture.stem + several)
+            check_new(drawn, force, outputs.is_picture)
+            write_picture(plan, drawn, report.reading)
     if json_out is not None:
         one = next(iter(found.values()))
         many = {name: report.as_dict() for name, report in found.items()}
@@ -175,13 +191,17 @@ def infer(
     total_counts_col: Annotated[
         str | None, typer.Option(help="obs column with a cell's total counts over all genes")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Predict perturbations for your own cells.
 
     Example: statetx infer --model results/demo/dc20/pertsets/seed0/model --adata mine.h5ad --out predicted.h5ad
     """
+    from statetx import outputs
     from statetx.inference.infer import infer as work
+    from statetx.writes import check_new
 
+    check_new(out, force, outputs.is_prediction)
     n_cells = work(
         model,
         adata,
@@ -216,13 +236,18 @@ def import_model(
     target_sum: Annotated[
         float, typer.Option(min=1.0, help="to which its training cells were normalised")
     ] = 10_000.0,
+    force: Force = False,
 ) -> None:
     """Make a model directory from a released State run.
 
     Example: statetx import ST-HVG-Replogle/run --out models/replogle --genes hvg_genes.txt
     """
+    from statetx import outputs
     from statetx.inference.import_run import import_run
+    from statetx.models.model_dir import OWN
+    from statetx.writes import check_new
 
+    check_new(out, force, outputs.is_model, OWN)
     found = import_run(source, out, attention, genes, adata, target_sum)
     typer.echo(
         f"{found['parameters']:,} parameters, {found['labels']} perturbations, {found['genes']} genes, "
@@ -322,13 +347,8 @@ def main() -> None:
     always_printable()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("statetx").setLevel(logging.INFO)
-    try:
+    with door():
         app([_dashed(argument) for argument in sys.argv[1:]])
-    except StatetxError as error:
-        if os.environ.get("STATETX_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+Force = Annotated[bool, typer.Option("--force", help="replace an earlier output of this command")]
+
 
 class Scale(enum.StrEnum):
     """What a matrix holds."""
@@ -88,6 +90,7 @@ def evaluate(
             help="write cell-eval's ceiling_results.csv: halves of the real cells against each other",
         ),
     ] = False,
+    force: Force = False,
 ) -> None:
     """Score anybody's predictions: cell-eval's tables, and ours.
 
@@ -118,11 +121,19 @@ def evaluate(
             pred_de=pred_de,
             common_only=common_only,
             clip_negative=clip_negative,
+            replace=force,
         )
         written.append(f"{len(scored)} sets of tables")
     if ceiling:
         halved = ceiling_files(
-            real, *cells, out=out, profile=profile, scale=scale.value, labels=labels, skip=skip
+            real,
+            *cells,
+            out=out,
+            profile=profile,
+            scale=scale.value,
+            labels=labels,
+            skip=skip,
+            replace=force,
         )
         written.append(f"{len(halved)} ceilings")
     typer.echo(f"{', '.join(written)}: {out}")
@@ -132,13 +143,17 @@ def score(
     user: Annotated[Path, typer.Option(help="agg_results.csv of the predictions")],
     baseline: Annotated[Path, typer.Option(help="agg_results.csv of a baseline, same cells")],
     out: Annotated[Path, typer.Option(help="CSV to write: metric, from_baseline")],
+    force: Force = False,
 ) -> None:
     """Score an aggregate table against a baseline's: 0 = no better, 1 = perfect, as cell-eval does.
 
     Example: statetx score --user model/agg_results.csv --baseline mean/agg_results.csv --out score.csv
     """
     from statetx.evaluation.baseline_score import score_against
+    from statetx.evaluation.earlier import is_score
+    from statetx.writes import check_new
 
+    check_new(out, force, is_score)
     table = score_against(user, baseline, out)
     typer.echo(f"avg_score {table['from_baseline'].iloc[-1]:.4f}: {out}")
 

@@ -71,6 +71,36 @@ def shortened(text: str) -> str:
     return _LONG.sub(lambda name: f"{name[0][:60]}…{name[0][-20:]}", text)
 
 
+class Stopped(StatetxError):
+    """A signal ended the work at a place from which it goes on.
+
+    Parameters
+    ----------
+    what, where, fix
+        As for other errors; told as one line.
+    number
+        The signal; a shell expects the exit code 128 + number.
+    """
+
+    def __init__(
+        self, what: str, *, where: object = None, fix: str | None = None, number: int = 15
+    ) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.number = number
+        self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        return f"{self.what}: {self.fix}{place}" if self.fix else f"{self.what}{place}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_stopped, (self.what, self.where, self.fix, self.number))
+
+
+def _rebuild_stopped(what: str, where: str | None, fix: str | None, number: int) -> Stopped:
+    return Stopped(what, where=where, fix=fix, number=number)
+
+
 def _rebuild(
     kind: type[StatetxError], what: str, where: str | None, fix: str | None
 ) -> StatetxError:

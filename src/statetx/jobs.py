@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
+import re
+import shutil
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from statetx import stages
+from statetx import locks, stages, stopping
 from statetx.config import BASELINES, Config
-from statetx.errors import ResultsError, StatetxError, always_printable
+from statetx.errors import ResultsError, always_printable
 from statetx.records import known_checksum, refuse_mixture, write_record
 from statetx.steps import Step
 
@@ -22,7 +24,28 @@ if TYPE_CHECKING:
 
 
 def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads: int = 0) -> None:
-    """Train one run, as rule `train` does; ``threads = 0`` leaves their number to torch."""
+    """Train one run, as rule `train` does; ``threads = 0`` leaves their number to torch.
+
+    Raises
+    ------
+    ResultsError
+        Another process trains or prunes the run, or its model would replace something else.
+    """
+    from statetx.models.model_dir import OWN
+    from statetx.writes import check_target
+
+    home = stages.run_dir(dataset, split, model, seed)
+    check_target(home / "model", OWN)
+    # Of several processes on several machines the first one answers for all.
+    if int(os.environ.get("RANK", "0")) and getattr(cfg.models[model], "devices", 1) > 1:
+        _train(cfg, dataset, split, model, seed, threads)
+        return
+    with locks.held(locks.beside(home), f"the run {home}"):
+        _train(cfg, dataset, split, model, seed, threads)
+        _drop_states(dataset, split, model, seed)
+
+
+def _train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads: int) -> None:
     from statetx.training.fit import fit
 
     plan = stages.split_dir(dataset, split) / "plan.parquet"
@@ -59,6 +82,14 @@ def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads:
             ranks.launch(fit, arguments, devices)
             return
     fit(**arguments)
+
+
+def _drop_states(dataset: str, split: str, model: str, seed: int) -> None:
+    """Remove the states of unfinished trainings of a run of other settings: its model is finished."""
+    name = f"{dataset}.{split}.{model}.seed{seed}-"
+    for left in (Path(".state") / "train").glob(f"{glob.escape(name)}*"):
+        if re.fullmatch(r"[0-9a-f]{16}", left.name.removeprefix(name)) and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def verdict(cfg: Config, experiment: str) -> None:
@@ -118,6 +149,11 @@ def report(cfg: Config, experiment: str) -> Path:
     return out
 
 
+def packing(store: str | Path) -> contextlib.AbstractContextManager[None]:
+    """Lock a store for one of the jobs that pack it together; `statetx pack` wants it alone."""
+    return locks.held(locks.beside(store), f"the store {store}", shared=True)
+
+
 @contextlib.contextmanager
 def recorded(step: Step) -> Iterator[None]:
     """Run a step and leave a record of what it was made from.
@@ -158,7 +194,7 @@ def _check_code(step: Step) -> None:
 def job(log: str | Path | None = None) -> Iterator[None]:
     """Run a stage: its output goes to `log`; an error a user can mend is one block, not a trace.
 
-    Exits with 1 on a `StatetxError`.
+    Exits with 1 on a `StatetxError`, with 128 + its number on a signal.
     """
     handle = None
     always_printable()
@@ -171,12 +207,8 @@ def job(log: str | Path | None = None) -> Iterator[None]:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("statetx").setLevel(logging.INFO)
     try:
-        yield
-    except StatetxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if os.environ.get("STATETX_TRACEBACK"):
-            traceback.print_exc()
-        raise SystemExit(error.exit_code) from None
+        with stopping.door():
+            yield
     finally:
         if handle is not None:
             handle.flush()

@@ -1,31 +1,29 @@
-"""What a result was made from: digests, code fingerprints, versions, and whole-or-nothing writes."""
+"""What a result was made from: digests, code fingerprints, versions."""
 
 from __future__ import annotations
 
 import ast
-import contextlib
-import errno
-import glob
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from statetx.checksums import settle
 from statetx.errors import ResultsError
+from statetx.writes import no_room as no_room
+from statetx.writes import staged as staged
+from statetx.writes import sweep as sweep
+from statetx.writes import whole as whole
 
 PACKAGE = "statetx"
 
 NEVER_FOLLOWED = frozenset(
     {"config", "errors", "checksums", "documents", "provenance", "records", "stages"}
     | {"source_files", "packed_sources", "steps", "jobs", "cli", "cli_scores", "cli_stages"}
+    | {"caches", "locks", "outputs", "startup", "stopping", "writes"}
 )
 """Modules whose text cannot change a number: settings reach a stage as parameters, messages and
 provenance are not results. Following them would retrain every model for a reworded error."""
@@ -215,98 +213,7 @@ def code_fingerprint(roots: Iterable[str], package_dir: Path | None = None) -> s
 
 
 # ---------------------------------------------------------------------------------------------
-# whole-or-nothing writes
-
-
-@contextlib.contextmanager
-def staged(directory: Path) -> Iterator[Path]:
-    """Yield an empty directory; its files move to `directory` if the block succeeds.
-
-    For tables that belong together but are not all there is in `directory`.
-
-    Raises
-    ------
-    ResultsError
-        The directory cannot be written to.
-    """
-    beside = directory if directory.is_dir() else directory.parent
-    room = beside / f"{directory.name}.staged"
-    with whole(room) as part:
-        part.mkdir()
-        yield part
-        for file in sorted(part.rglob("*")):
-            if file.is_file():
-                target = directory / file.relative_to(part)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, target)
-    shutil.rmtree(room)
-
-
-@contextlib.contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it into place if the block succeeds.
-
-    Works for files and for directories (create the yielded path as either). On any failure
-    nothing is left behind and an earlier `path` is untouched.
-
-    Raises
-    ------
-    ResultsError
-        The directory cannot be written to, or the disk is full.
-    """
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise ResultsError(
-            f"cannot write here: {error.strerror}",
-            where=target,
-            fix="make the directory writable, free space, or choose another results directory",
-        ) from error
-    try:
-        part = room / target.name
-        yield part
-        if not part.exists():
-            raise ResultsError("nothing was written", where=target)
-        _readable(part)
-        settle()
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        os.replace(part, target)
-    except (OSError, RuntimeError) as error:
-        if not no_room(error):
-            raise
-        raise ResultsError(
-            "the disk is full; nothing half-made was left",
-            where=target,
-            fix="free disk space and run the same command again: what was finished is kept",
-        ) from error
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
-
-
-def sweep(path: str | Path) -> None:
-    """Remove what attempts at `path` that were killed left beside it."""
-    target = Path(path)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def no_room(error: BaseException) -> bool:
-    """Whether a write failed for want of room; HDF5 says so in the text of its errors only."""
-    known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    number = getattr(error, "errno", None)
-    return number in known or any(f"errno = {code}," in str(error) for code in known)
-
-
-def _readable(part: Path) -> None:
-    """Give files the permissions of ordinary ones: some writers make them readable by one user."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in [part, *(part.rglob("*") if part.is_dir() else ())]:
-        if path.is_file():
-            path.chmod(0o666 & ~mask)
+# small files
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -108,6 +108,44 @@ def test_a_line_packed_otherwise_in_between_is_made_again(
     assert same_files(tmp_path / "whole", tmp_path / "pack")
 
 
+@pytest.mark.parametrize("how", ["gone", "half", "flipped", "empty index", "flipped index"])
+def test_a_damaged_part_is_made_again(
+    two: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    interrupted(two, tmp_path / "pack", "gather", monkeypatch)
+    cells_bin = tmp_path / "pack.parts" / "0001" / "cells.bin"
+    index = cells_bin.with_name("index.json")
+    content = bytearray(cells_bin.read_bytes())
+    if how == "gone":
+        cells_bin.unlink()
+    elif how == "half":
+        cells_bin.write_bytes(content[: len(content) // 2])
+    elif how == "flipped":
+        content[len(content) // 2] ^= 1
+        cells_bin.write_bytes(content)
+    elif how == "empty index":
+        index.write_text("")
+    else:
+        index.write_text(index.read_text().replace('"n_cells": 3', '"n_cells": 2', 1))
+    found = survey(two, settings(), "d")
+    if how != "flipped":  # read block by block: its checksum is compared before that
+        with pytest.raises(ResultsError, match="cannot read this part"):
+            parts = [cells_bin.parents[1] / "0000", cells_bin.parent]
+            pack.gather(found, parts, "L1", settings(), tmp_path / "L1.h5ad")
+    made: list[int] = []
+    real = pack.scatter
+    monkeypatch.setattr(pack, "scatter", lambda s, n, *rest: (made.append(n), real(s, n, *rest)))
+    pack.pack(two, settings(), "d", tmp_path / "pack")
+    assert made == [1]
+    assert "0001 is made again" in caplog.text
+    pack.pack(two, settings(), "d", tmp_path / "whole")
+    assert same_files(tmp_path / "whole", tmp_path / "pack")
+
+
 def test_a_csc_file_needs_room_to_be_dealt_into_rows(two: list[Path], tmp_path: Path) -> None:
     rows = room.need(two[:1], settings())
     adata = anndata.read_h5ad(two[0])

@@ -138,3 +138,20 @@ def test_a_misspelt_name_deletes_nothing(run: Path, name: str, fix: str) -> None
         prune(run, ["best", name], delete=True)
     assert fix in str(caught.value.fix)
     assert tree(run) == before
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints"])
+def test_nothing_is_deleted_through_a_link(run: Path, tmp_path: Path, place: str) -> None:
+    linked = run / place if place else run
+    linked.rename(tmp_path / "elsewhere")
+    linked.symlink_to(tmp_path / "elsewhere")
+    before = tree(tmp_path)
+    for delete in (True, False):
+        with pytest.raises(ResultsError, match="this is a link to"):
+            prune(run, ["best"], delete=delete)
+    assert tree(tmp_path) == before
+
+
+def test_a_run_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="no such run"):
+        prune(tmp_path / "seed0", ["best"])

@@ -371,7 +371,7 @@ def test_one_compound_under_two_names_is_found(tmp_path: Path, table: Path, run:
 def test_the_json_is_the_report_of_the_api(tmp_path: Path, table: Path, run: Run) -> None:
     for text in (TOML, TOML + FEW + 'test = ["Alpha_5"]\n'):
         path, out = toml(tmp_path, text), tmp_path / "new" / "lint.json"
-        code, _, _ = run(path, "--data", table, "--json", out)
+        code, _, _ = run(path, "--data", table, "--json", out, "--force")
         report = json.loads(out.read_text())
         assert report == api(path, table)["d"]
         assert code == min(report["errors"], 1)

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from small_model import small
 
-from statetx import provenance
 from statetx.data.store import open_store
 from statetx.training import checkpoints, gradient, stream, trainer
 from statetx.training.fit import _task, fit
@@ -71,7 +70,7 @@ def lie_in_wait(place: str, step: int) -> None:
             die()
 
     PertSetsModule.training_step = taken  # type: ignore[method-assign]
-    provenance.os.replace = replaced
+    os.replace = replaced
     if place == "in a checkpoint":
         checkpoints.write_weights = halved(checkpoints.write_weights)
     if place == "in a state":

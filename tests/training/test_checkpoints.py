@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from small_model import small
 
 from statetx.errors import ModelError
-from statetx.training import callbacks
+from statetx.training import callbacks, checkpoints
 from statetx.training.callbacks import Curves, Validation
 from statetx.training.checkpoints import Checkpoints
 from statetx.training.module import PertSetsModule
@@ -125,7 +125,7 @@ def test_weights_that_are_gone_damaged_or_foreign_are_refused(
     tmp_path: Path, content: bytes | str | None
 ) -> None:
     validation = Validation([], 1, 9)
-    checkpoints = Checkpoints(validation, tmp_path, tmp_path, 2, "this")
+    kept = Checkpoints(validation, tmp_path, tmp_path, 2, "this")
     for name in ("step=2", "best-3"):
         path = tmp_path / f"{name}.safetensors"
         if isinstance(content, bytes):
@@ -133,23 +133,76 @@ def test_weights_that_are_gone_damaged_or_foreign_are_refused(
         elif content is not None:
             save_file({"w": np.zeros(1, np.float32)}, path, {"training": content})
     with pytest.raises(ModelError, match=r"step=2.* written by another training") as caught:
-        checkpoints.read_step("step=2")
+        kept.read_step("step=2")
     assert "train again" in str(caught.value)
     validation.best_step = 3
     with pytest.raises(ModelError, match=r"best-3.* is missing, damaged"):
-        checkpoints.read_best()
+        kept.read_best()
 
 
-def test_a_broken_state_is_refused_and_nothing_removed(
-    alternate: Callable[..., list[int]], train: Callable[..., Path], tmp_path: Path
+def _spoil(path: Path, how: str) -> None:
+    """Truncate a file, change a byte in the middle of its largest stretch of numbers, or remove it."""
+    content = bytearray(path.read_bytes())
+    if how == "gone":
+        path.unlink()
+    elif how == "half":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) * 2 // 3] ^= 1
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["half", "flipped", "gone"])
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["last.ckpt"], [2, 3, 4, 5]),
+        (["last.ckpt", "before.ckpt"], list(range(6))),
+        (["best-*.safetensors"], list(range(6))),
+        (["step=2.safetensors"], list(range(6))),
+    ],
+)
+def test_what_is_damaged_is_left_aside(
+    alternate: Callable[..., list[int]],
+    expected: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    names: list[str],
+    taken: list[int],
+    how: str,
 ) -> None:
     alternate(A, stop=5)
-    state = tmp_path / f"{A}.state" / "last.ckpt"
-    state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="cannot read the resume state") as caught:
-        train(small(lr=A), state_dir=state.parent)
-    assert str(state) in str(caught.value)
-    assert (tmp_path / "run" / "checkpoints" / "step=2.safetensors").exists()
+    state = tmp_path / f"{A}.state"
+    for name in names:
+        for path in [*state.glob(name), *(tmp_path / "run" / "checkpoints").glob(name)]:
+            _spoil(path, how)
+    with caplog.at_level(logging.WARNING, "statetx.training"):
+        assert alternate(A) == taken
+    assert how == "gone" or "damaged" in caplog.text or "gone" in caplog.text
+    assert same_model(expected, tmp_path / "run")
+
+
+def test_checkpoints_behind_a_link_belong_to_another_run(
+    alternate: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    alternate(B)
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "other")
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "other")
+    with pytest.raises(ModelError, match="is a link to"):
+        alternate(A)
+    assert {path.stem for path in (tmp_path / "other").iterdir()} == {"step=2", "step=4", "step=6"}
+
+
+def test_the_state_is_saved_by_time_too_and_resumes_to_the_same_weights(
+    alternate: Callable[..., list[int]],
+    expected: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoints, "STATE_EVERY_S", 0.0)
+    alternate(A, stop=3)
+    assert alternate(A) == [3, 4, 5]
+    assert same_model(expected, tmp_path / "run")
 
 
 def test_the_first_rate_after_a_resume_counts_the_cells_before_it(

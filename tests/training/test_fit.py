@@ -371,6 +371,10 @@ def test_best_weights_of_the_state_survive_until_the_next_state(
     assert (tmp_path / "best-2.safetensors").exists()  # the state in place still needs it
     trainer.fail = False
     callback._save_state(trainer)  # type: ignore[arg-type]
+    # The state before needs its own until a third one takes its place.
+    names = {p.name for p in tmp_path.glob("best-*")}
+    assert names == {"best-2.safetensors", "best-3.safetensors"}
+    callback._save_state(trainer)  # type: ignore[arg-type]
     assert [p.name for p in tmp_path.glob("best-*")] == ["best-3.safetensors"]
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.numpy import load_file
 from small_model import small
 
-from statetx.errors import DataError, ModelError
+from statetx.errors import DataError, ModelError, Stopped
 from statetx.training import ranks
 from statetx.training.fit import fit
 
@@ -82,8 +82,9 @@ def test_the_first_error_ends_all_and_is_told() -> None:
 
 def _alone_in_a_session(arguments: dict[str, Any]) -> None:
     os.setsid()
-    with pytest.raises(ModelError, match="stopped by SIGTERM"):
+    with pytest.raises(Stopped, match="stopped by SIGTERM after step") as caught:
         ranks.launch(fit, arguments, 2)
+    assert caught.value.exit_code == 128 + signal.SIGTERM
     raise SystemExit(3)
 
 

@@ -21,7 +21,7 @@ from small_model import small
 
 from statetx.config.models import Training
 from statetx.data.store import open_store
-from statetx.errors import ModelError
+from statetx.errors import Stopped
 from statetx.models import model_dir
 from statetx.models.architecture import Architecture
 from statetx.models.backbone import Shape
@@ -229,9 +229,10 @@ def test_a_signal_saves_and_the_next_attempt_ends_as_if_there_had_been_none(
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(PertSetsModule, "training_step", struck)
-    with pytest.raises(ModelError, match=r"stopped by SIGTERM after step [34]") as caught:
+    with pytest.raises(Stopped, match=rf"stopped by {name} after step [34]") as caught:
         train(settings, keep=["best", "last"])
-    assert "goes on from the last saved step" in str(caught.value.fix)
+    assert "run the same command again" in str(caught.value.fix)
+    assert caught.value.exit_code == 128 + getattr(signal, name)
     assert signal.getsignal(signal.SIGUSR1) == before
     assert (tmp_path / "run.state" / "last.ckpt").is_file()
     assert not (tmp_path / "run" / "model").exists()
@@ -282,7 +283,7 @@ def test_sigusr1_of_a_scheduler_saves_and_exits_non_zero(
         check=False,
     )
     assert done.returncode > 0
-    assert "stopped by SIGTERM after step 13" in done.stderr
+    assert "stopped by SIGUSR1 after step 13" in done.stderr
     assert (tmp_path / "run" / "state" / "last.ckpt").is_file()
     assert not (tmp_path / "run" / "model").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"run"}

@@ -1,13 +1,17 @@
 """Rule gather: the cells of one line, sorted."""
 
+from pathlib import Path
+
 from statetx.data.gather import gather
 from statetx.data.survey import Survey, declared
-from statetx.jobs import job, recorded
+from statetx.jobs import job, packing, recorded
 from statetx.stages import raw_line
 from statetx.steps import Step
 
 if __name__ == "__main__":
-    with job(snakemake.log[0]), recorded(Step.from_job("pack", snakemake)):
+    step = Step.from_job("pack", snakemake)
+    store = Path(snakemake.output.cells).parent
+    with job(snakemake.log[0]), packing(store), recorded(step):
         survey, line = Survey.read(snakemake.input.survey), raw_line(snakemake.wildcards.cell_line)
         settings = declared(snakemake.params.settings)
         gather(survey, snakemake.input.parts, line, settings, snakemake.output.cells)

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from statetx.data.pack import finish
 from statetx.data.survey import Survey, declared
-from statetx.jobs import job, recorded
+from statetx.jobs import job, packing, recorded
 from statetx.packed_sources import packed_as
 from statetx.steps import Step
 
 if __name__ == "__main__":
-    with job(snakemake.log[0]), recorded(Step.from_job("pack", snakemake)):
+    out = Path(snakemake.output.manifest).parent
+    with job(snakemake.log[0]), packing(out), recorded(Step.from_job("pack", snakemake)):
         survey = Survey.read(snakemake.input.survey)
         settings = declared(snakemake.params.settings)
-        out = Path(snakemake.output.manifest).parent
         finish(survey, settings, out, snakemake.input.parts, packed_as(out))

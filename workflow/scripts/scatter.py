@@ -1,11 +1,13 @@
 """Rule scatter: one source file, dealt out by cell line."""
 
+from pathlib import Path
+
 from statetx.data.scatter import scatter
 from statetx.data.survey import Survey, declared
-from statetx.jobs import job
+from statetx.jobs import job, packing
 
 if __name__ == "__main__":
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), packing(Path(snakemake.output.part).parents[1]):
         survey = Survey.read(snakemake.input.survey)
         number = int(snakemake.wildcards.part)
         scatter(survey, number, declared(snakemake.params.settings), snakemake.output.part)

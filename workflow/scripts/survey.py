@@ -5,11 +5,11 @@ from pathlib import Path
 from statetx.config import load
 from statetx.data.room import check_room
 from statetx.data.survey import declared, survey
-from statetx.jobs import job
+from statetx.jobs import job, packing
 from statetx.source_files import source_files
 
 if __name__ == "__main__":
-    with job(snakemake.log[0]):
+    with job(snakemake.log[0]), packing(Path(snakemake.output.survey).parents[1]):
         params, out = snakemake.params, snakemake.output.survey
         files = source_files(load(dict(snakemake.config)), params.dataset)
         settings = declared(params.settings)

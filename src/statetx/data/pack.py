@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,18 +19,21 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from statetx import labels
+from statetx import labels, locks
 from statetx.config import Dataset
 from statetx.data.gather import gather
 from statetx.data.identity import identity
 from statetx.data.label_kind import read_as, with_drugs
 from statetx.data.layout import FORMAT, check_case, file_name
 from statetx.data.scatter import scatter
+from statetx.data.segments import check_bytes, read_index
 from statetx.data.survey import CODE, Survey, survey, watched
 from statetx.errors import DataError, ResultsError
 from statetx.provenance import code_fingerprint, digest, versions, whole, write_json, write_text
 
 __all__ = ["finish", "gather", "pack", "part_names", "scatter", "survey"]
+
+log = logging.getLogger("statetx.pack")
 
 
 def part_names(survey: Survey) -> list[str]:
@@ -81,8 +85,16 @@ def pack(
     """
     out = Path(out_dir)
     home = out.with_name(out.name + ".parts") if parts_dir is None else Path(parts_dir)
-    found = survey(files, settings, name)
     _make(out)
+    with locks.held(locks.beside(out), f"the store {out}"):
+        found = survey(files, settings, name)
+        parts = _pack_lines(found, settings, out, home)
+        finish(found, settings, out, parts, packed_as, provenance)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _pack_lines(found: Survey, settings: Dataset, out: Path, home: Path) -> list[Path]:
+    """Pack the lines that an earlier attempt has not finished; return the parts they came from."""
     _make(home)
     check_case(map(file_name, found.cells), out)
     (out / "manifest.json").unlink(missing_ok=True)
@@ -93,8 +105,8 @@ def pack(
         line for line, mark in done.items() if not _finished(mark, lines[line], found.digest)
     ]
     try:
-        for number, part in enumerate(parts if missing else []):
-            if _part_of(part) != found.digest:
+        for number, part in enumerate(parts):
+            if not _is_part_of(part, found.digest):
                 shutil.rmtree(part, ignore_errors=True)
                 scatter(found, number, settings, part)
         for line in missing:
@@ -103,8 +115,7 @@ def pack(
     finally:
         with contextlib.suppress(OSError):
             home.rmdir()  # succeeds when nothing was finished
-    finish(found, settings, out, parts, packed_as, provenance)
-    shutil.rmtree(home, ignore_errors=True)
+    return parts
 
 
 def _make(directory: Path) -> None:
@@ -126,25 +137,21 @@ def _mark(path: Path, digest: str) -> str:
 
 def _finished(mark: Path, path: Path, digest: str) -> bool:
     there = mark.is_file() and path.is_file()
-    return there and mark.read_text(encoding="utf-8") == _mark(path, digest)
+    return there and mark.read_bytes() == _mark(path, digest).encode()
 
 
-def _part_of(part: Path) -> str | None:
+def _is_part_of(part: Path, digest: str) -> bool:
+    """Whether an earlier attempt at the same data has left a whole part."""
+    if not part.exists():
+        return False
     try:
-        return str(_index(part)["survey"])
-    except ResultsError:
-        return None
-
-
-def _index(part: str | Path) -> dict[str, Any]:
-    """Read what `scatter` says of a part."""
-    try:
-        found = json.loads((Path(part) / "index.json").read_text(encoding="utf-8"))
-        return {"survey": found["survey"], "content": found["content"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(
-            f"cannot read this part: {error}", where=part, fix="pack from the start"
-        ) from error
+        if read_index(part)["survey"] != digest:
+            return False
+        check_bytes(part)
+    except ResultsError as error:
+        log.warning("%s is made again: %s", part, error.what)
+        return False
+    return True
 
 
 def finish(
@@ -198,7 +205,7 @@ def finish(
     reading = read_as(settings.labels, names, known)
     with whole(out / "conditions.parquet") as part:
         with_drugs(conditions, reading).to_parquet(part, index=False)
-    contents = [str(_index(part)["content"]) for part in parts]
+    contents = [str(read_index(Path(part))["content"]) for part in parts]
     sources = [
         {"path": source.path, "stamp": source.stamp, "content": content}
         for source, content in zip(survey.sources, contents, strict=True)

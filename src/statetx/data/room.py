@@ -76,7 +76,7 @@ def check_room(
     wanted = need(files, settings)
     here = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
     lying = [*Path(place).glob("*.h5ad"), *(Path(parts).rglob("*") if parts else ())]
-    free = shutil.disk_usage(here).free + sum(p.stat().st_size for p in lying if p.is_file())
+    free = shutil.disk_usage(here).free + sum(map(_size, lying))
     total = wanted.parts + wanted.store
     said = f"{in_words(total)} of disk ({in_words(wanted.store)} for the store, the rest while it is made)"
     log.info("packing takes about %s; %s are free", said, in_words(free))
@@ -86,6 +86,13 @@ def check_room(
             where=here.absolute(),
             fix="free disk space, or run in a directory on another disk",
         )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # another process has just removed it
+        return 0
 
 
 def in_words(n_bytes: float) -> str:

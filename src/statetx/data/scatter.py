@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,12 +31,14 @@ from statetx.data.numbers import RowSums, is_integral, is_whole
 from statetx.data.survey import Survey, watched
 from statetx.errors import DataError
 from statetx.expression import refuse_impossible
-from statetx.provenance import sweep, whole, write_json
+from statetx.provenance import digest, sweep, whole, write_json
 
 log = logging.getLogger("statetx.pack")
 
 CHUNK_ROWS = 1 << 16
 """Most rows of a chunk: their names are Python objects for a moment, some 100 bytes each."""
+PART = ("cells.bin", "index.json")
+"""Files of a part."""
 LARGEST_COUNT = np.iinfo(np.uint16).max
 """Largest count looked for behind log1p values."""
 
@@ -79,6 +82,7 @@ class _Part:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.segments: list[dict[str, Any]] = []
+        self.checksum = 0
         self._offset = 0
         self._out: BinaryIO = open(home / "cells.bin", "wb")  # noqa: SIM115 (closed by `close`)
 
@@ -89,9 +93,15 @@ class _Part:
         """Append an array, and fill up to the next cache line."""
         raw = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
         gap = -len(raw) % ALIGNMENT
-        self._out.write(raw.data)
-        self._out.write(bytes(gap))
+        for piece in (raw.data, bytes(gap)):
+            self._out.write(piece)
+            self.checksum = zlib.crc32(piece, self.checksum)
         self._offset += len(raw) + gap
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of ``cells.bin``."""
+        return self._offset
 
     def begin(self, line: str, n_cells: int, nonzeros: int, width: int, chunk: _Chunk) -> None:
         """Note where the arrays of a segment start."""
@@ -138,24 +148,24 @@ def scatter(survey: Survey, number: int, settings: Dataset, out: str | Path) -> 
         )
     found = header(path, settings)
     sweep(out)
-    with whole(out) as home, opened(path) as file:
+    with whole(out, own=PART) as home, opened(path) as file:
         home.mkdir()
         part = _Part(home)
         try:
             content = _deal(file, found, survey, settings, part)
         finally:
             part.close()
-        write_json(
-            home / "index.json",
-            {
-                "survey": survey.digest,
-                "source": survey.sources[number].identity,
-                "content": content,
-                "perturbations": found.perturbation.names,
-                "batches": found.batch.names,
-                "segments": part.segments,
-            },
-        )
+        index = {
+            "survey": survey.digest,
+            "source": survey.sources[number].identity,
+            "content": content,
+            "perturbations": found.perturbation.names,
+            "batches": found.batch.names,
+            "segments": part.segments,
+            "bytes": part.n_bytes,
+            "crc32": part.checksum,
+        }
+        write_json(home / "index.json", {**index, "digest": digest(index)})
 
 
 def _deal(file: h5py.File, found: Header, survey: Survey, settings: Dataset, part: _Part) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from statetx.data.layout import ALIGNMENT
 from statetx.data.scatter import index_type, record_type
 from statetx.data.survey import Survey
 from statetx.errors import ResultsError
+from statetx.provenance import digest
 
 SHUFFLE_SEED = 0
 """Of the permutation inside (perturbation, batch). A constant: the store is a function of its data,
@@ -77,15 +79,50 @@ class Cells:
             yield self.segments[k], inside, self.start[cells[here]], by_place[here]
 
 
+def read_index(home: Path) -> dict[str, Any]:
+    """Return what a part holds, once it proves to be whole.
+
+    Raises
+    ------
+    ResultsError
+        A file of it is missing, damaged or of another length.
+    """
+    try:
+        index = json.loads((home / "index.json").read_text(encoding="utf-8"))
+        size = (home / "cells.bin").stat().st_size
+        told = index.pop("digest")
+        wrong = None
+        if told != digest(index):
+            wrong = "index.json is not what was written"
+        elif size != index["bytes"]:
+            wrong = f"cells.bin has {size} of {index['bytes']} bytes"
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        wrong = str(error)
+    if wrong is not None:
+        raise ResultsError(f"cannot read this part: {wrong}", where=home, fix="pack from the start")
+    return index
+
+
+def check_bytes(home: Path) -> None:
+    """Compare the cells of a part with their checksum: for one that an earlier attempt left.
+
+    Raises
+    ------
+    ResultsError
+        They differ.
+    """
+    found, wanted = 0, read_index(home)["crc32"]
+    with open(home / "cells.bin", "rb") as file:
+        while piece := file.read(1 << 24):
+            found = zlib.crc32(piece, found)
+    if found != wanted:
+        raise ResultsError("cells.bin is damaged", where=home, fix="pack from the start")
+
+
 def read_segments(survey: Survey, parts: Sequence[str | Path], line: str) -> Iterator[Segment]:
     indices, dense = index_type(len(survey.genes)), sorted(survey.widths.items())
     for number, home in enumerate(map(Path, parts)):
-        try:
-            index = json.loads((home / "index.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ResultsError(
-                f"cannot read this part: {error}", where=home, fix="pack from the start"
-            ) from error
+        index = read_index(home)
         if index["survey"] != survey.digest:
             raise ResultsError(
                 "this part was made from other files or settings",

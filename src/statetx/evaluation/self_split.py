@@ -18,6 +18,7 @@ from statetx.data.obs_columns import in_order
 from statetx.data.open_h5ad import opened
 from statetx.errors import DataError
 from statetx.evaluation.de_columns import Column
+from statetx.evaluation.earlier import CEILING_FILES, check_tables
 from statetx.evaluation.one_line import Result, evaluate_halves
 from statetx.evaluation.our_scores import Half
 from statetx.evaluation.same_labels import matched
@@ -56,6 +57,7 @@ def ceiling_files(
     labels: str = AUTO,
     seed: int = 0,
     skip: Sequence[str] = (),
+    replace: bool = True,
 ) -> dict[str, Result]:
     """Score halves of the real cells against each other, cell line by cell line.
 
@@ -66,7 +68,7 @@ def ceiling_files(
 
     Parameters
     ----------
-    real, pert_col, control_pert, celltype_col, embed_key, out, profile, scale, labels, skip
+    real, pert_col, control_pert, celltype_col, embed_key, out, profile, scale, labels, skip, replace
         As for `standalone.evaluate_files`.
     seed
         Of the draw of the halves.
@@ -77,6 +79,8 @@ def ceiling_files(
         A file is not what was declared, or a line has too few cells to be halved.
     ConfigError
         Unknown profile or scale.
+    ResultsError
+        A table would replace a file that must stay.
     """
     check_settings(profile, skip, scale)
     side = read_side(real, pert_col, control_pert, celltype_col, embed_key, scale)
@@ -84,6 +88,7 @@ def ceiling_files(
     control = controls[0]
     (side,), _, _ = matched([side], labels, controls)
     homes = homes_of(side, out, celltype_col)
+    check_tables(homes.values(), CEILING_FILES, replace)
     order = _visited(side, pert_col)
     results = {}
     for line in homes:

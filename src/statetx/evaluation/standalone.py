@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from statetx.errors import ConfigError, DataError, did_you_mean
 from statetx.evaluation import cell_eval
 from statetx.evaluation.de_columns import Tests
 from statetx.evaluation.de_file import SuppliedTable, write_tests
+from statetx.evaluation.earlier import SCORE_FILES, check_tables
 from statetx.evaluation.one_line import Result, evaluate_halves
 from statetx.evaluation.our_scores import Half
 from statetx.evaluation.same_labels import matched
@@ -73,6 +74,7 @@ def evaluate_files(
     pred_de: str | Path | None = None,
     common_only: bool = False,
     clip_negative: bool = False,
+    replace: bool = True,
 ) -> dict[str, Result]:
     """Score predicted against real cells, cell line by cell line.
 
@@ -122,6 +124,8 @@ def evaluate_files(
     clip_negative
         Whether to set negative predicted values to 0, as models predict them near 0; scaled values
         are refused all the same.
+    replace
+        Whether earlier tables of this function in `out` are replaced; other files never are.
 
     Returns
     -------
@@ -133,6 +137,8 @@ def evaluate_files(
         A file is not what was declared, or they do not fit.
     ConfigError
         Unknown profile or scale.
+    ResultsError
+        A table would replace a file that must stay.
     """
     check_settings(profile, skip, scale)
     with ThreadPoolExecutor(2) as pool:
@@ -151,6 +157,7 @@ def evaluate_files(
         truth_side, pred_side = keep_common(truth_side, pred_side, control)
     refuse_other_lines(truth_side, pred_side)
     homes = homes_of(truth_side, out, celltype_col)
+    check_tables(homes.values(), SCORE_FILES, replace)
     tables = {"real": real_de, "pred": pred_de}
     supplied = _supplied(truth_side, control, celltype_col, tables, names)
     results = {}
@@ -173,7 +180,7 @@ def evaluate_files(
             )
             _write(result, stage / home.relative_to(out))
             # A screen has gigabytes of tests: they are on disk now.
-            results[line] = replace(result, tables={})
+            results[line] = dataclasses.replace(result, tables={})
     return results
 
 
@@ -257,7 +264,7 @@ def _check_fit(real: Side, pred: Side) -> Side:
         log.info("%s: genes put into the order of %s, by name", pred.path, real.path)
         place = {gene: i for i, gene in enumerate(pred.genes)}
         order = np.array([place[gene] for gene in real.genes])
-        pred = replace(pred, genes=real.genes, cells=pred.cells.reordered(order))
+        pred = dataclasses.replace(pred, genes=real.genes, cells=pred.cells.reordered(order))
     return pred
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from statetx import locks
 from statetx.errors import ConfigError, ResultsError, did_you_mean
 from statetx.provenance import write_json
 
@@ -50,10 +51,21 @@ def prune(
     ConfigError
         A name in `keep` is no checkpoint name.
     ResultsError
-        The model directory is missing or incomplete; nothing is deleted then.
+        The model directory is missing or incomplete, the run or its checkpoints are a link, or
+        another process trains the run; nothing is deleted then.
     """
     run = Path(run_dir)
     steps = _asked(keep)
+    _check_place(run)
+    if not delete:
+        return _prune(run, keep, steps, False, out)
+    with locks.held(locks.beside(run), f"the run {run}"):
+        return _prune(run, keep, steps, True, out)
+
+
+def _prune(
+    run: Path, keep: list[str], steps: set[int], delete: bool, out: str | Path | None
+) -> dict[str, Any]:
     checkpoints = run / "checkpoints"
     found = sorted(path for path in checkpoints.glob("*") if path.is_file() or path.is_symlink())
     trained = any(_STEP_FILE.fullmatch(path.name) for path in found)
@@ -134,6 +146,23 @@ def _entry(run: Path, path: Path, action: str, reason: str) -> dict[str, Any]:
     size = path.lstat().st_size
     where = path.relative_to(run).as_posix()
     return {"path": where, "action": action, "reason": reason, "bytes": size}
+
+
+def _check_place(run: Path) -> None:
+    """Refuse links: the checkpoints behind them belong to another run."""
+    for place in (run, run / "checkpoints"):
+        if place.is_symlink():
+            raise ResultsError(
+                f"this is a link to {str(place.readlink())!r}, and nothing is deleted through a link",
+                where=place,
+                fix="prune the run that it points to by its own name",
+            )
+    if not run.is_dir():
+        raise ResultsError(
+            "there is no such run",
+            where=run,
+            fix="give the directory results/DATASET/SPLIT/MODEL/seedN",
+        )
 
 
 def _check_model(model: Path, *, steps: bool) -> None:

@@ -35,6 +35,11 @@ from statetx.records import verify
 __all__ = ["LoadedModel", "Predicted", "Predictor", "load", "save"]
 
 FORMAT = 1
+OWN = (
+    *("genes.txt", "golden.npz", "metrics.csv", "curves.svg", "config.yaml"),
+    *("*.json", "*.safetensors"),
+)
+"""Names that a model directory holds: one with others is not replaced."""
 GOLDEN_CELLS = 16
 
 
@@ -197,7 +202,7 @@ def save(
     Parameters
     ----------
     out
-        The directory; replaced if it exists.
+        The directory; an earlier model directory is replaced.
     meta
         What ``model.json`` says; number of genes, checkpoint names and digests are added.
     genes
@@ -230,7 +235,7 @@ def save(
     if control_mean is not None:
         golden["control_mean"] = control_mean
     batches = [str(name) for name in meta.get("batches") or []]
-    with whole(out) as part:
+    with whole(out, own=OWN) as part:
         part.mkdir()
         (part / "genes.txt").write_text("".join(f"{gene}\n" for gene in genes), encoding="utf-8")
         for name, arrays in checkpoints.items():

@@ -29,6 +29,9 @@ from statetx.reporting import words
 from statetx.reporting.board import Board
 from statetx.reporting.rows import Column, exponent, label
 
+MADE_BY = "statetx"
+"""Stands in the metadata of pictures that are files of their own."""
+
 INK, SOFT, HAIR, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 BLUE = "#0072b2"
 _VARIABLES = {INK: "--ink", SOFT: "--soft", HAIR: "--hair", PAPER: "--paper", BLUE: "--blue"}
@@ -305,7 +308,8 @@ def save(figure: Figure, path: Path) -> None:
         text.set_color("#222222")
     for axes in figure.axes:
         axes.grid(which="minor", color="white", lw=0.6)
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    # What drew it: `--force` replaces no other picture.
+    metadata = {"Date": None, "Creator": MADE_BY} if kind == "svg" else {"Software": MADE_BY}
     with whole(path) as part, style():
         figure.savefig(part, format=kind, dpi=160, metadata=metadata)
 

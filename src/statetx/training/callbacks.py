@@ -10,7 +10,6 @@ import csv
 import io
 import logging
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from typing import Any
 import lightning.pytorch as lightning
 import numpy as np
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm import tqdm
 
 from statetx.errors import ModelError
@@ -359,37 +357,3 @@ class Progress(lightning.Callback):
         """Close the bar, also after an error."""
         if self._bar is not None:
             self._bar.close()
-
-
-class StopTogether(lightning.Callback):
-    """Several processes end before the same batch when a scheduler's SIGTERM comes.
-
-    Lightning's own handler talks to the others in the middle of a step, where they wait for something
-    else, and its flag ends the process that has heard before the others are told.
-    """
-
-    def __init__(self) -> None:
-        self._heard = False
-
-    def on_train_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Replace Lightning's handler, which it takes back after the training."""
-
-        def hear(*_: Any) -> None:
-            self._heard = True
-
-        signal.signal(signal.SIGTERM, hear)
-
-    def on_train_batch_start(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Ask the first process whether it has heard."""
-        heard = torch.tensor([int(self._heard)], device=trainer.strategy.root_device)
-        torch.distributed.broadcast(heard, src=0)
-        if heard.item():
-            raise SIGTERMException

@@ -7,8 +7,12 @@ wrote it: a step checkpoint of another one must never end up in a model director
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import shutil
+import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
+from statetx import stopping
 from statetx.errors import ModelError
 from statetx.models.weights_file import write_weights
 from statetx.provenance import whole
@@ -26,6 +31,9 @@ from statetx.training.callbacks import Validation, stepped
 from statetx.training.module import PertSetsModule
 
 log = logging.getLogger("statetx.training")
+
+STATE_EVERY_S = 600.0
+"""A state is saved when so much time has passed since the last one, whatever the number of steps."""
 
 
 class Checkpoints(lightning.Callback):
@@ -52,11 +60,19 @@ class Checkpoints(lightning.Callback):
         self.every = every
         self.identity = identity
         self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._asked = False
+        self._kept: list[Path] = []
 
     @property
     def last(self) -> Path:
         """The resume state."""
         return self.state / "last.ckpt"
+
+    @property
+    def before(self) -> Path:
+        """The state before it, should it turn out to be damaged."""
+        return self.state / "before.ckpt"
 
     def _best(self, step: int) -> Path:
         return self.state / f"best-{step}.safetensors"
@@ -67,9 +83,10 @@ class Checkpoints(lightning.Callback):
     def prepare(self, keep: list[str]) -> Path | None:
         """Return the state to resume from, or None; remove step checkpoints of other trainings.
 
-        Where a wanted step checkpoint from before the state is gone, because another training of
-        the run was started in between, the state is dropped: only training again can give it. What
-        killed attempts had half written is removed too.
+        A state that is damaged is left aside for the one before it. Where a wanted step checkpoint
+        from before the state is gone, because another training of the run was started in between, or
+        is damaged, the state is dropped: only training again can give it. What killed attempts had
+        half written is removed too.
 
         Parameters
         ----------
@@ -79,48 +96,70 @@ class Checkpoints(lightning.Callback):
         Raises
         ------
         ModelError
-            The state is unreadable or that of another training; nothing is removed then.
+            The state is that of another training, or step checkpoints lie behind a link; nothing is
+            removed then.
         """
-        done = self._steps_done()
+        if self.checkpoints.is_symlink():
+            raise ModelError(
+                f"the directory of step checkpoints is a link to {str(self.checkpoints.readlink())!r}",
+                where=self.checkpoints,
+                fix="remove the link: step checkpoints of another training there would be removed",
+            )
+        state, done = self._newest()
         own = {
             path.stem
             for path in self.checkpoints.glob("step=*.safetensors")
-            if done and _writer(path) == self.identity
+            if done and self._is_own(path, whole=path.stem in keep)
         }
         wanted = {name: int(name[5:]) for name in keep if name.startswith("step=")}
         lost = [name for name, step in wanted.items() if step <= done and name not in own]
         if lost:
             log.warning("%s of this training is gone: training again from the start", lost[0])
-            done, own = 0, set()
-        if not done:
+            state, own = None, set()
+        if state is None:
             shutil.rmtree(self.state, ignore_errors=True)
         for path in self.checkpoints.glob("step=*.safetensors"):
             if path.stem not in own:
                 path.unlink()
         for path in (*self.state.glob(".*"), *self.checkpoints.glob(".step=*")):
             shutil.rmtree(path, ignore_errors=True)
-        return self.last if done else None
+        return state
 
-    def _steps_done(self) -> int:
-        """Return how many steps the state has behind it; 0 when there is no state."""
-        if not self.last.exists():
-            return 0
+    def _newest(self) -> tuple[Path | None, int]:
+        """Return the newest whole state and how many steps it has behind it; (None, 0): there is none."""
+        for path in (self.last, self.before):
+            if not path.exists():
+                continue
+            try:
+                return path, self._steps_of(path)
+            except _DamagedError as error:
+                log.warning("%s is damaged and not used: %s", path, error)
+                path.unlink()
+        return None, 0
+
+    def _steps_of(self, path: Path) -> int:
+        """Return how many steps a state has behind it, once it and its best weights prove whole."""
         try:
+            with zipfile.ZipFile(path) as file:
+                wrong = file.testzip()  # torch does not look at the checksums that it writes
+            if wrong is not None:
+                raise _DamagedError(f"the checksum of {wrong} is wrong")
             # Mapped, so that the tensors are not read here: the trainer will.
-            state = torch.load(self.last, map_location="cpu", weights_only=True, mmap=True)
-            writer, step = state["statetx"]["training"], int(state["global_step"])
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            ours, step = state["statetx"], int(state["global_step"])
+            writer, best = ours["training"], ours["best"]
+        except _DamagedError:
+            raise
         except Exception as error:  # torch.load raises whatever the broken bytes lead to
-            raise ModelError(
-                f"cannot read the resume state: {error}",
-                where=self.last,
-                fix="remove the state directory and train again",
-            ) from error
+            raise _DamagedError(f"{type(error).__name__}: {error}") from error
         if writer != self.identity:
             raise ModelError(
                 "the resume state belongs to a training with other settings, seed or plan",
-                where=self.last,
+                where=path,
                 fix="remove the state directory and train again",
             )
+        if best is not None and not self._is_own(self._best(best)):
+            raise _DamagedError(f"{self._best(best).name} is missing or damaged")
         return step
 
     def on_train_start(
@@ -129,6 +168,8 @@ class Checkpoints(lightning.Callback):
         """Note what is already saved."""
         self.read_best()
         self._saved_step = trainer.global_step
+        self._saved_at = time.monotonic()
+        self._say_where()
 
     def read_best(self) -> None:
         """Read back the best weights of an interrupted training.
@@ -154,20 +195,47 @@ class Checkpoints(lightning.Callback):
         """
         return self._read(self._step(name))
 
+    def _is_own(self, path: Path, whole: bool = True) -> bool:
+        """Whether a file of weights is of this training, and what it was written as."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                said = (file.metadata() or {}).get("training", "")
+            if not whole:
+                return str(said).startswith(f"{self.identity} ")
+            return said == self._seal(load_file(path))
+        except (OSError, SafetensorError, ValueError):
+            return False
+
+    def _seal(self, arrays: dict[str, np.ndarray]) -> str:
+        """What stands in a file of weights: whose they are, and a digest of them."""
+        found = hashlib.blake2b(digest_size=16)
+        for name in sorted(arrays):
+            array = np.ascontiguousarray(arrays[name])
+            found.update(f"{name} {array.dtype} {array.shape}".encode())
+            found.update(array.reshape(-1).view(np.uint8).data)
+        return f"{self.identity} {found.hexdigest()}"
+
     def _read(self, path: Path) -> dict[str, np.ndarray]:
-        if _writer(path) != self.identity:
+        if not self._is_own(path):
             raise ModelError(
                 f"{path.name} is missing, damaged, or was written by another training",
                 where=path,
-                fix=f"remove {self.state} and train again; two trainings of one run must not run "
-                "at the same time",
+                fix="run the same command to train again what is gone",
             )
         return load_file(path)
 
     def _write(self, arrays: dict[str, np.ndarray], path: Path) -> None:
         with whole(path) as part:
             # One entry only: safetensors writes several in an order that changes between runs.
-            write_weights(arrays, part, {"training": self.identity})
+            write_weights(arrays, part, {"training": self._seal(arrays)})
+
+    def due(self) -> bool:
+        """Whether it is time to save the state."""
+        return time.monotonic() - self._saved_at >= STATE_EVERY_S
+
+    def ask(self) -> None:
+        """Have the state saved after this step."""
+        self._asked = True
 
     def on_train_batch_end(
         self,
@@ -179,11 +247,12 @@ class Checkpoints(lightning.Callback):
     ) -> None:
         """Write both when it is time."""
         step = trainer.global_step
-        if step % self.every or not stepped(trainer, batch_idx):
+        regular = step % self.every == 0
+        if not (regular or self._asked) or not stepped(trainer, batch_idx):
             return
         assert isinstance(pl_module, PertSetsModule)
         pl_module.settle()
-        if trainer.is_global_zero:
+        if regular and trainer.is_global_zero:
             self._write(pl_module.evaluated.arrays(), self._step(f"step={step}"))
         self._save_state(trainer)
 
@@ -194,7 +263,7 @@ class Checkpoints(lightning.Callback):
         checkpoint: dict[str, Any],
     ) -> None:
         """Write down whose state this is."""
-        checkpoint["statetx"] = {"training": self.identity}
+        checkpoint["statetx"] = {"training": self.identity, "best": self.validation.best_step}
         assert isinstance(pl_module, PertSetsModule)
         if pl_module.within_step:  # the step starts anew, so its batches do not count yet
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -204,7 +273,13 @@ class Checkpoints(lightning.Callback):
 
     def _save_state(self, trainer: lightning.Trainer) -> None:
         """Write the state; all processes of a training come here, the first one writes."""
-        self._saved_step = trainer.global_step
+        with stopping.slowly():
+            self._write_state(trainer)
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._asked = False
+        self._say_where()
+
+    def _write_state(self, trainer: lightning.Trainer) -> None:
         if not trainer.is_global_zero:
             trainer.save_checkpoint(self.last)
             return
@@ -214,10 +289,19 @@ class Checkpoints(lightning.Callback):
             self._write(self.validation.best_weights, self._best(step))
         with whole(self.last) as part:
             trainer.save_checkpoint(part)
-        # Only now: until the new state was in place, the old one needed its own best weights.
-        for path in self.state.glob("best-*.safetensors"):
-            if step is None or path != self._best(step):
-                path.unlink()
+            if self.last.exists():
+                os.replace(self.last, self.before)
+        # Only now: until the new state was in place, older ones needed their own best weights.
+        self._kept = [*self._kept[-1:], self._best(step or 0)]
+        if len(self._kept) == 2:
+            for path in self.state.glob("best-*.safetensors"):
+                if path not in self._kept:
+                    path.unlink()
+
+    def _say_where(self) -> None:
+        step = self._saved_step
+        where = f"it goes on from step {step}" if step else "no step was saved yet"
+        stopping.go_on(f"run the same command again; {where}")
 
     def on_exception(
         self,
@@ -225,15 +309,10 @@ class Checkpoints(lightning.Callback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Save where a scheduler's SIGTERM stopped us: it comes between two steps."""
+        """Save where a signal stopped us: it is heard between two steps."""
         if isinstance(exception, SIGTERMException) and trainer.global_step > self._saved_step:
             self._save_state(trainer)
 
 
-def _writer(path: Path) -> str | None:
-    """Return which training wrote a file of weights; None when it does not say or is unreadable."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return (file.metadata() or {}).get("training")
-    except (OSError, SafetensorError):
-        return None
+class _DamagedError(Exception):
+    """A state cannot be resumed from."""

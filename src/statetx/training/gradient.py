@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from statetx import stopping
 from statetx.config import Tracking, Training
 from statetx.data.loader import SetLoader
-from statetx.errors import ModelError, did_you_mean
+from statetx.errors import ModelError, Stopped, did_you_mean
 from statetx.models.architecture import Architecture
 from statetx.models.backbone import Shape
 from statetx.models.decoder import DecoderShape
@@ -28,8 +30,9 @@ from statetx.training.covariates import facts, features_digest, with_covariates
 from statetx.training.fit import Places, Task, Trained
 from statetx.training.module import Objective, PertSetsModule
 from statetx.training.monitors import COMPARES
+from statetx.training.orders import Orders
 from statetx.training.plot import draw
-from statetx.training.ranks import Ranks, first_says, joined, usr1_is_term
+from statetx.training.ranks import Ranks, first_says, joined
 from statetx.training.stream import Stream, make_loader, say_sets, validation_batches
 from statetx.training.trainer import make_trainer, products, quiet, wandb_logger
 
@@ -100,10 +103,11 @@ def _train(
         module = PertSetsModule(network, settings, task.seed, objective, features)
         if settings.compile:
             module.model.compile()
-        callbacks = [Progress(last_step), validation, curves, checkpoints]
+        orders = Orders(checkpoints.due, checkpoints.ask)
+        callbacks = [orders, Progress(last_step), validation, curves, checkpoints]
         trainer = make_trainer(settings, places.state, logger, callbacks, ranks)
         begin = time.perf_counter()
-        with products(settings):
+        with products(settings), stopping.patiently():
             _run(trainer, module, loader, places.state, resume, validation)
         log.info(
             "training took %.0f s, of which %.1f s waiting for cells",
@@ -166,8 +170,7 @@ def _run(
     if resume is not None:
         log.info("resuming from %s", resume)
     try:
-        with usr1_is_term():
-            trainer.fit(module, Stream(loader, module), ckpt_path=resume, weights_only=True)
+        trainer.fit(module, Stream(loader, module), ckpt_path=resume, weights_only=True)
         module.settle()
     except ModelError:
         if module.bad_batch is not None:
@@ -177,10 +180,12 @@ def _run(
         raise
     except SIGTERMException:
         # It is a SystemExit without a code: uncaught, the process would end with 0, "success".
-        raise ModelError(
-            f"training was stopped by SIGTERM after step {trainer.global_step}",
+        number = stopping.heard() or signal.SIGTERM
+        raise Stopped(
+            f"training was stopped by {signal.Signals(number).name} after step {trainer.global_step}",
             where=state,
-            fix="run the same command again: it goes on from the last saved step",
+            fix="run the same command again, and it goes on from there",
+            number=number,
         ) from None
     if trainer.global_step != module.settings.max_steps and validation.stopped_at is None:
         raise ModelError(

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from statetx.errors import ModelError, StatetxError
+from statetx import stopping
+from statetx.errors import ModelError, StatetxError, Stopped
 
 log = logging.getLogger("statetx")
 
@@ -133,7 +134,12 @@ def launch(work: Callable[..., None], arguments: dict[str, Any], processes: int)
     )
     level = log.level
     threads = max(1, torch.get_num_threads() // processes)
-    with tempfile.TemporaryDirectory() as reports, usr1_is_term(), _handlers_restored():
+    with (
+        tempfile.TemporaryDirectory() as reports,
+        usr1_is_term(),
+        _handlers_restored(),
+        stopping.slowly(),
+    ):
         try:
             elastic_launch(config, _process)(work, arguments, reports, threads, level)
         except ChildFailedError as error:
@@ -141,8 +147,9 @@ def launch(work: Callable[..., None], arguments: dict[str, Any], processes: int)
                 Path(reports), f"a process of the training failed: {error}"
             ) from None
         except SignalException as error:
-            name = error.sigval.name
-            raise _first_failure(Path(reports), f"training was stopped by {name}") from None
+            raise _first_failure(
+                Path(reports), f"training was stopped by {error.sigval.name}", error.sigval
+            ) from None
 
 
 def _process(
@@ -153,14 +160,17 @@ def _process(
     log.setLevel(level)
     torch.set_num_threads(threads)
     try:
-        work(**arguments)
+        with stopping.stoppable():
+            work(**arguments)
     except StatetxError as error:
         (Path(reports) / os.environ["RANK"]).write_bytes(pickle.dumps(error))
         sys.exit(error.exit_code)
 
 
-def _first_failure(reports: Path, otherwise: str) -> StatetxError:
+def _first_failure(reports: Path, otherwise: str, number: int | None = None) -> StatetxError:
     files = sorted(reports.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    if not files and number is not None:
+        return Stopped(otherwise, fix=stopping.GO_ON, number=number)
     if not files:
         return ModelError(
             otherwise,

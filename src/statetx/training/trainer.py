@@ -22,7 +22,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from statetx.config import Tracking, Training
 from statetx.errors import ModelError
 from statetx.provenance import no_room
-from statetx.training.callbacks import StopTogether
 from statetx.training.ranks import Ranks
 
 
@@ -72,7 +71,6 @@ def make_trainer(
     if ranks.world > 1:
         environment = TorchElasticEnvironment()
         strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
-        callbacks = [*callbacks, StopTogether()]
     return lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=ranks.local_world,

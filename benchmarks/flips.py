@@ -24,7 +24,8 @@ from typing import Any
 import yaml
 from common import ROOT, finish
 
-sys.path[:0] = [str(ROOT / "tests" / "workflow"), str(ROOT / "tests" / "fuzz")]
+sys.path.insert(0, str(ROOT / "tests" / "workflow"))
+sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
 import engine
 import samples
 from road import copy_project
@@ -43,9 +44,15 @@ KEEP = ROOT / ".state" / "flips"
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "packed cells": ("results/{d}/pack/*.h5ad", ("train", "predict", "reference", "evaluate")),
-    "conditions": ("results/{d}/pack/conditions.parquet", ("split", "train", "reference", "report")),
+    "conditions": (
+        "results/{d}/pack/conditions.parquet",
+        ("split", "train", "reference", "report"),
+    ),
     "manifest": ("results/{d}/pack/manifest.json", ("split", "train", "predict", "report")),
-    "plan": ("results/{d}/of_{d}/plan.parquet", ("train", "predict", "reference", "verdict", "report")),
+    "plan": (
+        "results/{d}/of_{d}/plan.parquet",
+        ("train", "predict", "reference", "verdict", "report"),
+    ),
     "genes": ("results/{d}/of_{d}/genes/*.txt", ("train", "predict", "reference", "evaluate")),
     "model.json": ("results/{d}/of_{d}/*/seed0/model/model.json", ("predict", "report")),
     "weights": ("results/{d}/of_{d}/*/seed0/model/*.safetensors", ("predict",)),
@@ -132,7 +139,9 @@ def outputs(home: Path, names: tuple[str, ...], data: str) -> dict[str, str]:
     place = f"results/{data}/of_{data}"
     patterns = {
         "split": [f"{place}/plan.parquet"],
-        "train": [f"{place}/context_mean/seed0/model/{n}" for n in ("best.safetensors", "genes.txt")],
+        "train": [
+            f"{place}/context_mean/seed0/model/{n}" for n in ("best.safetensors", "genes.txt")
+        ],
         "predict": [f"{place}/*/seed0/predictions/best/*.h5ad"],
         "reference": [f"{place}/reference/*/*.csv", f"{place}/reference/*/*.parquet"],
         "evaluate": [f"{place}/*/seed0/scores/best/*/*.csv"],
@@ -223,16 +232,20 @@ def main() -> None:
             for what, wanted in (("flips", options.flips), ("cuts", options.cuts)):
                 share = -(-wanted // len(chosen)) if not options.quick else 3 - 2 * (what == "cuts")
                 tallies = []
-                for data, number in zip(("tiny", "chosen"), (share - share // 2, share // 2), strict=True):
+                for data, number in zip(
+                    ("tiny", "chosen"), (share - share // 2, share // 2), strict=True
+                ):
                     if not any(home.glob(KINDS[name][0].format(d=data))):
                         continue
                     both = any(home.glob(KINDS[name][0].format(d="tiny")))
                     seeds = range(options.seed, options.seed + (number if both else share))
                     kind = kind_of(name, data, what == "cuts")
-                    tallies.append(engine.run(kind, home, seeds, 3600, KEEP, print))
+                    tallies += engine.run([engine.Job(kind, home, seeds, 3600)], KEEP, print)
                 for outcome in ("refused", "equal", "wrong", "traceback"):
                     row[f"{what} {outcome}"] = sum(t.outcomes[outcome] for t in tallies)
-                rest = sum(t.failed - t.outcomes["wrong"] - t.outcomes["traceback"] for t in tallies)
+                rest = sum(
+                    t.failed - t.outcomes["wrong"] - t.outcomes["traceback"] for t in tallies
+                )
                 row[f"{what} crash"] = rest
             rows.append(row)
             print(json.dumps(row), flush=True)
@@ -246,7 +259,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     names = list(rows[0])
     cells = [names, *([str(row[name]) for name in names] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells)
+    return "\n".join(
+        "  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells
+    )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,13 @@ MANUAL = {
 }
 """Steps that snakemake asks a user for, and how it asks."""
 COMPARED = ("*.csv", "*.json", "*.parquet", "*.safetensors", "*.npz", "*.txt", "*.toml", "*.h5ad")
-TEMPORARY = ("results/**/.*", "results/*/pack/parts", "results/**/*.staged", ".state/train/*", ".state/pack/*")
+TEMPORARY = (
+    "results/**/.*",
+    "results/*/pack/parts",
+    "results/**/*.staged",
+    ".state/train/*",
+    ".state/pack/*",
+)
 
 
 class Project:
@@ -137,7 +143,9 @@ def _status(process: psutil.Process) -> str | None:
         return None
 
 
-def kill(run: subprocess.Popen[bytes], sign: signal.Signals, target: str, rng: random.Random) -> dict[str, Any]:
+def kill(
+    run: subprocess.Popen[bytes], sign: signal.Signals, target: str, rng: random.Random
+) -> dict[str, Any]:
     """Send a signal, wait for the end; say how long it took and what was alive after `GRACE`."""
     main = psutil.Process(run.pid)
     family = main.children(recursive=True)
@@ -250,12 +258,20 @@ def complete(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return what was counted, by signal and target."""
-    lines = [f"{'signal':8} {'target':11} kills  slow end  orphans  again  unlock  rerun-incomplete"]
+    lines = [
+        f"{'signal':8} {'target':11} kills  slow end  orphans  again  unlock  rerun-incomplete"
+    ]
     for sign in (*(one.name for one in SIGNALS), "all"):
         for target in TARGETS if sign != "all" else ("",):
-            some = [r for r in rows if sign == "all" or (r["signal"], r["target"]) == (sign, target)]
+            some = [
+                r for r in rows if sign == "all" or (r["signal"], r["target"]) == (sign, target)
+            ]
             slow = sum(float(r["ended_s"]) > GRACE for r in some if r["target"] != "descendant")
-            numbers = [len(some), slow, *(sum(int(r[key]) for r in some) for key in ("orphans", "again"))]
+            numbers = [
+                len(some),
+                slow,
+                *(sum(int(r[key]) for r in some) for key in ("orphans", "again")),
+            ]
             numbers += [sum(step in str(r["manual"]) for r in some) for step in MANUAL]
             lines.append(f"{sign:8} {target:11} " + "  ".join(f"{n:6}" for n in numbers))
     return "\n".join(lines)
@@ -268,7 +284,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=7200, help="begin no kill after them")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on with the CSV of an earlier call")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the CSV of an earlier call"
+    )
     options = parser.parse_args()
     kills = 3 if options.quick else options.kills
     name = "kills_quick" if options.quick else "kills"
@@ -286,7 +304,10 @@ def main() -> None:
         second = undisturbed(project)
         latest = time.monotonic() - start
         unsteady = sorted(key for key in first if first[key] != second.get(key))
-        print(f"{len(first)} files; differ between two undisturbed runs: {unsteady or 'none'}", flush=True)
+        print(
+            f"{len(first)} files; differ between two undisturbed runs: {unsteady or 'none'}",
+            flush=True,
+        )
         expected = {key: value for key, value in first.items() if key not in unsteady}
         project.clean()
         finished: set[str] = set()
@@ -296,14 +317,23 @@ def main() -> None:
             if row["over"] or number % 3 == 2 or last:
                 complete(project, row, finished, expected)
             rows.append(row)
-            print({key: value for key, value in row.items() if value not in ("", 0, False)}, flush=True)
+            print(
+                {key: value for key, value in row.items() if value not in ("", 0, False)},
+                flush=True,
+            )
             if last:
                 break
     print(table(rows))
-    sums = {key: sum(int(row[key]) for row in rows) for key in ("wrong", "again", "orphans", "left")}
+    sums = {
+        key: sum(int(row[key]) for row in rows) for key in ("wrong", "again", "orphans", "left")
+    }
     manual = {step: sum(step in str(row["manual"]) for row in rows) for step in MANUAL}
     failed = sum(bool(row["failed"]) for row in rows)
-    finish(name, rows, {"kills": len(rows), **sums, "manual": manual, "failed": failed, "unsteady": unsteady})
+    finish(
+        name,
+        rows,
+        {"kills": len(rows), **sums, "manual": manual, "failed": failed, "unsteady": unsteady},
+    )
 
 
 if __name__ == "__main__":

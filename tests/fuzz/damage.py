@@ -20,7 +20,22 @@ import pyarrow as pa
 import pyarrow.parquet
 
 WORDS = (
-    *("", " ", "NA", "None", "null", "nan", "TRUE", "no", "on", "007", "1e5", "0x10", "1_000", "-0"),
+    *(
+        "",
+        " ",
+        "NA",
+        "None",
+        "null",
+        "nan",
+        "TRUE",
+        "no",
+        "on",
+        "007",
+        "1e5",
+        "0x10",
+        "1_000",
+        "-0",
+    ),
     *("inf", "-1", "1e400", "9" * 30, "3.5", "é", "e\u0301", "\ufeff", "\u202e", "\x00", "\x1b[2J"),
     *('"', "'", "\\", ",", ";", "\t", "{a,b}", "{wildcard}", "../..", ".", "=1+1", "#", "%41", "𝔘"),
     *("DMSO_TF_00", "L01", "Drug01_0.5", "ctrl+A", "[('Drug01', 0.5, 'uM')]", "x" * 300),
@@ -75,14 +90,17 @@ def in_bytes(path: Path, rng: random.Random) -> str:
     return f"{path.name}: bytes, {how} at {low}"
 
 
-def whole_file(path: Path, rng: random.Random) -> str:
+def whole_file(path: Path, rng: random.Random, *more: str) -> str:
     """Put something else in the place of a file."""
-    how = rng.choice(["missing", "directory", "loop", "dangling", "unreadable bytes", "gzip", "zip"])
+    ways = ["missing", "directory", "loop", "dangling", "unreadable bytes", "gzip", "zip", *more]
+    how = rng.choice(ways)
     path.unlink()
     if how == "directory":
         path.mkdir()
     elif how == "loop":
         path.symlink_to(path.name)
+    elif how == "fifo":
+        os.mkfifo(path)
     elif how == "dangling":
         path.symlink_to("nowhere")
     elif how != "missing":
@@ -100,7 +118,9 @@ def in_text(path: Path, rng: random.Random) -> str:
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True) or [""]
     i, j = rng.randrange(len(lines)), rng.randrange(len(lines))
-    how = rng.choice(["word", "word", "word", "line gone", "line twice", "swap", "insert", "encode"])
+    how = rng.choice(
+        ["word", "word", "word", "line gone", "line twice", "swap", "insert", "encode"]
+    )
     if how == "word":
         parts = _cells(lines[i])
         at = rng.randrange(len(parts))
@@ -322,10 +342,3 @@ def one_of(*ways: Callable[[Path, random.Random], str]) -> Callable[[Path, rando
 def files_below(home: Path, rng: random.Random, pattern: str) -> Path:
     """Draw a file of a directory."""
     return rng.choice(sorted(path for path in home.glob(pattern) if path.is_file()))
-
-
-def keep_size(path: Path, change: Callable[[], None]) -> None:
-    """Run a change and put the times of the file back."""
-    stat = path.stat()
-    change()
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))

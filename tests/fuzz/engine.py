@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import multiprocessing
 import os
 import random
@@ -20,8 +21,8 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ Result = Mapping[str, Any]
 def same(home: Path, good: Result, got: Result) -> str | None:
     """Judge a result: it must equal that of the undamaged input."""
     return difference(good, got)
+
+
+def valid(home: Path, good: Result, got: Result) -> str | None:
+    """Accept another result: nobody else can say what the damaged input means."""
+    return None if difference(good, got) is None else "other"
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,23 @@ class Kind:
     damage: Callable[[Path, random.Random], str]
     read: Callable[[Path], Result]
     judge: Callable[[Path, Result, Result], str | None] = same
+
+
+def on(
+    name: str, change: Callable[[Path, random.Random], str]
+) -> Callable[[Path, random.Random], str]:
+    """Return the damage that a change does to one file of an input."""
+    return lambda home, rng: change(home / name, rng)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Seeds of a kind, its undamaged input, and the seconds that it may take."""
+
+    kind: Kind
+    sample: Path
+    seeds: range
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -208,119 +231,127 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-def _work(
-    kind: Kind, sample: Path, seeds: range, seconds: float, pipe: Connection, keep: Path
-) -> None:
-    """Try seeds for some seconds; the child's side."""
+def _work(jobs: list[Job], pipe: Connection, keep: Path) -> None:
+    """Do jobs one after the other; the child's side."""
     silence()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = folder
-        first = Path(folder) / "undamaged"
-        shutil.copytree(sample, first, symlinks=True)
-        try:
-            good = kind.read(first)
-        except BaseException as error:
-            fault = Fault(kind.name, -1, "broken", "undamaged input", _place(error))
-            pipe.send(("end", "broken", fault))
-            pipe.send(("over",))
-            return
-        shutil.rmtree(first, ignore_errors=True)
-        _limit_memory()
-        until = time.monotonic() + seconds
-        seen: set[tuple[str, ...]] = set()
-        for seed in seeds:
-            if time.monotonic() > until:
-                break
-            home = Path(folder) / "input"
-            damage = damaged(kind, sample, seed, home)
-            pipe.send(("begin", seed, damage))
-            outcome, detail = answer(kind, good, home)
-            fault = None
-            if outcome not in CALM:
-                fault = Fault(kind.name, seed, outcome, damage, detail)
-                if fault.key not in seen:
-                    seen.add(fault.key)
-                    damaged(kind, sample, seed, keep / f"{kind.name}-{seed}")
-            pipe.send(("end", outcome, fault))
-            shutil.rmtree(home, ignore_errors=True)
+        for job in jobs:
+            pipe.send(("job", job.kind.name))
+            _try_seeds(job, Path(folder) / "input", pipe, keep)
     pipe.send(("over",))
 
 
+def _try_seeds(job: Job, home: Path, pipe: Connection, keep: Path) -> None:
+    """Try the seeds of a job until its time is over."""
+    kind, sample, seen = job.kind, job.sample, set()
+    shutil.copytree(sample, home, symlinks=True)
+    _limit_memory(64 * BIG)
+    try:
+        good = kind.read(home)
+    except BaseException as error:
+        fault = Fault(kind.name, -1, "broken", "undamaged input", _place(error))
+        pipe.send(("end", "broken", fault))
+        return
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    _limit_memory(2 * BIG)
+    until = time.monotonic() + job.seconds
+    for seed in job.seeds:
+        if time.monotonic() > until:
+            break
+        damage = damaged(kind, sample, seed, home)
+        pipe.send(("begin", seed, damage))
+        outcome, detail = answer(kind, good, home)
+        fault = None
+        if outcome not in CALM:
+            fault = Fault(kind.name, seed, outcome, damage, detail)
+            if fault.key not in seen:
+                seen.add(fault.key)
+                damaged(kind, sample, seed, keep / f"{kind.name}-{seed}")
+        pipe.send(("end", outcome, fault))
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def silence() -> None:
+    """Send what the product prints nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    import logging
-
     logging.disable(logging.CRITICAL)
 
 
-def _limit_memory() -> None:
+def _limit_memory(more: int) -> None:
     """Let allocations fail that no small input can need, before the machine suffers."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + 2 * BIG
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def run(
-    kind: Kind, sample: Path, seeds: range, seconds: float, keep: Path, new: Any = None
-) -> Tally:
-    """Try damaged inputs of one kind, one seed each.
+def run(jobs: Sequence[Job], keep: Path, new: Callable[[Fault], None] | None = None) -> list[Tally]:
+    """Try damaged inputs, one seed each, in a process that is begun anew when it crashes or hangs.
 
     Parameters
     ----------
-    kind, sample
-        The kind, and a directory that its `make` filled.
-    seeds
-        Which inputs; ends early after `seconds`.
+    jobs
+        What to try; every kind once.
     keep
         Directory for inputs that were faults, one of each sort.
     new
         Called with every fault of a new sort.
     """
-    tally, context = Tally(kind.name), multiprocessing.get_context("fork")
-    while seeds and tally.seconds < seconds:
+    tallies = {job.kind.name: Tally(job.kind.name) for job in jobs}
+    todo, context = list(jobs), multiprocessing.get_context("fork")
+    while todo:
         mine, other = context.Pipe()
-        left = seconds - tally.seconds
-        child = context.Process(target=_work, args=(kind, sample, seeds, left, other, keep))
+        child = context.Process(target=_work, args=(todo, other, keep))
         child.start()
         other.close()
-        ended, seed, damage = _listen(mine, tally, new)
+        ended, name, seed, damage = _listen(mine, tallies, new)
         if ended == "hung" and child.pid is not None:
             os.kill(child.pid, signal.SIGKILL)
         child.join()
-        tally.seconds += HUNG if ended == "hung" else 0.1
         if ended == "over":
             break
-        code = child.exitcode or 0
-        fault = Fault(kind.name, seed, ended, damage, f"{ended} | exit code {code}")
-        if tally.add(ended, fault) and new is not None:
+        fault = Fault(name, seed, ended, damage, f"{ended} | exit code {child.exitcode}")
+        if tallies[name].add(ended, fault) and new is not None:
             new(fault)
-        if seed < 0:
-            break
-        damaged(kind, sample, seed, keep / f"{kind.name}-{seed}")
-        seeds = range(seed + 1, seeds.stop)
-    return tally
+        while todo and todo[0].kind.name != name:
+            del todo[0]
+        job = todo.pop(0)
+        if seed >= 0:
+            damaged(job.kind, job.sample, seed, keep / f"{name}-{seed}")
+            left = job.seconds - tallies[name].seconds
+            seeds = range(seed + 1, job.seeds.stop)
+            if left > 0 and seeds:
+                todo.insert(0, replace(job, seeds=seeds, seconds=left))
+    return list(tallies.values())
 
 
-def _listen(pipe: Connection, tally: Tally, new: Any) -> tuple[str, int, str]:
-    """Count what a child tells; say how it ended, at which seed and damage."""
-    seed, damage, begin = -1, "undamaged input", None
+def _listen(
+    pipe: Connection, tallies: dict[str, Tally], new: Callable[[Fault], None] | None
+) -> tuple[str, str, int, str]:
+    """Count what a child says; return how it ended, and at which kind, seed and damage."""
+    name, seed, damage, begin = "", -1, "undamaged input", 0.0
     while True:
-        if begin is not None:  # what starting and the undamaged input take does not count
-            tally.seconds, begin = tally.seconds + time.monotonic() - begin, time.monotonic()
         if not pipe.poll(HUNG if seed >= 0 else 10 * HUNG):
-            return "hung", seed, damage
+            tallies[name].seconds += HUNG
+            return "hung", name, seed, damage
         try:
             message = pipe.recv()
         except EOFError:
-            return "crash", seed, damage
+            return "crash", name, seed, damage
         if message[0] == "over":
-            return "over", seed, damage
-        if message[0] == "begin":
+            return "over", name, seed, damage
+        if message[0] == "job":
+            name, seed, damage = message[1], -1, "undamaged input"
+            print(f"{name} …", flush=True)
+        elif message[0] == "begin":
             seed, damage = message[1:]
-            begin = begin or time.monotonic()
-        elif tally.add(message[1], message[2]) and new is not None:
-            new(message[2])
+            begin = time.monotonic()
+        else:
+            tallies[name].seconds += time.monotonic() - begin if seed >= 0 else 0.0
+            if tallies[name].add(message[1], message[2]) and new is not None:
+                new(message[2])

@@ -12,7 +12,13 @@ import numpy as np
 
 ENCODINGS = (
     *("array", "string-array", "categorical", "dataframe", "dict", "csr_matrix", "csc_matrix"),
-    *("nullable-integer", "nullable-boolean", "nullable-string-array", "rec-array", "awkward-array"),
+    *(
+        "nullable-integer",
+        "nullable-boolean",
+        "nullable-string-array",
+        "rec-array",
+        "awkward-array",
+    ),
     *("string", "numeric-scalar", "null", "raw", "anndata", "unheard-of"),
 )
 MISSPELT = (b"\xff\xfe\x80", b"gr\xfcn", b"\x82\xa0", b"")
@@ -25,7 +31,7 @@ def in_h5ad(path: Path, rng: random.Random) -> str:
     if luck < 0.08:
         return damage.in_bytes(path, rng)
     if luck < 0.10:
-        return damage.whole_file(path, rng)
+        return damage.whole_file(path, rng, "fifo")
     with h5py.File(path, "r+") as file:
         names: list[str] = []
         file.visit(names.append)
@@ -55,8 +61,22 @@ def _attribute(file: h5py.File, name: str, rng: random.Random) -> str:
 def _attribute_value(rng: random.Random) -> Any:
     return rng.choice(
         [
-            *("", "0.1.0", 0, -1, 1.5, True, b"csr_matrix", "x" * 60_000 if rng.random() < 0.1 else "x"),
-            *(np.bytes_(b"\xff\xfe"), h5py.Empty("f"), np.array([10**15, 10**15]), np.array([-1, 5])),
+            *(
+                "",
+                "0.1.0",
+                0,
+                -1,
+                1.5,
+                True,
+                b"csr_matrix",
+                "x" * 60_000 if rng.random() < 0.1 else "x",
+            ),
+            *(
+                np.bytes_(b"\xff\xfe"),
+                h5py.Empty("f"),
+                np.array([10**15, 10**15]),
+                np.array([-1, 5]),
+            ),
             *(np.array([3]), np.array([2, 3, 4]), np.array([0, 0]), np.array([1.5, np.nan])),
             *(np.array(["a", "b"], dtype=object), np.zeros((2, 2)), np.array([], dtype=np.int64)),
         ]
@@ -129,7 +149,9 @@ def _retype(file: h5py.File, name: str, rng: random.Random) -> str:
     how = rng.choice(to)
     array = np.asarray(data)
     flat = array.ravel()
-    words = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in flat]
+    words = [
+        item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in flat
+    ]
     if how == "text":
         new: Any = np.array(words, dtype=object).reshape(array.shape)
         _replace(file, name, new, dtype=h5py.string_dtype())
@@ -199,7 +221,9 @@ def _values(file: h5py.File, name: str, rng: random.Random) -> str:
         return f"value {at} = {word[:20]!r}"
     if array.dtype.kind in "iu":
         info = np.iinfo(array.dtype)
-        new = rng.choice([info.min, info.max, 0, int(flat.max()) + 1, int(flat[rng.randrange(flat.size)])])
+        new = rng.choice(
+            [info.min, info.max, 0, int(flat.max()) + 1, int(flat[rng.randrange(flat.size)])]
+        )
         new = min(new, info.max)
     elif array.dtype.kind == "f":
         new = rng.choice([np.nan, np.inf, -1.0, -1e-7, 1e30, 0.5, 20.0])

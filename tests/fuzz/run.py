@@ -12,7 +12,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -23,11 +22,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # Imported once, before the processes fork that need them.
 import anndata  # noqa: F401
-import contract
+import cell_files
+import contract_files
 import engine
-import people
 import pyarrow.dataset  # noqa: F401
 import samples
+import state_files
+import table_files
 import transformers  # noqa: F401
 from engine import Kind, Tally
 
@@ -39,14 +40,15 @@ import statetx.reporting.page
 import statetx.splits.lint_file  # noqa: F401
 
 KEEP = Path(".state/fuzz")
-STARTING = 1.5
+STARTING = 0.5
 """Seconds that a kind takes before its first damaged input, about."""
 
 
-def prepare(home: Path, kinds: list[Kind] | None = None) -> tuple[list[Kind], dict[str, Path]]:
+def prepare(home: Path) -> tuple[list[Kind], dict[str, Path]]:
     """Make the undamaged inputs of all kinds below `home`, in a process of its own."""
     tree = home / "tree"
-    kinds = [*people.kinds(tree), *contract.kinds(tree)]
+    kinds = [*cell_files.kinds(tree), *table_files.kinds(), *state_files.kinds()]
+    kinds += contract_files.kinds(tree)
 
     def make() -> None:
         engine.silence()
@@ -68,7 +70,16 @@ def prepare(home: Path, kinds: list[Kind] | None = None) -> tuple[list[Kind], di
 
 def table(tallies: list[Tally]) -> str:
     """Return inputs, outcomes and rate of every kind as text."""
-    names = ["kind", "inputs", "refused", "equal", "other", "traceback", "wrong", "slow, big, crash"]
+    names = [
+        "kind",
+        "inputs",
+        "refused",
+        "equal",
+        "other",
+        "traceback",
+        "wrong",
+        "slow, big, crash",
+    ]
     rows = [[*names, "inputs/s"]]
     total = Tally("all")
     for tally in tallies:
@@ -82,7 +93,10 @@ def table(tallies: list[Tally]) -> str:
         rows.append([tally.kind, *map(str, [tally.tried, *shown, rest]), f"{rate:.0f}"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     )
 
@@ -102,19 +116,16 @@ def main() -> None:
         chosen = [kind for kind in kinds if (options.kind or "") in kind.name]
         if not chosen:
             parser.error(f"kinds: {', '.join(kind.name for kind in kinds)}")
-        tallies = []
-        for i, kind in enumerate(chosen):
-            left = options.seconds - (time.monotonic() - begin)
-            seeds = range(options.seed, options.seed + options.inputs)
-            share = max(left / (len(chosen) - i) - STARTING, 0.5)
-            print(f"{kind.name} …", flush=True)
-            tallies.append(engine.run(kind, places[kind.name], seeds, share, KEEP, print))
+        seeds = range(options.seed, options.seed + options.inputs)
+        left = options.seconds - (time.monotonic() - begin)
+        share = max(left / len(chosen) - STARTING, 0.5)
+        jobs = [engine.Job(kind, places[kind.name], seeds, share) for kind in chosen]
+        tallies = engine.run(jobs, KEEP, print)
     print(table(tallies))
     if options.json:
         faults = {t.kind: [str(fault) for fault in t.faults.values()] for t in tallies}
         tried = {tally.kind: tally.tried for tally in tallies}
         options.json.write_text(json.dumps({"faults": faults, "tried": tried}))
-    shutil.rmtree(KEEP, ignore_errors=True) if not any(t.failed for t in tallies) else None
     raise SystemExit(any(tally.failed for tally in tallies))
 
 

@@ -214,7 +214,12 @@ def state_run(home: Path) -> None:
         )
     )
     settings = {
-        **{"output_space": "gene", "control_pert": CONTROL, "cell_set_len": 4, "embed_key": "X_hvg"},
+        **{
+            "output_space": "gene",
+            "control_pert": CONTROL,
+            "cell_set_len": 4,
+            "embed_key": "X_hvg",
+        },
         "transformer_backbone_kwargs": {"num_attention_heads": 2, "bidirectional_attention": True},
     }
     (home / "checkpoints").mkdir(parents=True)

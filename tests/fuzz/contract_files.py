@@ -53,7 +53,9 @@ def kinds(tree: Path) -> list[Kind]:
         Kind("reference-tables", copy, _some(parquet, f"{reference}/*.parquet"), reference_of),
         Kind("reference-widths", copy, _some(json_, f"{reference}/bandwidths.json"), reference_of),
         Kind("reference-scores", copy, _some(table, f"{reference}/*.csv"), judged),
-        Kind("scores", copy, _some(table, f"{SPLIT}/*/seed0/scores/best/{LINE}/scores.csv"), judged),
+        Kind(
+            "scores", copy, _some(table, f"{SPLIT}/*/seed0/scores/best/{LINE}/scores.csv"), judged
+        ),
         Kind("verdict", copy, _some(json_, "results/tiny/main/verdict.json"), page),
     ]
 

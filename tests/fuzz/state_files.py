@@ -10,28 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import damage
-import engine
 import numpy as np
 import samples
 import yaml
-from engine import Kind, Result
+from engine import Kind, Result, on, valid
+
 
 def kinds() -> list[Kind]:
     """Return the kinds of files of a State run."""
     binary = damage.one_of(damage.in_bytes)
     return [
-        Kind("import-ckpt", samples.state_run, _on("checkpoints/best.ckpt", in_checkpoint), read, _valid),
-        Kind("import-map", samples.state_run, _on("pert_onehot_map.pt", in_map), read, _valid),
-        Kind("import-dims", samples.state_run, _on("var_dims.pkl", in_pickle), read, _valid),
-        Kind("import-config", samples.state_run, _on("config.yaml", in_config), read, _valid),
-        Kind("import-bytes", samples.state_run, lambda h, r: binary(damage.files_below(h, r, "**/*"), r), read, _valid),
+        Kind("import-ckpt", samples.state_run, on("checkpoints/best.ckpt", in_checkpoint), read, valid),
+        Kind("import-map", samples.state_run, on("pert_onehot_map.pt", in_map), read, valid),
+        Kind("import-dims", samples.state_run, on("var_dims.pkl", in_pickle), read, valid),
+        Kind("import-config", samples.state_run, on("config.yaml", in_config), read, valid),
+        Kind("import-bytes", samples.state_run, lambda h, r: binary(damage.files_below(h, r, "**/*"), r), read, valid),
     ]  # fmt: skip
 
-def _on(name: str, change: Any) -> Any:
-    return lambda home, rng: change(home / name, rng)
-
-def _valid(home: Path, good: Result, got: Result) -> str | None:
-    return None if engine.difference(good, got) is None else "other"
 
 def read(home: Path) -> Result:
     """Import the run and predict."""
@@ -46,6 +41,7 @@ def read(home: Path) -> Result:
     found = {name: model.predict(cells, "", name).cells for name in model.perturbations}
     return {"genes": model.genes, "control": model.control, **found}
 
+
 def in_checkpoint(path: Path, rng: random.Random) -> str:
     """Change a tensor, a setting or the nesting of a checkpoint."""
     import torch
@@ -54,16 +50,22 @@ def in_checkpoint(path: Path, rng: random.Random) -> str:
     tensors = content["state_dict"]
     name = rng.choice(list(tensors))
     old = tensors[name]
-    how = rng.choice(["gone", "prefix", "shape", "type", "value", "nan", "no tensor", "setting", "top"])
+    how = rng.choice(
+        ["gone", "prefix", "shape", "type", "value", "nan", "no tensor", "setting", "top"]
+    )
     if how == "gone":
         del tensors[name]
     elif how == "prefix":
         start = rng.choice(["module.", "_orig_mod.", "model.", "x."])
         content["state_dict"] = {start + key: item for key, item in tensors.items()}
     elif how == "shape":
-        tensors[name] = rng.choice([old[:-1], old[None], old.reshape(-1), old.repeat(2, *[1] * (old.ndim - 1))])
+        tensors[name] = rng.choice(
+            [old[:-1], old[None], old.reshape(-1), old.repeat(2, *[1] * (old.ndim - 1))]
+        )
     elif how == "type":
-        kind = rng.choice([torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
+        kind = rng.choice(
+            [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64]
+        )
         tensors[name] = old.to(kind)
     elif how == "value":
         tensors[name] = old * rng.choice([0.0, -1.0, 1e30])
@@ -80,6 +82,7 @@ def in_checkpoint(path: Path, rng: random.Random) -> str:
     torch.save(content, path)
     return f"{path.name}: {name}: {how}"
 
+
 def in_map(path: Path, rng: random.Random) -> str:
     """Change labels or vectors of a map, or make it a hostile pickle."""
     import torch
@@ -88,7 +91,9 @@ def in_map(path: Path, rng: random.Random) -> str:
         return _hostile(path, rng)
     table = {label: torch.eye(3)[i] for i, label in enumerate(samples.LABELS)}
     label = rng.choice(samples.LABELS)
-    how = rng.choice(["gone", "renamed", "number", "shape", "value", "twice", "list", "empty", "other"])
+    how = rng.choice(
+        ["gone", "renamed", "number", "shape", "value", "twice", "list", "empty", "other"]
+    )
     new: Any = table
     if how == "gone":
         del table[label]
@@ -97,9 +102,13 @@ def in_map(path: Path, rng: random.Random) -> str:
     elif how == "number":
         new = {rng.choice([0, 1.5, None, ("a", 1), True]): table.pop(label), **table}
     elif how == "shape":
-        table[label] = rng.choice([torch.eye(4)[0], torch.eye(3), torch.tensor(1.0), torch.zeros(0)])
+        table[label] = rng.choice(
+            [torch.eye(4)[0], torch.eye(3), torch.tensor(1.0), torch.zeros(0)]
+        )
     elif how == "value":
-        table[label] = rng.choice([table[label] * 0, table[label] * float("nan"), "text", None, [1, 2]])
+        table[label] = rng.choice(
+            [table[label] * 0, table[label] * float("nan"), "text", None, [1, 2]]
+        )
     elif how == "twice":
         table[label] = table[samples.LABELS[0]]
     elif how == "list":
@@ -111,6 +120,7 @@ def in_map(path: Path, rng: random.Random) -> str:
     torch.save(new, path)
     return f"{path.name}: {label}: {how}"
 
+
 def in_pickle(path: Path, rng: random.Random) -> str:
     """Change the plain values of a pickle, or make it a hostile one."""
     if rng.random() < 0.4:
@@ -119,6 +129,7 @@ def in_pickle(path: Path, rng: random.Random) -> str:
     tree, how = damage.in_tree(tree, rng)
     path.write_bytes(pickle.dumps(tree, protocol=rng.choice((0, 2, 5))))
     return f"{path.name}: {how}"
+
 
 def _hostile(path: Path, rng: random.Random) -> str:
     """Write a pickle that asks for much memory, time, depth or code."""
@@ -132,7 +143,10 @@ def _hostile(path: Path, rng: random.Random) -> str:
         "string of 4 GB": b"\x80\x04\x8d" + (1 << 32).to_bytes(8, "little") + b"x.",
         "memo": b"\x80\x02Nr\xff\xff\xff\x7f.",
         "repeat": b"\x80\x02cbuiltins\nlist\ncbuiltins\nint\nJ\xff\xff\xff\x7f\x85R\x85R.",
-        "doubled": b"\x80\x02" + b"(K\x01K\x01l" + b"".join(b"q\x00(h\x00h\x00l" for _ in range(40)) + b".",
+        "doubled": b"\x80\x02"
+        + b"(K\x01K\x01l"
+        + b"".join(b"q\x00(h\x00h\x00l" for _ in range(40))
+        + b".",
         "int": b"I" + b"9" * 100_000 + b"\n.",
         "long": pickle.dumps(1 << 8_000_000),
         "array": _huge_array(),
@@ -142,12 +156,14 @@ def _hostile(path: Path, rng: random.Random) -> str:
     path.write_bytes(pickles[how])
     return f"{path.name}: hostile, {how}"
 
+
 def _huge_array() -> bytes:
     """Return a pickle of a small array whose shape says that it has 8 TB."""
     kind = type(np.empty(0).__reduce__()[0])
     assert kind is not None
     raw = pickle.dumps(np.zeros(77, dtype="i8"), protocol=2)
     return raw.replace(b"KM\x85", b"\x8a\x05\x00\x00\x00\x00\x01\x85")
+
 
 def in_config(path: Path, rng: random.Random) -> str:
     """Change the configuration of a run."""

@@ -347,7 +347,8 @@ def _listen(
             return "over", name, seed, damage
         if message[0] == "job":
             name, seed, damage = message[1], -1, "undamaged input"
-            print(f"{name} …", flush=True)
+            if not tallies[name].tried:
+                print(f"{name} …", flush=True)
         elif message[0] == "begin":
             seed, damage = message[1:]
             begin = time.monotonic()

@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ import cell_files
 import contract_files
 import engine
 import pyarrow.dataset  # noqa: F401
+import resumed_files
 import samples
 import state_files
 import table_files
@@ -48,7 +50,7 @@ def prepare(home: Path) -> tuple[list[Kind], dict[str, Path]]:
     """Make the undamaged inputs of all kinds below `home`, in a process of its own."""
     tree = home / "tree"
     kinds = [*cell_files.kinds(tree), *table_files.kinds(), *state_files.kinds()]
-    kinds += contract_files.kinds(tree)
+    kinds += [*contract_files.kinds(tree), *resumed_files.kinds(tree)]
 
     def make() -> None:
         engine.silence()
@@ -111,6 +113,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write outcomes and faults here")
     options = parser.parse_args()
     begin = time.monotonic()
+    shutil.rmtree(KEEP, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         kinds, places = prepare(Path(folder))
         chosen = [kind for kind in kinds if (options.kind or "") in kind.name]

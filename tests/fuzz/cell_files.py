@@ -21,7 +21,7 @@ import hdf5
 import numpy as np
 import pandas as pd
 import samples
-from engine import Kind, Result, on, valid
+from engine import Kind, Result, Wrong, on, valid
 from scipy import sparse
 
 COLUMNS = ("drug_dose", "cell_line", "batch")
@@ -130,10 +130,10 @@ def pack(home: Path) -> Result:
         work([path], settings, "tiny", out)
     except StatetxError as error:
         if not problems:
-            raise AssertionError(f"inspect found nothing, pack refuses: {error.what}") from None
+            raise Wrong(f"inspect found nothing, pack refuses | {error.what}") from None
         raise
     if problems:
-        raise AssertionError(f"pack accepts, inspect refuses: {problems[0].what}")
+        raise Wrong(f"pack accepts, inspect refuses | {problems[0].what}")
     store = open_store(out)
     cells: dict[str, Any] = {}
     for name in store.lines:

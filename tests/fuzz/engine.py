@@ -43,6 +43,10 @@ CALM = ("equal", "refused", "other")
 Result = Mapping[str, Any]
 
 
+class Wrong(Exception):
+    """Raised by a reader that sees a wrong result itself; what stands before " | " names the sort."""
+
+
 def same(home: Path, good: Result, got: Result) -> str | None:
     """Judge a result: it must equal that of the undamaged input."""
     return difference(good, got)
@@ -207,6 +211,8 @@ def answer(kind: Kind, good: Result, home: Path) -> tuple[str, str]:
         detail = wrong or ""
     except StatetxError as error:
         outcome, detail = "refused", error.what
+    except Wrong as error:
+        outcome, detail = "wrong", str(error)
     except Exception as error:
         outcome, detail = "traceback", _place(error)
     seconds, grown = time.monotonic() - begin, _peak() - peak

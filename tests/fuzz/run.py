@@ -29,6 +29,7 @@ import engine
 import pyarrow.dataset  # noqa: F401
 import resumed_files
 import samples
+import split_files
 import state_files
 import table_files
 import transformers  # noqa: F401
@@ -50,6 +51,7 @@ def prepare(home: Path) -> tuple[list[Kind], dict[str, Path]]:
     """Make the undamaged inputs of all kinds below `home`, in a process of its own."""
     tree = home / "tree"
     kinds = [*cell_files.kinds(tree), *table_files.kinds(), *state_files.kinds()]
+    kinds += split_files.kinds()
     kinds += [*contract_files.kinds(tree), *resumed_files.kinds(tree)]
 
     def make() -> None:

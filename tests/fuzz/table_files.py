@@ -20,7 +20,7 @@ import numpy as np
 import samples
 import yaml
 from cell_files import COLUMNS, as_clean, rows_of
-from engine import Kind, Result, on, valid
+from engine import Kind, Result, Wrong, on, valid
 
 
 def kinds() -> list[Kind]:
@@ -133,7 +133,7 @@ def features(kind: str) -> Callable[[Path], Result]:
 
         found = read_features(home / f"features.{kind}")
         if not np.isfinite(found.values).all():
-            raise AssertionError("values that are not finite")
+            raise Wrong("values that are not finite")
         return {"labels": found.labels, "columns": found.columns, "values": found.values}
 
     return read

@@ -20,6 +20,7 @@ OPEN = {
     *("import-ckpt", "import-map", "import-config", "import-bytes"),
     *("store-cells", "store-conditions", "store-manifest", "plan", "genes", "model.json"),
     *("model-curves", "predictions", "reference-tables", "reference-widths", "reference-scores"),
+    *("split-labels", "split-spellings"),
     *("scores", "state-train", "state-pack", "state-inspect"),
 }
 """Kinds with faults that are known and not mended yet."""

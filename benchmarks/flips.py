@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
+import math
 import random
 import shutil
 import subprocess
@@ -41,6 +41,8 @@ import statetx.training.fit  # noqa: F401
 
 CONFIG = Path("flips.yaml")
 KEEP = ROOT / ".state" / "flips"
+DATA = ("tiny", "chosen")
+"""Data sets: modelled in an obsm matrix, and in genes chosen on the split."""
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "packed cells": ("results/{d}/pack/*.h5ad", ("train", "predict", "reference", "evaluate")),
@@ -82,7 +84,7 @@ def configuration() -> dict[str, Any]:
     network = {key: value for key, value in small.items() if key != "embed_key"}
     return {
         "datasets": {"tiny": data, "chosen": chosen},
-        "splits": {f"of_{name}": {**split, "dataset": name} for name in ("tiny", "chosen")},
+        "splits": {f"of_{name}": {**split, "dataset": name} for name in DATA},
         "models": {
             "context_mean": {"kind": "context_mean"},
             "small": small,
@@ -189,14 +191,14 @@ def kind_of(name: str, data: str, cut: bool) -> engine.Kind:
                 stage(step, data)
         return outputs(home, names, data)
 
-    return engine.Kind(f"{name}, {data}{', cut' if cut else ''}", shutil.rmtree, damage, read)
+    return engine.Kind(f"{'cut' if cut else 'flip'}: {name}, {data}", shutil.rmtree, damage, read)
 
 
 def unlisted(home: Path) -> list[str]:
     """Return files of the tree that are neither tried nor for people only."""
     known = {
         path
-        for data in ("tiny", "chosen")
+        for data in DATA
         for pattern, _ in KINDS.values()
         for path in home.glob(pattern.format(d=data))
     }
@@ -219,39 +221,39 @@ def main() -> None:
     parser.add_argument("--kind", default="", help="only kinds whose name holds this")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    engine.HUNG = 120.0
-    engine.SLOW = 60.0
-    rows: list[dict[str, Any]] = []
+    engine.HUNG, engine.SLOW = 120.0, 60.0
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         finished(home)
         print(f"not tried: {unlisted(home) or 'nothing'}", flush=True)
-        chosen = [name for name in KINDS if options.kind in name]
-        for name in chosen:
-            row: dict[str, Any] = {"kind": name}
-            for what, wanted in (("flips", options.flips), ("cuts", options.cuts)):
-                share = -(-wanted // len(chosen)) if not options.quick else 3 - 2 * (what == "cuts")
-                tallies = []
-                for data, number in zip(
-                    ("tiny", "chosen"), (share - share // 2, share // 2), strict=True
-                ):
-                    if not any(home.glob(KINDS[name][0].format(d=data))):
-                        continue
-                    both = any(home.glob(KINDS[name][0].format(d="tiny")))
-                    seeds = range(options.seed, options.seed + (number if both else share))
-                    kind = kind_of(name, data, what == "cuts")
-                    tallies += engine.run([engine.Job(kind, home, seeds, 3600)], KEEP, print)
-                for outcome in ("refused", "equal", "wrong", "traceback"):
-                    row[f"{what} {outcome}"] = sum(t.outcomes[outcome] for t in tallies)
-                rest = sum(
-                    t.failed - t.outcomes["wrong"] - t.outcomes["traceback"] for t in tallies
-                )
-                row[f"{what} crash"] = rest
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+        names = [name for name in KINDS if options.kind in name]
+        wanted = (
+            (3, 1) if options.quick else (options.flips / len(names), options.cuts / len(names))
+        )
+        jobs = []
+        for name in names:
+            for cut, number in zip((False, True), wanted, strict=True):
+                there = [d for d in DATA if any(home.glob(KINDS[name][0].format(d=d)))]
+                for data in there:
+                    seeds = range(options.seed, options.seed + math.ceil(number / len(there)))
+                    jobs.append(engine.Job(kind_of(name, data, cut), home, seeds, math.inf))
+        tallies = engine.run(jobs, KEEP, print)
+    rows = [row_of(name, tallies) for name in names]
     figures = {key: sum(row[key] for row in rows) for key in rows[0] if key != "kind"}
     print(table([*rows, {"kind": "all", **figures}]))
     finish("flips_quick" if options.quick or options.kind else "flips", rows, figures)
+
+
+def row_of(name: str, tallies: list[engine.Tally]) -> dict[str, Any]:
+    """Return what came of the flips and cuts of a kind of file."""
+    row: dict[str, Any] = {"kind": name}
+    for what, start in (("flips", "flip"), ("cuts", "cut")):
+        own = [t for t in tallies if t.kind.startswith(f"{start}: {name},")]
+        for outcome in ("refused", "equal", "wrong", "traceback"):
+            row[f"{what} {outcome}"] = sum(t.outcomes[outcome] for t in own)
+        rest = sum(t.failed - t.outcomes["wrong"] - t.outcomes["traceback"] for t in own)
+        row[f"{what} crash"] = rest
+    return row
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import unicodedata
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ import pandas as pd
 import samples
 from engine import Kind, Result, Wrong, on, valid
 from scipy import sparse
+
+from statetx import labels
 
 COLUMNS = ("drug_dose", "cell_line", "batch")
 
@@ -199,9 +202,19 @@ def _asked(home: Path, good: Result, got: Result) -> str | None:
     if engine.difference(good, got) is None:
         return None
     rows = rows_of(home / "asked.csv")
-    wanted = sorted({(row["perturbation"], row["cell_line"]) for row in rows})
-    found = sorted({*zip(got["perturbation"], got["cell_line"], strict=True)})
-    return "other" if wanted == found else f"other conditions than asked for | {wanted} {found}"
+    wanted = sorted({(meaning(row["perturbation"]), row["cell_line"].strip()) for row in rows})
+    found = {*zip(map(meaning, got["perturbation"]), got["cell_line"], strict=True)}
+    return (
+        "other"
+        if wanted == sorted(found)
+        else f"other conditions than asked for | {wanted} {found}"
+    )
+
+
+def meaning(label: str) -> str:
+    """Return drug and dose of a label: spellings of one condition are equal."""
+    parsed = labels.parse(unicodedata.normalize("NFC", label).strip())
+    return f"{parsed.drug.strip()} {parsed.dose}"
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -61,7 +61,7 @@ def kinds(tree: Path) -> list[Kind]:
 
 
 def _copy(tree: Path, home: Path) -> None:
-    unread = shutil.ignore_patterns("simulate", "reports", "checkpoints", "logs", "curves.svg")
+    unread = shutil.ignore_patterns("simulate", "reports", "checkpoints", "logs")
     shutil.copytree(tree, home, dirs_exist_ok=True, ignore=unread, symlinks=True)
 
 

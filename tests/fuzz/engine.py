@@ -116,10 +116,7 @@ class Fault:
         return self.kind, self.outcome, re.sub(r"\d+", "#", self.detail.split(" |")[0])
 
     def __str__(self) -> str:
-        return (
-            f"{self.outcome}: {self.damage}\n    {self.detail}\n"
-            f"    again: python tests/fuzz/run.py --kind {self.kind} --seed {self.seed}"
-        )
+        return f"{self.outcome}: {self.damage}\n    {self.detail}"
 
 
 @dataclass

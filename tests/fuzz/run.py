@@ -33,7 +33,7 @@ import split_files
 import state_files
 import table_files
 import transformers  # noqa: F401
-from engine import Kind, Tally
+from engine import Fault, Kind, Tally
 
 import statetx.evaluation.standalone
 import statetx.evaluation.verdict
@@ -70,6 +70,12 @@ def prepare(home: Path) -> tuple[list[Kind], dict[str, Path]]:
     if child.exitcode:
         raise SystemExit("the undamaged inputs could not be made")
     return kinds, {kind.name: home / kind.name for kind in kinds}
+
+
+def told(fault: Fault) -> str:
+    """Return a fault as text, with the command that makes it again."""
+    again = f"python tests/fuzz/run.py --kind {fault.kind} --seed {fault.seed} --inputs 1"
+    return f"{fault}\n    again: {again}"
 
 
 def table(tallies: list[Tally]) -> str:
@@ -118,17 +124,18 @@ def main() -> None:
     shutil.rmtree(KEEP, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         kinds, places = prepare(Path(folder))
-        chosen = [kind for kind in kinds if (options.kind or "") in kind.name]
+        chosen = [kind for kind in kinds if kind.name == options.kind]
+        chosen = chosen or [kind for kind in kinds if (options.kind or "") in kind.name]
         if not chosen:
             parser.error(f"kinds: {', '.join(kind.name for kind in kinds)}")
         seeds = range(options.seed, options.seed + options.inputs)
         left = options.seconds - (time.monotonic() - begin)
         share = max(left / len(chosen) - STARTING, 0.5)
         jobs = [engine.Job(kind, places[kind.name], seeds, share) for kind in chosen]
-        tallies = engine.run(jobs, KEEP, print)
+        tallies = engine.run(jobs, KEEP, lambda fault: print(told(fault), flush=True))
     print(table(tallies))
     if options.json:
-        faults = {t.kind: [str(fault) for fault in t.faults.values()] for t in tallies}
+        faults = {t.kind: [told(fault) for fault in t.faults.values()] for t in tallies}
         tried = {tally.kind: tally.tried for tally in tallies}
         options.json.write_text(json.dumps({"faults": faults, "tried": tried}))
     raise SystemExit(any(tally.failed for tally in tallies))

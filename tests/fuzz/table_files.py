@@ -19,7 +19,7 @@ import hdf5
 import numpy as np
 import samples
 import yaml
-from cell_files import COLUMNS, as_clean, rows_of
+from cell_files import COLUMNS, as_clean, meaning, rows_of
 from engine import Kind, Result, Wrong, on, valid
 
 
@@ -79,8 +79,9 @@ def _conditions(home: Path, good: Result, got: Result) -> str | None:
     """Compare the lines and labels of a plan with those of the table, as text."""
     if engine.difference(good, got) is None:
         return None
-    there = {(row["line"], row["perturbation"]) for row in rows_of(home / "conditions.csv")}
-    found = {(str(row[0]), str(row[1])) for plan in got.values() for row in plan}
+    rows = rows_of(home / "conditions.csv")
+    there = {(row["line"].strip(), meaning(row["perturbation"])) for row in rows}
+    found = {(row[0].strip(), meaning(row[1])) for plan in got.values() for row in plan}
     odd = sorted(found - there)
     return f"a condition that the table does not have | {odd[0]}" if odd else "other"
 
@@ -113,14 +114,14 @@ def _toml(home: Path, good: Result, got: Result) -> str | None:
     rows = {str(row[0]): set() for plan in got.values() for row in plan}
     for plan in got.values():
         for line, label, *_ in plan:
-            rows[line].add(label)
+            rows[line].add(meaning(label))
     for key in said.get("zeroshot", {}):
         if key.split(".", 1)[1] not in rows:
             return f"a line that is not there was accepted | {key!r}"
     for key, roles in said.get("fewshot", {}).items():
         line = key.split(".", 1)[1]
         for label in (label for labels in roles.values() for label in labels):
-            if label not in rows.get(line, ()):
+            if meaning(label) not in rows.get(line, ()):
                 return f"a label that is not there was accepted | {key!r} {label!r}"
     return "other"
 

@@ -116,7 +116,8 @@ class Project:
     def left(self) -> list[str]:
         """Return what a finished run left behind."""
         found = (path for pattern in TEMPORARY for path in self.home.glob(pattern))
-        return sorted({str(path.relative_to(self.home)) for path in found})
+        names = {str(path.relative_to(self.home)) for path in found}
+        return sorted(name for name in names if not name.endswith(".snakemake_timestamp"))
 
     def clean(self) -> None:
         """Begin anew."""
@@ -234,6 +235,7 @@ def one_kill(
         row |= kill(run, sign, target, rng)
     else:
         row["over"], row["failed"] = run.returncode == 0, project.failure(run)
+        row["target"] = "none"  # it ended first
     count(project, row, finished)
     end(run)
     return row
@@ -254,6 +256,11 @@ def complete(
     row |= {"left": len(left), "left_file": left[0] if left else ""}
     project.clean()
     finished.clear()
+
+
+def killed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the starts that a signal reached before they ended."""
+    return [row for row in rows if row["target"] in TARGETS]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -311,18 +318,19 @@ def main() -> None:
         expected = {key: value for key, value in first.items() if key not in unsteady}
         project.clean()
         finished: set[str] = set()
-        for number in range(len(rows), kills):
-            row = one_kill(project, number, options.seed, finished, latest)
-            last = number + 1 == kills or time.monotonic() - begin > options.seconds
-            if row["over"] or number % 3 == 2 or last:
-                complete(project, row, finished, expected)
+        last = False
+        while not last:
+            row = one_kill(project, len(rows), options.seed, finished, latest)
             rows.append(row)
+            done = len(killed(rows))
+            last = done >= kills or len(rows) >= 3 * kills
+            last = last or time.monotonic() - begin > options.seconds
+            if row["over"] or row["failed"] or done % 3 == 0 or last:
+                complete(project, row, finished, expected)
             print(
                 {key: value for key, value in row.items() if value not in ("", 0, False)},
                 flush=True,
             )
-            if last:
-                break
     print(table(rows))
     sums = {
         key: sum(int(row[key]) for row in rows) for key in ("wrong", "again", "orphans", "left")

@@ -10,6 +10,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import damage
 import hdf5
 import numpy as np
 import samples
-from engine import Kind, Result
+from engine import Kind, Result, settle
 
 SPLIT = Path("results/tiny/block")
 PACK = Path("results/tiny/pack")
@@ -38,7 +39,7 @@ def kinds(tree: Path) -> list[Kind]:
     binary = damage.one_of(damage.in_bytes)
     model = f"{SPLIT}/*/seed0/model"
     reference = f"{SPLIT}/reference/{LINE}"
-    return [
+    kinds = [
         Kind("store-cells", copy, _some(h5ad, f"{PACK}/*.h5ad"), store),
         Kind("store-conditions", copy, _some(parquet, f"{PACK}/conditions.parquet"), store),
         Kind("store-manifest", copy, _some(json_, f"{PACK}/manifest.json"), store),
@@ -58,6 +59,18 @@ def kinds(tree: Path) -> list[Kind]:
         ),
         Kind("verdict", copy, _some(json_, "results/tiny/main/verdict.json"), page),
     ]
+    return [replace(kind, read=_as_stage(kind.read)) for kind in kinds]
+
+
+def _as_stage(read: Callable[[Path], Result]) -> Callable[[Path], Result]:
+    """Return a reader that ends as a stage does: nothing is written before all checksums are known."""
+
+    def read_and_settle(home: Path) -> Result:
+        found = read(home)
+        settle()
+        return found
+
+    return read_and_settle
 
 
 def _copy(tree: Path, home: Path) -> None:

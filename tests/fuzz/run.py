@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,29 +48,36 @@ STARTING = 0.5
 """Seconds that a kind takes before its first damaged input, about."""
 
 
-def prepare(home: Path) -> tuple[list[Kind], dict[str, Path]]:
-    """Make the undamaged inputs of all kinds below `home`, in a process of its own."""
-    tree = home / "tree"
+def prepare(home: Path, name: str | None) -> list[tuple[Kind, Path]]:
+    """Make the undamaged inputs of all kinds, or of some, below `home`, in a process of its own."""
+    tree, error = home / "tree", home / "error.txt"
     kinds = [*cell_files.kinds(tree), *table_files.kinds(), *state_files.kinds()]
     kinds += split_files.kinds()
     kinds += [*contract_files.kinds(tree), *resumed_files.kinds(tree)]
+    chosen = [kind for kind in kinds if kind.name == name]
+    chosen = chosen or [kind for kind in kinds if (name or "") in kind.name]
+    if not chosen:
+        raise SystemExit(f"no kind {name!r}: {', '.join(kind.name for kind in kinds)}")
 
     def make() -> None:
         engine.silence()
-        tree.mkdir()
-        samples.results_tree(tree)
-        for kind in kinds:
-            place = home / kind.name
-            place.mkdir()
-            kind.make(place)
+        try:
+            tree.mkdir()
+            samples.results_tree(tree)
+            for kind in chosen:
+                place = home / kind.name
+                place.mkdir()
+                kind.make(place)
+        except BaseException:
+            error.write_text(traceback.format_exc())
 
     # Compiled loops start threads, and a process with threads cannot be forked: a child has them.
     child = multiprocessing.get_context("fork").Process(target=make)
     child.start()
     child.join()
-    if child.exitcode:
-        raise SystemExit("the undamaged inputs could not be made")
-    return kinds, {kind.name: home / kind.name for kind in kinds}
+    if error.exists():
+        raise SystemExit(f"the undamaged inputs could not be made\n{error.read_text()}")
+    return [(kind, home / kind.name) for kind in chosen]
 
 
 def told(fault: Fault) -> str:
@@ -123,15 +131,11 @@ def main() -> None:
     begin = time.monotonic()
     shutil.rmtree(KEEP, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        kinds, places = prepare(Path(folder))
-        chosen = [kind for kind in kinds if kind.name == options.kind]
-        chosen = chosen or [kind for kind in kinds if (options.kind or "") in kind.name]
-        if not chosen:
-            parser.error(f"kinds: {', '.join(kind.name for kind in kinds)}")
+        inputs = prepare(Path(folder), options.kind)
         seeds = range(options.seed, options.seed + options.inputs)
         left = options.seconds - (time.monotonic() - begin)
-        share = max(left / len(chosen) - STARTING, 0.5)
-        jobs = [engine.Job(kind, places[kind.name], seeds, share) for kind in chosen]
+        share = max(left / len(inputs) - STARTING, 0.5)
+        jobs = [engine.Job(kind, place, seeds, share) for kind, place in inputs]
         tallies = engine.run(jobs, KEEP, lambda fault: print(told(fault), flush=True))
     print(table(tallies))
     if options.json:

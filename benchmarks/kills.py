@@ -271,7 +271,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for sign in (*(one.name for one in SIGNALS), "all"):
         for target in TARGETS if sign != "all" else ("",):
             some = [
-                r for r in rows if sign == "all" or (r["signal"], r["target"]) == (sign, target)
+                r
+                for r in killed(rows)
+                if sign == "all" or (r["signal"], r["target"]) == (sign, target)
             ]
             slow = sum(float(r["ended_s"]) > GRACE for r in some if r["target"] != "descendant")
             numbers = [

@@ -1,7 +1,9 @@
 # make demo: simulated cells to a verdict.   make test: the tests.   make check: format, lint, types.
+# make fuzz: damaged inputs, for FUZZ_SECONDS.
 VENV ?= .venv
 PYTHON ?= python3
 CORES ?= all
+FUZZ_SECONDS ?= 1200
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c envs/constraints.txt
 # Packages and pins; a change makes the environment anew.
@@ -10,7 +12,7 @@ LOCK := pyproject.toml envs/constraints.txt
 # Benchmarks run rarely: whether they still call the library as it is, no more.
 LOOSE = $(addprefix --disable-error-code=,arg-type assignment call-overload list-item misc str-format type-var)
 
-.PHONY: demo test check docs clean
+.PHONY: demo test fuzz check docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/snakemake --cores $(CORES) all
@@ -18,6 +20,10 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Damaged inputs for everything that reads a file; the tests try fewer.
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

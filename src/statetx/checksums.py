@@ -14,6 +14,9 @@ from statetx.errors import ResultsError
 BLOCK = 16 << 20
 """Bytes that are hashed at once: blocks of a large file are independent, so that threads share them."""
 
+AT_ONCE = 256 << 20
+"""Bytes of a file that is compared before it is read, in some 30 ms; larger ones in the background."""
+
 _WORKERS = 2
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -70,8 +73,15 @@ def compare(path: Path, n_bytes: int, expected: str, fix: str) -> None:
 
 
 def compare_in_background(path: Path, n_bytes: int, expected: str, fix: str) -> None:
-    """Start `compare` in a thread; `settle` waits for it and raises what it found."""
+    """Start `compare` of a large file in a thread; `settle` waits for it and raises what it found.
+
+    A file of up to `AT_ONCE` bytes is compared at once, so that nothing is made of damaged bytes
+    even for a moment: loops over damaged row pointers would end the process.
+    """
     global _pool
+    if n_bytes <= AT_ONCE:
+        compare(path, n_bytes, expected, fix)
+        return
     with _lock:
         if _pool is None:
             _pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="checksum")

@@ -86,7 +86,14 @@ def pack(config: ConfigFile, run: RunName) -> None:
     with ExitStack() as stack:
         for step in steps.pack_steps(cfg, dataset):
             stack.enter_context(recorded(step))
-        work(files, cfg.datasets[dataset], dataset, out, parts, packed_sources.packed_as(out))
+        work(
+            files,
+            cfg.datasets[dataset],
+            dataset,
+            out,
+            parts,
+            packed_sources.packed_as(out / "content.json"),
+        )
     typer.echo(f"store: {out}")
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from statetx import provenance
 from statetx.config import Config
+from statetx.documents import Wanted, read_json
 from statetx.errors import ConfigError, ResultsError
+from statetx.records import REMAKE
 from statetx.source_files import source_files
 from statetx.stages import pack_dir
 
@@ -36,10 +38,24 @@ def _source_lines(cfg: Config, dataset: str) -> set[str]:
     section, lines = cfg.datasets[dataset], set[str]()
     for path in map(Path, source_files(cfg, dataset)):
         cached = _about(path, ["lines", section.cell_type_key])
-        if not cached.exists():
-            provenance.write_json(cached, h5ad.cell_lines([path], section.cell_type_key))
-        lines |= set(json.loads(cached.read_text(encoding="utf-8")))
+        known = _remembered(cached)
+        if known is None:
+            known = h5ad.cell_lines([path], section.cell_type_key)
+            _remember(cached, known)
+        lines |= set(known)
     return lines
+
+
+def _remember(path: Path, what: Any) -> None:
+    provenance.write_json(path, provenance.sealed({"known": what}))
+
+
+def _remembered(path: Path) -> Any:
+    """Return what `_remember` kept, or None: it is asked for again where the note is damaged."""
+    try:
+        return provenance.unsealed(json.loads(path.read_text(encoding="utf-8")))["known"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _about(path: Path, what: list[Any]) -> Path:
@@ -72,10 +88,8 @@ def known_contents(cfg: Config, dataset: str) -> list[str | None]:
     packed = {tuple(one["stamp"]): one["content"] for one in packed_contents(dataset) or []}
     found: list[str | None] = []
     for path in map(Path, source_files(cfg, dataset)):
-        known, cached = packed.get(tuple(stamp(path))), _content_file(cfg, dataset, path)
-        if known is None and cached.exists():
-            known = json.loads(cached.read_text(encoding="utf-8"))
-        found.append(known)
+        known = packed.get(tuple(stamp(path)))
+        found.append(known or _remembered(_content_file(cfg, dataset, path)))
     return found
 
 
@@ -85,10 +99,15 @@ def _content_file(cfg: Config, dataset: str, path: Path) -> Path:
     return _about(path, ["content", packed_settings(cfg.datasets[dataset])])
 
 
-def packed_as(store: Path) -> list[str] | None:
-    """Return what ``content.json`` says: the contents that made the store stale, None at first."""
-    path = store / "content.json"
-    return json.loads(path.read_text(encoding="utf-8"))["packed_as"] if path.exists() else None
+def packed_as(path: Path) -> list[str] | None:
+    """Return the contents that made the store stale, None at first.
+
+    ``content.json`` says it to packing, ``sources.json`` keeps it.
+    """
+    if not path.exists():
+        return None
+    found = read_json(path, Wanted("what was packed", ResultsError, REMAKE))
+    return found.get("packed_as") if isinstance(found, dict) else None
 
 
 def sources_changed(cfg: Config, dataset: str) -> bool:
@@ -118,7 +137,7 @@ def _read(cfg: Config, dataset: str, files: list[Path]) -> None:
 
     for path in files:
         content = content_of(path, cfg.datasets[dataset])
-        provenance.write_json(_content_file(cfg, dataset, path), content)
+        _remember(_content_file(cfg, dataset, path), content)
 
 
 def compare_sources(cfg: Config, dataset: str, out: Path) -> bool:
@@ -142,8 +161,8 @@ def compare_sources(cfg: Config, dataset: str, out: Path) -> bool:
     _read(cfg, dataset, _unknown(cfg, dataset))
     now = known_contents(cfg, dataset)
     same = now == [one["content"] for one in packed]
-    before = json.loads((pack_dir(dataset) / "sources.json").read_text(encoding="utf-8"))
-    provenance.write_json(out, {"packed_as": before.get("packed_as") if same else now})
+    before = packed_as(pack_dir(dataset) / "sources.json")
+    provenance.write_json(out, {"packed_as": before if same else now})
     return not same
 
 

@@ -13,4 +13,4 @@ if __name__ == "__main__":
     with job(snakemake.log[0]), packing(out), recorded(Step.from_job("pack", snakemake)):
         survey = Survey.read(snakemake.input.survey)
         settings = declared(snakemake.params.settings)
-        finish(survey, settings, out, snakemake.input.parts, packed_as(out))
+        finish(survey, settings, out, snakemake.input.parts, packed_as(out / "content.json"))

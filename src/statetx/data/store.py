@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from statetx.checksums import settle
 from statetx.data import kernels
 from statetx.data.layout import FORMAT, file_name
 from statetx.errors import DataError, ResultsError, did_you_mean
@@ -86,7 +87,8 @@ class LineStore:
                 self.total_counts = _mapped(file, "obs/total_counts", path)
                 self.scale = _mapped(file, "obs/scale", path)
                 counts = bool(json.loads(file["uns/statetx"][()])["counts"])
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            settle()
             raise DataError(
                 f"cannot open the packed cells: {error}",
                 where=path,

@@ -78,3 +78,16 @@ def test_nothing_exceeds_the_largest_possible_value_and_the_mean_stays(most: flo
         np.testing.assert_array_equal(found[:, gene], free[:, gene])
     beyond = move(cells, wanted + 20, expressed_in(cells), rng, most)
     np.testing.assert_allclose(beyond, most, rtol=1e-6)
+
+
+def test_no_gene_falls_below_zero_by_rounding() -> None:
+    """What exceeds the largest value is spread exactly; the next cells may get nothing, not -1e-15."""
+    rng = np.random.default_rng(0)
+    for seed in range(200):
+        cells = np.zeros((40, 3))
+        cells[:3] = rng.uniform(3.0, 6.0, (3, 3))
+        mean = np.array([0.4, 0.69, 0.5]) + 0.001 * seed
+        moved = move(cells, mean, expressed_in(cells), np.random.default_rng(seed), 9.21)
+        assert moved.min() >= 0
+        assert moved.max() <= 9.21 + 1e-6
+        assert np.allclose(moved.mean(axis=0), mean, atol=1e-5)

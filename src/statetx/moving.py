@@ -84,5 +84,6 @@ def _spread(values: np.ndarray, most: float) -> np.ndarray:
     for takers in (kept > 0, kept >= 0):
         room = np.where(takers, most - kept, 0.0)
         if room.any():
-            kept = kept + room * min(1.0, (total - kept.sum()) / room.sum())
+            # Rounding may leave less than nothing to give away.
+            kept = kept + room * min(1.0, max(0.0, (total - kept.sum()) / room.sum()))
     return kept

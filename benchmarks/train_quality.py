@@ -56,9 +56,9 @@ from statetx.config import Simulate, load
 from statetx.data.plan import read_plan
 from statetx.data.simulate import simulate
 from statetx.data.store import open_store
-from statetx.models.checkpoint_file import read_map
 from statetx.models import arc
 from statetx.models.architecture import Architecture
+from statetx.models.checkpoint_file import read_map
 from statetx.models.losses import energy
 from statetx.models.pertsets import PertSets
 from statetx.training.fit import Task

@@ -110,4 +110,4 @@ def test_a_locale_without_our_letters_is_no_error():
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "5 ?M ?\n")
+    assert (done.returncode, done.stdout) == (0, "5 \\xb5M \\u2026\n")

@@ -21,6 +21,7 @@ from statetx.evaluation.cohort import RefScores, RunScores, gather
 from statetx.evaluation.columns import COLUMNS, IDENTITY
 from statetx.evaluation.de_file import SuppliedTable
 from statetx.inference.asked import read_asked
+from statetx.labels import Reading
 from statetx.source_files import source_files
 from statetx.splits.known import facts_of
 from statetx.splits.sources import from_data
@@ -34,7 +35,7 @@ FORMS = [
 
 
 def infer_table(path: Path) -> list[str]:
-    found = read_asked(path, ["L1"], LABELS, {"control"})
+    found = read_asked(path, ["L1"], LABELS, {"control"}, Reading(controls=("control",)))
     assert set(found.values()) == {30}
     return [label for _, label in found]
 
@@ -115,7 +116,9 @@ def test_a_number_of_cells_that_is_no_number_is_shown(tmp_path: Path) -> None:
 
 def test_blanks_of_a_spreadsheet_are_looked_through(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("perturbation,cell_line\nDrug ,L1 \n Own,L1\n")
-    found = read_asked(tmp_path / "t.csv", ["L1"], ["Drug", " Own"], {"control"})
+    found = read_asked(
+        tmp_path / "t.csv", ["L1"], ["Drug", " Own"], {"control"}, Reading(controls=("control",))
+    )
     assert found == {("L1", " Own"): None, ("L1", "Drug"): None}
 
 

@@ -166,7 +166,7 @@ def recorded(step: Step) -> Iterator[None]:
     _check_code(step)
     if step.stage not in ("simulate", "pack"):  # whose inputs no stage made
         refuse_mixture(step.inputs)
-    inputs = {path: known_checksum(path) for path in step.inputs}
+    inputs = {path: known_checksum(path) for path in step.inputs if path.exists()}
     yield
     _check_code(step)
     write_record(

@@ -9,6 +9,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
+from resealed import reseal
 from scipy import sparse
 
 from statetx.data.store import open_store
@@ -299,7 +300,7 @@ def test_totals_of_a_column(counts_model: Path, cells: anndata.AnnData, tmp_path
     model = shutil.copytree(counts_model, tmp_path / "model")
     meta = json.loads((model / "model.json").read_text())
     meta["scale"]["total_counts_col"] = "n_total"
-    (model / "model.json").write_text(json.dumps(meta))
+    reseal(model, meta)
     with pytest.raises(DataError, match="no column 'n_total'"):
         infer(model, write(cells, tmp_path / "m.h5ad"), tmp_path / "out.h5ad")
     depth = np.arange(cells.n_obs) + 500.0

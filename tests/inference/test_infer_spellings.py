@@ -75,7 +75,7 @@ def test_a_table_asks_in_other_spellings(
     ("asked", "what"),
     [
         (["Drug02_5", "Drug02_5.0"], "is asked for twice, first as 'Drug02_5'"),
-        (["DMSO_TF_0.0"], "'DMSO_TF_0.0' is no perturbation to predict"),
+        (["DMSO_TF_0.0"], "'DMSO_TF_0.0' is not a perturbation to predict"),
     ],
 )
 def test_a_table_that_names_one_condition_twice_or_the_control(

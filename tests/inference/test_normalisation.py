@@ -9,6 +9,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
+from resealed import reseal
 from scipy import sparse
 
 from statetx.errors import DataError
@@ -217,7 +218,7 @@ def test_a_model_whose_own_cells_show_another_target_sum_than_it_states(
     meta = json.loads((model / "model.json").read_text())
     meta["scale"]["target_sum"] = 4e4
     meta["controls"]["share"] = [share / 4 for share in meta["controls"]["share"]]
-    (model / "model.json").write_text(json.dumps(meta))
+    reseal(model, meta)
     found = predicted(model, cells, tmp_path / "out")
     np.testing.assert_array_equal(found.X, right["no_change"].X)
     assert said(found)["target_sum"] == 1e4

@@ -17,11 +17,11 @@ from pathlib import Path
 import pandas as pd
 
 from statetx.config import splits
-from statetx.labels import spell
+from statetx.labels import DRUG_DOSE, spell
 from statetx.provenance import write_text
 from statetx.splits.known import facts_of
 from statetx.splits.lint import Facts
-from statetx.splits.sources import Source, conditions_from, from_data
+from statetx.splits.sources import Source, from_data, source_from
 from statetx.splits.split import checked, made_from
 from statetx.splits.toml import write_toml
 
@@ -45,7 +45,7 @@ def from_design(directory: Path) -> Source:
             "n_cells": grid["n_cells"],
         }
     )
-    return Source(conditions_from(table, [CONTROL], directory), (CONTROL,))
+    return source_from(table, [CONTROL], directory, DRUG_DOSE)
 
 
 def settings(drugs: splits.DrugTable) -> dict[str, splits.Generated]:

@@ -85,9 +85,10 @@ def pack(
     """
     out = Path(out_dir)
     home = out.with_name(out.name + ".parts") if parts_dir is None else Path(parts_dir)
-    _make(out)
+    _make(out.parent)
     with locks.held(locks.beside(out), f"the store {out}"):
         found = survey(files, settings, name)
+        _make(out)
         parts = _pack_lines(found, settings, out, home)
         finish(found, settings, out, parts, packed_as, provenance)
         shutil.rmtree(home, ignore_errors=True)

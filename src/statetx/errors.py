@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
 import re
@@ -111,7 +112,8 @@ def always_printable() -> None:
     """Let standard output and error write what their encoding lacks as ``\\u03b3``, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # a pipe that took the place of a file cannot seek
+                stream.reconfigure(errors="backslashreplace")
 
 
 def did_you_mean(name: object, options: Iterable[object]) -> str:

@@ -30,8 +30,9 @@ COMPANIONS = {
 }
 """Files that the record of another file in the same directory describes."""
 
-BY_KIND = frozenset({"train", "predict"})
-"""Stages whose code depends on the kind of model."""
+ALIKE = frozenset({"pack", "reference", "evaluate"})
+"""Stages whose results stand side by side, so that they must come from the same code and settings.
+Plans of folds, and models, differ in what they are made with."""
 
 REMAKE = "delete it and run snakemake again, which makes it anew; or copy it back from a backup"
 AGAIN = "run snakemake again: it remakes what is stale"
@@ -218,7 +219,7 @@ def refuse_mixture(inputs: Sequence[Path]) -> None:
         _refuse_stale(path, beside, seen)
         record = read_record(beside)
         other, known = first.setdefault(record.stage, (path, record))
-        if record.stage in BY_KIND:
+        if record.stage not in ALIKE:
             continue
         for what, ours, theirs in (
             ("code", record.code, known.code),

@@ -52,9 +52,10 @@ def snakemake(
 ) -> str:
     """Run snakemake with one of the shipped configurations; `fork` is faster where no job starts."""
     # Beside another worker's jobs, two threads of a small training mostly wait for each other.
-    command = ["--configfile", f"config/{config}", "--set-threads", "train=1", *arguments]
+    command = ["--configfile", f"config/{config}", "--set-threads", "train=1"]
     if "--workflow-profile" not in arguments:
         command += ["--cores", "2"]
+    command += arguments
     if not fork:
         return run(home, "-m", "snakemake", *command, code=code)
     ended, text = forks.snakemake(home, *command)

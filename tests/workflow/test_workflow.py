@@ -37,7 +37,7 @@ def test_every_contract_file_is_there(road):
     model = {path.name for path in (run_dir / "model").glob("[!.]*")}
     assert model == {
         "model.json", "genes.txt", "best.safetensors", "last.safetensors", "golden.npz",
-        "metrics.csv", "curves.svg", "config.yaml",
+        "metrics.csv", "curves.svg", "config.yaml", "record.json",
     }  # fmt: skip
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {
         f"step={step}.safetensors" for step in (2, 4, 6)
@@ -52,7 +52,7 @@ def test_every_contract_file_is_there(road):
 def test_predictions_hold_the_test_conditions_and_no_controls(road):
     plan = pd.read_parquet(road / "results/tiny/block/plan.parquet")
     conditions = pd.read_parquet(road / "results/tiny/pack/conditions.parquet")
-    (path,) = (road / "results/tiny/block/small/seed0/predictions/best").iterdir()
+    (path,) = (road / "results/tiny/block/small/seed0/predictions/best").glob("*.h5ad")
     cells = ad.read_h5ad(path)
     line = path.stem
     wanted = plan[(plan["role"] == "test") & (plan["line"] == line)]["perturbation"]

@@ -85,7 +85,7 @@ def pack(
     """
     out = Path(out_dir)
     home = out.with_name(out.name + ".parts") if parts_dir is None else Path(parts_dir)
-    _make(out.parent)
+    _make_parent(out)
     with locks.held(locks.beside(out), f"the store {out}"):
         found = survey(files, settings, name)
         _make(out)
@@ -128,6 +128,12 @@ def _make(directory: Path) -> None:
             where=directory,
             fix="make the directory writable, or choose another results directory",
         ) from error
+
+
+def _make_parent(directory: Path) -> None:
+    """Make the directory that the lock lies in; `directory` itself only once the files are sound."""
+    if not directory.parent.is_dir():
+        _make(directory)
 
 
 def _mark(path: Path, digest: str) -> str:

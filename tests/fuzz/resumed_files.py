@@ -153,13 +153,13 @@ def _inspected(home: Path) -> None:
 
 
 def _facts(home: Path) -> Result:
-    from statetx import stages
+    from statetx import packed_sources, stages
     from statetx.config import load
 
     with samples.inside(home):
         cfg = load("config.yaml")
         params = stages.pack_params(cfg, "tiny")
-        return {"params": json.dumps(params), "lines": stages.cell_lines(cfg, "tiny")}
+        return {"params": json.dumps(params), "lines": packed_sources.cell_lines(cfg, "tiny")}
 
 
 def inspect(home: Path) -> Result:

@@ -193,7 +193,7 @@ def in_yaml(path: Path, rng: random.Random) -> str:
 
 def config(home: Path) -> Result:
     """Read a configuration and ask it what the workflow asks."""
-    from statetx import stages
+    from statetx import packed_sources, stages
     from statetx.config import load
 
     with samples.inside(home):
@@ -204,7 +204,10 @@ def config(home: Path) -> Result:
         for name in cfg.models:
             out[f"model {name}"] = [stages.train_params(cfg, name), stages.checkpoints(cfg, name)]
         for name in cfg.datasets:
-            out[f"data {name}"] = [stages.pack_params(cfg, name), stages.cell_lines(cfg, name)]
+            out[f"data {name}"] = [
+                stages.pack_params(cfg, name),
+                packed_sources.cell_lines(cfg, name),
+            ]
         out["rest"] = [
             stages.evaluate_params(cfg),
             stages.reference_params(cfg),

@@ -218,7 +218,8 @@ def _codes(column: Any, names: Sequence[str]) -> tuple[np.ndarray, set[str]]:
     values = encoded.dictionary.to_pylist()
     place = {name: i for i, name in enumerate(names)}
     places = np.array([place.get(value, -1) for value in values], dtype=np.int64)
-    return places[encoded.indices.to_numpy()], set(values)
+    indices = encoded.indices.fill_null(len(places)).to_numpy()
+    return np.append(places, -1)[indices], set(values)
 
 
 def write_tests(table: DETable, path: Path) -> None:

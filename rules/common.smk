@@ -6,7 +6,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard
 from snakemake_interface_executor_plugins.settings import ExecMode
 
-from statetx import packed_sources, stages, startup, steps
+from statetx import jobs, packed_sources, stages, startup, steps
 from statetx.config import BASELINES, load
 from statetx.data.plan import read_plan
 from statetx.data.layout import check_case, file_name
@@ -18,6 +18,7 @@ def force_stale():
     """Have Snakemake make anew what its own metadata would call fresh; jobs leave it to their parent."""
     if workflow.exec_mode != ExecMode.DEFAULT:
         return
+    jobs.ask_for_codes(CFG)
     found = {str(path) for path in steps.stale(CFG)}
     found |= {
         f"results/{name}/pack/content.json"

@@ -125,3 +125,23 @@ def test_packing_pruning_and_training_wait_for_each_other(
         pack.pack(files, tiny_settings, "tiny", tmp_path / "pack")
     pack.pack(files, tiny_settings, "tiny", tmp_path / "pack")
     assert {path.name for path in tmp_path.iterdir()} == {"pack", "results"}
+
+
+def test_without_locks_of_the_file_system_shared_joins_shared(tmp_path, monkeypatch):
+    """Lustre without ``-o flock``: jobs that pack one store together do not refuse each other."""
+    import errno
+    import fcntl
+
+    def none(*_):
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    lock = locks.beside(tmp_path / "store")
+    alone = pytest.raises(ResultsError, match="another process works on the store")
+    with (
+        locks.held(lock, "the store", shared=True),
+        locks.held(lock, "the store", shared=True),
+        alone,
+        locks.held(lock, "the store"),
+    ):
+        pass

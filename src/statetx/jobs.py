@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import glob
+import json
 import logging
 import os
 import re
@@ -86,10 +86,12 @@ def _train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads
 
 def _drop_states(dataset: str, split: str, model: str, seed: int) -> None:
     """Remove the states of unfinished trainings of a run of other settings: its model is finished."""
-    name = f"{dataset}.{split}.{model}.seed{seed}-"
-    for left in (Path(".state") / "train").glob(f"{glob.escape(name)}*"):
-        if re.fullmatch(r"[0-9a-f]{16}", left.name.removeprefix(name)) and not left.is_symlink():
+    home = stages.states_of(dataset, split, model, seed)
+    for left in home.glob("[0-9a-f]*"):
+        if re.fullmatch(r"[0-9a-f]{16}", left.name) and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        home.rmdir()  # what else lies there stays
 
 
 def verdict(cfg: Config, experiment: str) -> None:
@@ -163,6 +165,9 @@ def recorded(step: Step) -> Iterator[None]:
     ResultsError
         Its inputs do not belong together, or this is not the code that was asked for.
     """
+    if step.stage == "train" and int(os.environ.get("RANK", "0")):
+        yield  # of several processes that train one model, the first keeps the record
+        return
     _check_code(step)
     if step.stage not in ("simulate", "pack"):  # whose inputs no stage made
         refuse_mixture(step.inputs)
@@ -179,9 +184,33 @@ def recorded(step: Step) -> Iterator[None]:
     )
 
 
+ASKED = "STATETX_ASKED_CODES"
+"""Variable of the environment with the fingerprints that the workflow started with, as JSON.
+
+A job on another machine reads the rules again, and would ask for the code that it finds there.
+"""
+
+
+def ask_for_codes(cfg: Config) -> None:
+    """Tell the jobs of this workflow which code they are to run."""
+    kinds = {section.kind for section in cfg.models.values()}
+    codes = {
+        f"{stage}/{kind}": stages.code(stage, kind)
+        for stage, roots in stages.CODE.items()
+        for kind in (kinds if any("{" in root for root in roots) else {None})
+    }
+    os.environ[ASKED] = json.dumps(codes)
+
+
+def asked_codes() -> dict[str, str]:
+    """Return what `ask_for_codes` told; nothing outside a workflow."""
+    return dict(json.loads(os.environ.get(ASKED, "{}")))
+
+
 def _check_code(step: Step) -> None:
     """Refuse to run, or to have run, other code than the workflow asked for when it started."""
-    if stages.code_now(step.stage, step.kind) != step.code:
+    expected = asked_codes().get(f"{step.stage}/{step.kind}", step.code)
+    if stages.code_now(step.stage, step.kind) not in {step.code} & {expected}:
         raise ResultsError(
             f"the code of stage {step.stage} changed after this run was started: its result would "
             "be taken for one of the earlier code",

@@ -50,10 +50,10 @@ def held(lock: Path, what: str, shared: bool = False) -> Iterator[None]:
     """
     handle = _open(lock, what, shared)
     try:
-        _write_owner(handle)
+        _write_owner(handle, shared)
         yield
     finally:
-        if not shared or _alone(handle):
+        if (not shared or _alone(handle)) and (_locks_work(handle) or _is_mine(lock)):
             lock.unlink(missing_ok=True)
         os.close(handle)
 
@@ -140,7 +140,8 @@ def _open(lock: Path, what: str, shared: bool) -> int:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except OSError as error:
             owner = _owner(lock)
-            if error.errno in _NO_LOCKS and (owner is None or is_dead(owner)):
+            both_shared = shared and owner is not None and owner.get("shared")
+            if error.errno in _NO_LOCKS and (owner is None or both_shared or is_dead(owner)):
                 return handle
             os.close(handle)
             raise ResultsError(
@@ -173,11 +174,25 @@ def _alone(handle: int) -> bool:
     return True
 
 
-def _write_owner(handle: int) -> None:
+def _locks_work(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _NO_LOCKS
+    return True
+
+
+def _is_mine(lock: Path) -> bool:
+    """Whether this process is the last that wrote its name: others may still share the lock."""
+    owner = _owner(lock)
+    return owner is None or owner.get("pid") == os.getpid()
+
+
+def _write_owner(handle: int, shared: bool) -> None:
     # Without room on the disk the lock holds too; its message then names nobody.
     with contextlib.suppress(OSError):
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(me()).encode(), 0)
+        os.pwrite(handle, json.dumps(me() | {"shared": shared}).encode(), 0)
 
 
 def _owner(lock: Path) -> dict[str, Any] | None:

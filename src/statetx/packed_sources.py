@@ -10,7 +10,7 @@ from statetx import provenance
 from statetx.config import Config
 from statetx.documents import Wanted, read_json
 from statetx.errors import ConfigError, ResultsError
-from statetx.records import REMAKE
+from statetx.records import REMAKE, verify
 from statetx.source_files import source_files
 from statetx.stages import pack_dir
 
@@ -67,14 +67,21 @@ def _about(path: Path, what: list[Any]) -> Path:
 
 
 def packed_contents(dataset: str) -> list[dict[str, Any]] | None:
-    """What the store says of the files that it was packed from; None: there is no store."""
+    """What the store says of the files that it was packed from; None: there is no store.
+
+    Nothing where it does not say so soundly: then the store is packed again.
+    """
     path = pack_dir(dataset) / "sources.json"
-    if not path.exists() or not (pack_dir(dataset) / "manifest.json").exists():
+    if not (pack_dir(dataset) / "manifest.json").exists():
         return None
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["sources"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        found = json.loads(verify(path).read_text(encoding="utf-8"))["sources"]
+        return [
+            {"stamp": [int(n) for n in one["stamp"]], "content": str(one["content"])}
+            for one in found
+        ]
+    except (ResultsError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
 
 
 def known_contents(cfg: Config, dataset: str) -> list[str | None]:
@@ -99,15 +106,24 @@ def _content_file(cfg: Config, dataset: str, path: Path) -> Path:
     return _about(path, ["content", packed_settings(cfg.datasets[dataset])])
 
 
-def packed_as(path: Path) -> list[str] | None:
-    """Return the contents that made the store stale, None at first.
+def packed_as(path: Path) -> Any:
+    """Return what made packing necessary: stamps of the files at first, contents that changed later.
 
     ``content.json`` says it to packing, ``sources.json`` keeps it.
     """
     if not path.exists():
         return None
-    found = read_json(path, Wanted("what was packed", ResultsError, REMAKE))
+    try:
+        found = read_json(path, Wanted("what was packed", ResultsError, REMAKE))
+    except ResultsError:
+        return None
     return found.get("packed_as") if isinstance(found, dict) else None
+
+
+def _stamps(cfg: Config, dataset: str) -> list[list[Any]]:
+    from statetx.data.content import stamp
+
+    return [[path, *stamp(Path(path))] for path in source_files(cfg, dataset)]
 
 
 def sources_changed(cfg: Config, dataset: str) -> bool:
@@ -115,9 +131,12 @@ def sources_changed(cfg: Config, dataset: str) -> bool:
 
     Up to `READ_AT_ONCE` bytes are compared right away, so that a dry run says what will happen.
     """
-    packed = packed_contents(dataset)
-    if packed is None or cfg.datasets[dataset].files == "simulate":
+    if cfg.datasets[dataset].files == "simulate":
         return False
+    packed = packed_contents(dataset)
+    if packed is None:  # an interrupted packing may have parts of files as they were then
+        asked = pack_dir(dataset) / "content.json"
+        return asked.exists() and packed_as(asked) != _stamps(cfg, dataset)
     unknown = _unknown(cfg, dataset)
     if sum(path.stat().st_size for path in unknown) <= READ_AT_ONCE:
         _read(cfg, dataset, unknown)
@@ -136,8 +155,15 @@ def _read(cfg: Config, dataset: str, files: list[Path]) -> None:
     from statetx.data.content import content_of
 
     for path in files:
+        note = _content_file(cfg, dataset, path)
         content = content_of(path, cfg.datasets[dataset])
-        _remember(_content_file(cfg, dataset, path), content)
+        if _content_file(cfg, dataset, path) != note:
+            raise ResultsError(
+                "the file changed while it was read",
+                where=path,
+                fix="wait until it is complete, then start the same command again",
+            )
+        _remember(note, content)
 
 
 def compare_sources(cfg: Config, dataset: str, out: Path) -> bool:
@@ -156,7 +182,7 @@ def compare_sources(cfg: Config, dataset: str, out: Path) -> bool:
     """
     packed = packed_contents(dataset)
     if packed is None:
-        provenance.write_json(out, {"packed_as": None})
+        provenance.write_json(out, {"packed_as": _stamps(cfg, dataset)})
         return True
     _read(cfg, dataset, _unknown(cfg, dataset))
     now = known_contents(cfg, dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -243,4 +244,6 @@ def _plain(value: Any) -> Any:
         return None
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, datetime.date | datetime.time):  # TOML has them
+        return value.isoformat()
     return value

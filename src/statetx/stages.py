@@ -88,8 +88,12 @@ def state_dir(dataset: str, split: str, model: str, seed: int, made_from: Any) -
     Without the key, a run whose learning rate changed would resume the old model and train zero
     steps.
     """
-    name = f"{dataset}.{split}.{model}.seed{seed}-{provenance.digest(made_from)}"
-    return Path(".state") / "train" / name
+    return states_of(dataset, split, model, seed) / provenance.digest(made_from)
+
+
+def states_of(dataset: str, split: str, model: str, seed: int) -> Path:
+    """Return the directory of all states of a run; a comma is in no name."""
+    return Path(".state") / "train" / f"{dataset},{split},{model},seed{seed}"
 
 
 # ---------------------------------------------------------------------------------------------

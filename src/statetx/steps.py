@@ -147,6 +147,8 @@ def _why_stale(step: Step, checksums: Any) -> str | None:
 
 def _recorded(path: Path) -> str | None:
     """Return the checksum of an input by its record, or None: what makes it will be run."""
+    if path.name != "content.json" and not records.record_path(path).exists():
+        return None  # reading a whole store would take as long as making its record
     try:
         return records.known_checksum(path)
     except (StatetxError, OSError):

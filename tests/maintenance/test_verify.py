@@ -45,3 +45,12 @@ def test_a_place_without_records_is_refused(tmp_path: Path) -> None:
         verify_all([tmp_path])
     with pytest.raises(ResultsError, match="not a directory"):
         verify_all([tmp_path / "absent"])
+
+
+def test_results_without_record_and_behind_links_are_seen(results: Path) -> None:
+    (results / "a" / "other.csv").write_text("1\n")
+    assert "has no record" in verify_all([results]).damaged[0].what
+    (results / "a" / "other.csv").unlink()
+    (results / "b").rename(results.parent / "elsewhere")
+    (results / "b").symlink_to(results.parent / "elsewhere")
+    assert verify_all([results]).n_files == 2

@@ -44,7 +44,7 @@ def test_every_contract_file_is_there(road):
     }
     (line,) = (run_dir / "scores/best").iterdir()
     assert {path.name for path in line.iterdir()} == {
-        "results.csv", "agg_results.csv", "scores.csv", "de.parquet",
+        "results.csv", "agg_results.csv", "scores.csv", "de.parquet", "record.json",
     }  # fmt: skip
     assert not list((road / ".state/train").glob("*")), "resume state is removed when training ends"
 

@@ -47,7 +47,7 @@ def pack(
     name: str,
     out_dir: str | Path,
     parts_dir: str | Path | None = None,
-    packed_as: list[str] | None = None,
+    packed_as: Any = None,
     provenance: dict[str, Any] | None = None,
 ) -> None:
     """Write the store of a data set: ``<cell line>.h5ad``, ``conditions.parquet``, ``manifest.json``.
@@ -166,7 +166,7 @@ def finish(
     settings: Dataset,
     out_dir: str | Path,
     parts: Sequence[str | Path],
-    packed_as: list[str] | None = None,
+    packed_as: Any = None,
     provenance: dict[str, Any] | None = None,
 ) -> None:
     """Write what binds the packed lines together.

@@ -139,6 +139,12 @@ def scatter(survey: Survey, number: int, settings: Dataset, out: str | Path) -> 
     ResultsError
         The disk is full.
     """
+    if number >= len(survey.sources):
+        raise DataError(
+            f"the survey knows {len(survey.sources)} files, this is number {number + 1}",
+            where="the list of files changed after packing began",
+            fix="start the same command again",
+        )
     path = Path(survey.sources[number].path)
     if identity(path, watched(settings)) != survey.sources[number].identity:
         raise DataError(

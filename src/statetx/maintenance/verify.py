@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,11 @@ from tqdm import tqdm
 from statetx import records
 from statetx.checksums import compare
 from statetx.errors import ResultsError
+
+RESULTS = frozenset(
+    {".h5ad", ".parquet", ".csv", ".json", ".safetensors", ".npz", ".toml", ".html"}
+)
+"""Endings of files that stages write."""
 
 
 @dataclass
@@ -46,7 +52,7 @@ def verify_all(places: Sequence[str | Path]) -> Checked:
     found = Checked()
     paths: list[Path] = []
     for place in map(Path, places):
-        here = sorted(place.rglob(f"*{records.NAME}"))
+        here = _records(place)
         if not here:
             raise ResultsError(
                 "no records here" if place.is_dir() else "this is not a directory",
@@ -68,4 +74,38 @@ def verify_all(places: Sequence[str | Path]) -> Checked:
                 compare(file, n_bytes, expected, records.REMAKE)
             except ResultsError as error:
                 found.damaged.append(error)
+    found.damaged += _without_record(paths)
     return found
+
+
+def _records(place: Path) -> list[Path]:
+    """Return all records below a directory, behind links too."""
+    found, seen = [], set()
+    for home, below, files in os.walk(place, followlinks=True):
+        if (real := os.path.realpath(home)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        found += [Path(home) / name for name in files if name.endswith(records.NAME)]
+    return sorted(found)
+
+
+def _without_record(paths: list[Path]) -> list[ResultsError]:
+    """Name results that lie beside records and that none of them describes."""
+    known: dict[Path, set[Path]] = {}
+    for path in paths:
+        try:
+            names = records.read_record(path).files
+        except ResultsError:
+            names = {}
+        known.setdefault(path.parent, set()).update(path.parent / name for name in names)
+    return [
+        ResultsError("this result has no record", where=file, fix=records.AGAIN)
+        for home, described in known.items()
+        for file in sorted(home.iterdir())
+        if file.suffix in RESULTS
+        and file.is_file()
+        and not file.name.endswith(records.NAME)
+        and file.name != "content.json"
+        and file not in described
+    ]

@@ -21,3 +21,10 @@ def test_far_name_lists_what_there_is():
     assert did_you_mean("zzz", ["a", "b"]) == "known: 'a', 'b'."
     assert did_you_mean("zzz", []) == "There are none."
     assert did_you_mean("zzz", range(20)).endswith("… (20 in all).")
+
+
+def test_names_that_look_alike_are_spelt_out():
+    composed, decomposed = "Caf\u00e9ine", "Cafe\u0301ine"
+    said = did_you_mean(decomposed, [composed, "Aspirin"])
+    assert r"'Caf\xe9ine'" in said
+    assert r"'Cafe\u0301ine'" in said

@@ -15,7 +15,7 @@ from statetx import cli, stages
 from statetx.config import load
 from statetx.config.splits import DrugTable, LineOut, LineTable, Stratify, TomlSplit
 from statetx.data.features import read_features
-from statetx.errors import StatetxError
+from statetx.errors import DataError, StatetxError
 from statetx.evaluation.baseline_score import score_against
 from statetx.evaluation.cohort import RefScores, RunScores, gather
 from statetx.evaluation.columns import COLUMNS, IDENTITY
@@ -297,3 +297,9 @@ def test_lint_of_everything_with_a_mark(
     with pytest.raises(SystemExit) as done:
         cli.main()
     assert (done.value.code or 0) == 0, capsys.readouterr()
+
+
+def test_more_cells_than_anybody_wants_are_a_slip(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("perturbation,cell_line,n_cells\nA,L1,99999999999\n")
+    with pytest.raises(DataError, match="n_cells is '99999999999'"):
+        read_asked(tmp_path / "t.csv", ["L1"], ["A"], {"control"}, Reading())

@@ -7,6 +7,7 @@ import difflib
 import io
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -133,7 +134,11 @@ def did_you_mean(name: object, options: Iterable[object]) -> str:
     lowered = {option.lower(): option for option in reversed(known)}
     near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.6)
     if near:
-        return f"did you mean {lowered[near[0]]!r}?"
+        found = lowered[near[0]]
+        if unicodedata.normalize("NFKC", found) == unicodedata.normalize("NFKC", str(name)):
+            # They look alike on the screen.
+            return f"did you mean {found!r}, which is {found!a}? The other is {name!a}."
+        return f"did you mean {found!r}?"
     shown = ", ".join(repr(option) for option in known[:8])
     more = f", … ({len(known)} in all)" if len(known) > 8 else ""
     return f"known: {shown}{more}." if known else "There are none."

@@ -275,3 +275,19 @@ def test_what_shows_no_target_sum() -> None:
         assert target_sum_of(1e4 / totals)[0] is None  # not whole; hardly different
     noise = sparse.csr_matrix(rng.gamma(1.0, 1.0, (60, 300)) * (rng.random((60, 300)) < 0.2))
     assert held(noise, whole=True).target_sum is None
+
+
+def test_square_roots_are_refused(counts_model, right, cells, tmp_path: Path) -> None:
+    cells.X = sparse.csr_matrix(np.sqrt(counts_of(cells)).astype(np.float32))
+    with pytest.raises(DataError, match="holds square roots of counts"):
+        predicted(counts_model, cells, tmp_path)
+
+
+def test_genes_under_another_name_in_x_are_proposed(model_dirs, cells, tmp_path: Path) -> None:
+    """A model of obsm genes, a file without obsm whose var_names are Ensembl ids."""
+    cells.var["feature_name"] = cells.var_names.to_numpy(dtype=str)
+    cells.var_names = [f"ENSG{i:011d}" for i in range(cells.n_vars)]
+    del cells.obsm["X_hvg"]
+    cells.uns.pop("hvg_names", None)
+    with pytest.raises(DataError, match=r"adata\.var\['feature_name'\]"):
+        predicted(model_dirs["no_change"], cells, tmp_path)

@@ -11,6 +11,8 @@ from statetx.labels import Reading
 from statetx.tables import check_columns, count, read_table
 
 COLUMNS = ("perturbation", "cell_line", "n_cells")
+MOST_CELLS = 1_000_000
+"""Cells of one condition: more is a slip of the keyboard that would fill the memory."""
 WANTED = Wanted(
     "the table",
     DataError,
@@ -79,9 +81,11 @@ def read_asked(
             )
         text = str(row.get("n_cells", "")).strip()
         n = count(text)
-        if text and not n:
+        if text and not (n and n <= MOST_CELLS):
             raise DataError(
-                f"n_cells is {text!r}", where=where, fix="a whole number from 1, or nothing"
+                f"n_cells is {text!r}",
+                where=where,
+                fix=f"a whole number from 1 to {MOST_CELLS:,}, or nothing",
             )
         out[line, label] = n
     return dict(sorted(out.items()))

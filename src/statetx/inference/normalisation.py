@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from statetx.data.numbers import is_integral
+from statetx.data.numbers import is_integral, is_whole
 from statetx.errors import DataError
 from statetx.expression import TARGET_SUM
 from statetx.inference.cells import declared
 from statetx.inference.scale_evidence import CONSTANT, Held, held, row_sums
 from statetx.models.model_dir import LoadedModel
+
+ROUNDED = 0.01
+"""By how much sums may miss the target sum: log values of two decimals miss it by 0.3 %."""
 
 SHARE_MARGIN = 1.1
 """By how much the median share of a file may exceed that of 99 % of the training cells."""
@@ -201,6 +204,13 @@ def normalisation(
             where=where,
             fix="normalise all cells to one target sum, or give the raw counts of all genes in X",
         )
+    stored = values.data.astype(np.float64)
+    if not is_integral(stored) and is_whole(stored * stored):
+        raise DataError(
+            f"{name!r} holds square roots of counts",
+            where=where,
+            fix="give the counts (adata.X.power(2)), or log1p values",
+        )
     counted = seen.log is None or seen.factor is not None or seen.parts
     if counted and not whole:
         raise DataError(
@@ -289,6 +299,8 @@ def _refuse_implausible(
     if not sums.size:
         return
     most, target = float(sums.max()), known.target_sum
+    if bool((np.abs(sums - target) <= ROUNDED * target).all()):
+        return  # values of few decimals, which miss the sum by rounding
     if most > (1 + CONSTANT) * known.limit:
         raise DataError(
             f"{name!r} holds log values of another target sum than the model's {target:,.7g}: {seen.evidence}, "

@@ -20,6 +20,8 @@ from statetx.inference.normalisation import normalisation, report, trained
 from statetx.labels import DRUG_DOSE, control_spellings
 from statetx.models.model_dir import LoadedModel
 
+SOME = 0.2
+"""Share of the model's genes from which X is taken for what the user wants to start from."""
 EVIDENCE_ROWS = 256
 """Cells that show how a file is normalised, spread over those that are used."""
 
@@ -194,7 +196,7 @@ class Expression:
             return
         if embed_key is None and _starts_from_x(own, key, model):
             key = None
-        name, names = _source(own, key)
+        name, names = _source(own, key, model.genes)
         matrix = Matrix(own.file, name, own.path)
         where = f"{own.path}, {name}"
         self._missing = missing(names, model, fill_missing, where)
@@ -280,7 +282,8 @@ def _starts_from_x(own: OwnCells, key: str | None, model: LoadedModel) -> bool:
     if key is None or ("obsm" in own.file and key in own.file["obsm"]):
         return False
     held = set(genes(own.file, own.path))
-    if sum(gene in held for gene in model.genes) < (1 - MOST_FILLED) * len(model.genes):
+    # Where some are missing, the error about them says more than one about obsm.
+    if sum(gene in held for gene in model.genes) < SOME * len(model.genes):
         return False
     print(f"obsm has no matrix {key!r} in {own.path}: the genes of the model are taken from X")
     return True
@@ -316,7 +319,7 @@ def _embedding(own: OwnCells, key: str, rows: np.ndarray, width: int) -> np.ndar
     return values
 
 
-def _source(own: OwnCells, key: str | None) -> tuple[str, list[str]]:
+def _source(own: OwnCells, key: str | None, wanted: list[str]) -> tuple[str, list[str]]:
     """Return the name of the matrix and the genes of its columns."""
     names = genes(own.file, own.path)
     if key is None:
@@ -324,9 +327,10 @@ def _source(own: OwnCells, key: str | None) -> tuple[str, list[str]]:
     keys = members(own.file, "obsm", own.path)
     if key not in keys:
         raise DataError(
-            f"obsm has no matrix {key!r}, in which this model works",
+            f"obsm has no matrix {key!r}, in which this model works, and X does not hold its genes",
             where=own.path,
-            fix=f"{did_you_mean(key, keys)} Name yours with --embed-key: the model's genes as "
+            fix=other_names(own.path, wanted)
+            or f"{did_you_mean(key, keys)} Name yours with --embed-key: the model's genes as "
             "ln(1 + target_sum * count / total), named in uns['hvg_names']",
         )
     width = Matrix(own.file, f"obsm/{key}", own.path).shape[1]
@@ -338,12 +342,13 @@ def _places(names: list[str], wanted: list[str], path: Path, matrix: str) -> np.
     place = {name: i for i, name in enumerate(names)}
     missing = [name for name in wanted if name not in place]
     if missing:
-        shown = ", ".join(repr(name) for name in missing[:10])
+        shown = ", ".join(repr(name) for name in missing[:10]) + (", …" if missing[10:] else "")
         raise DataError(
             f"{len(missing)} of the model's {len(wanted)} genes are missing: {shown}",
             where=f"{path}, {matrix}",
             fix=other_names(path, wanted, None if matrix == "X" else names)
-            or f"{did_you_mean(missing[0], names)} Use the same gene names as the model's "
-            "genes.txt; a gene that was never measured cannot be made up. --fill-missing fills a few",
+            or (f"{did_you_mean(missing[0], names)} " if len(missing) == 1 else "")
+            + "use the same gene names as the model's genes.txt; --fill-missing 0 or control_mean "
+            f"fills at most {MOST_FILLED:.0%} of them",
         )
     return np.asarray([place[name] for name in wanted], dtype=np.int64)

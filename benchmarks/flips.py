@@ -67,11 +67,12 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reference scores": ("results/{d}/of_{d}/reference/*/*.csv", ("verdict",)),
     "scores": ("results/{d}/of_{d}/*/seed0/scores/best/*/scores.csv", ("verdict",)),
     "verdict": ("results/{d}/all_{d}/verdict.json", ("report", "show")),
+    "records": ("results/{d}/**/*record.json", ("predict", "evaluate", "verdict", "report")),
 }
 """Kind of file -> where it lies, and the stages that read it, in their order."""
 UNREAD = (
     *("split.toml", "lint.json", "prune.json", "leaderboard.csv", "truth.parquet", "config.yaml"),
-    *("results.csv", "agg_results.csv", "de.parquet", "curves.svg", "survey.json"),
+    *("results.csv", "agg_results.csv", "de.parquet", "curves.svg", "survey.json", "sources.json"),
 )
 """Files for people: no stage reads them."""
 

@@ -233,3 +233,14 @@ def test_force_replaces_only_what_is_recognised(tmp_path: Path) -> None:
     check_new(target, True, lambda _: True)
     with pytest.raises(ResultsError, match="is not an earlier output"):
         check_new(target, True, lambda _: False)
+
+
+def test_a_directory_that_snakemake_has_marked_is_replaced(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.json").write_text("{}")
+    (model / ".snakemake_timestamp").touch()
+    with whole(model, ("*.json",)) as part:
+        part.mkdir()
+        (part / "model.json").write_text("[]")
+    assert (model / "model.json").read_text() == "[]"

@@ -19,6 +19,8 @@ from pathlib import Path
 from statetx.checksums import settle
 from statetx.errors import ResultsError
 
+SNAKEMAKE_MARK = ".snakemake_timestamp"
+"""What Snakemake leaves in directories that are outputs of its rules."""
 _MARK = "statetx-"
 _LOCK = f"{_MARK}lock"
 _LONGEST_NAME = 200
@@ -281,7 +283,8 @@ def check_target(path: str | Path, own: Sequence[str] | None = None) -> None:
     foreign = [
         name
         for name in entries
-        if own is not None and not any(fnmatch.fnmatchcase(name, pattern) for pattern in own)
+        if own is not None
+        and not any(fnmatch.fnmatchcase(name, pattern) for pattern in (*own, SNAKEMAKE_MARK))
     ]
     if foreign:
         shown = ", ".join(foreign[:5]) + (", …" if len(foreign) > 5 else "")

@@ -50,13 +50,19 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "results/{d}/pack/conditions.parquet",
         ("split", "train", "reference", "report"),
     ),
-    "manifest": ("results/{d}/pack/manifest.json", ("split", "train", "predict", "report")),
+    "manifest": (
+        "results/{d}/pack/manifest.json",
+        ("split", "train", "predict", "reference", "evaluate", "verdict", "report"),
+    ),
     "plan": (
         "results/{d}/of_{d}/plan.parquet",
-        ("train", "predict", "reference", "verdict", "report"),
+        ("train", "predict", "reference", "evaluate", "verdict", "report"),
     ),
     "genes": ("results/{d}/of_{d}/genes/*.txt", ("train", "predict", "reference", "evaluate")),
-    "model.json": ("results/{d}/of_{d}/*/seed0/model/model.json", ("predict", "report")),
+    "model.json": (
+        "results/{d}/of_{d}/*/seed0/model/model.json",
+        ("predict", "evaluate", "verdict", "report"),
+    ),
     "weights": ("results/{d}/of_{d}/*/seed0/model/*.safetensors", ("predict",)),
     "golden cells": ("results/{d}/of_{d}/*/seed0/model/golden.npz", ("predict",)),
     "genes of a model": ("results/{d}/of_{d}/*/seed0/model/genes.txt", ("predict",)),

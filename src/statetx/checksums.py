@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -33,8 +34,9 @@ def checksum(path: str | Path) -> str:
     OSError
         The file cannot be read.
     """
-    total, buffer = xxhash.xxh3_128(), bytearray(BLOCK)
+    total = xxhash.xxh3_128()
     with open(path, "rb", buffering=0) as file:
+        buffer = bytearray(min(BLOCK, os.fstat(file.fileno()).st_size + 1))
         while n := _filled(file, buffer):
             total.update(xxhash.xxh3_128(memoryview(buffer)[:n]).digest())
     return total.hexdigest()

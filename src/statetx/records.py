@@ -168,8 +168,10 @@ def verify(path: str | Path, background: bool = False) -> Path:
     """
     path = Path(path)
     beside = record_path(path)
-    if path.is_file() and beside.exists():
+    if beside.exists():
         entry = read_record(beside).files.get(_relative(path, beside))
+        if entry is not None and not path.is_file():
+            raise ResultsError("the file that a stage wrote is not there", where=path, fix=AGAIN)
         if entry is not None:
             (compare_in_background if background else compare)(path, *entry, REMAKE)
     return path

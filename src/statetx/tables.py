@@ -166,8 +166,9 @@ def _parquet(path: Path) -> pd.DataFrame:
     text = [field.name for field in schema if _is_text(field.type)]
     table = pa.parquet.read_table(path, read_dictionary=text)
     _check_names([name.strip() for name in table.column_names])
-    known = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    index = [name for name in known if name in table.column_names]
+    told = table.schema.pandas_metadata
+    known = told.get("index_columns") if isinstance(told, dict) else None
+    index = [n for n in known if n in table.column_names] if isinstance(known, list) else []
     ordered = [*index, *(name for name in table.column_names if name not in index)]
     return pd.DataFrame({name.strip(): _values(table[name]) for name in ordered})
 
@@ -192,6 +193,8 @@ def _values(column: Any) -> pd.Series:
     values = [x.decode() if isinstance(x, bytes) else x for x in encoded.dictionary.to_pylist()]
     known = np.array([*map(unguarded, values), ""], dtype=object)
     places = encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
+    if len(places) and not 0 <= places.min() <= places.max() < len(known):
+        raise ValueError("codes of a column are not those of its labels")
     return pd.Series(known[places.astype(np.int64)], dtype=object)
 
 

@@ -14,8 +14,10 @@ from statetx.spelling import pattern
 class Simulate(Section):
     """Planted-truth data: sparse, dose-monotone, partly line-specific effects on counts."""
 
-    n_lines: int = Field(10, ge=1, description="cell lines", json_schema_extra=unit("cell lines"))
-    n_drugs: int = Field(20, ge=1, description="drugs", json_schema_extra=unit("drugs"))
+    n_lines: int = Field(
+        10, ge=1, le=10_000, description="cell lines", json_schema_extra=unit("cell lines")
+    )
+    n_drugs: int = Field(20, ge=1, le=100_000, description="drugs", json_schema_extra=unit("drugs"))
     doses: list[float] = Field(
         [0.05, 0.5, 5.0],
         min_length=1,

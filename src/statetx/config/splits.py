@@ -235,6 +235,7 @@ class Folds(Generated):
 
     k: int = Field(
         ge=2,
+        le=10_000,
         description="number of folds; as many as there are lines or drugs: leave one out",
         json_schema_extra=unit("folds"),
     )

@@ -134,7 +134,7 @@ def gather(runs: Sequence[RunScores], references: Sequence[RefScores]) -> Cohort
         raise ResultsError("there are no runs to judge", fix="name models in the experiment")
     groups: dict[tuple[str, str, str | None, int | None], list[pd.DataFrame]] = {}
     for end in ENDS:
-        found = [(ref.directory / f"{end}.csv").is_file() for ref in references]
+        found = [verify(ref.directory / f"{end}.csv").is_file() for ref in references]
         if end in OPTIONAL_ENDS and not any(found):
             continue
         groups[end, end, None, None] = [

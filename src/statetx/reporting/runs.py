@@ -141,7 +141,7 @@ def curve(run: RunFiles) -> Curve:
     def none(why: str) -> Curve:
         return Curve(run.title, run.model, None, None, "", why)
 
-    if not path.is_file():
+    if not verify(path).is_file():
         return none("no training curve: trained without steps (no metrics.csv)")
     try:
         table = pd.read_csv(verify(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import logging
 import os
@@ -86,12 +87,10 @@ def _train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads
 
 def _drop_states(dataset: str, split: str, model: str, seed: int) -> None:
     """Remove the states of unfinished trainings of a run of other settings: its model is finished."""
-    home = stages.states_of(dataset, split, model, seed)
-    for left in home.glob("[0-9a-f]*"):
-        if re.fullmatch(r"[0-9a-f]{16}", left.name) and not left.is_symlink():
+    name = stages.state_prefix(dataset, split, model, seed)
+    for left in (Path(".state") / "train").glob(f"{glob.escape(name)}*"):
+        if re.fullmatch(r"[0-9a-f]{16}", left.name.removeprefix(name)) and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        home.rmdir()  # what else lies there stays
 
 
 def verdict(cfg: Config, experiment: str) -> None:

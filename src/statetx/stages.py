@@ -88,12 +88,13 @@ def state_dir(dataset: str, split: str, model: str, seed: int, made_from: Any) -
     Without the key, a run whose learning rate changed would resume the old model and train zero
     steps.
     """
-    return states_of(dataset, split, model, seed) / provenance.digest(made_from)
+    name = f"{state_prefix(dataset, split, model, seed)}{provenance.digest(made_from)}"
+    return Path(".state") / "train" / name
 
 
-def states_of(dataset: str, split: str, model: str, seed: int) -> Path:
-    """Return the directory of all states of a run; a comma is in no name."""
-    return Path(".state") / "train" / f"{dataset},{split},{model},seed{seed}"
+def state_prefix(dataset: str, split: str, model: str, seed: int) -> str:
+    """Return how the names of all states of a run begin; no name holds a comma."""
+    return f"{dataset},{split},{model},seed{seed}-"
 
 
 # ---------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ import pandas as pd
 import tomli_w
 
 from statetx.data.plan import ROLES
-from statetx.errors import did_you_mean
+from statetx.errors import SplitError, did_you_mean
 from statetx.provenance import write_text
 from statetx.splits.findings import Findings, shown
 from statetx.splits.grid import LEFT_OUT
@@ -339,6 +339,8 @@ def plan_file(
 ) -> SplitFile:
     """Return what `write_toml` writes."""
     name = dataset.replace(".", "_")
+    if (conditions["line"] == "").any():
+        raise SplitError("a cell line has no name", where=data, fix="name it in obs")
     perturbed = conditions[~conditions["is_control"].astype(bool)]
     pairs = perturbed[["line", "perturbation"]].drop_duplicates()
     full = pairs.merge(table, on=["line", "perturbation"], how="left")

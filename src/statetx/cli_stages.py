@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from statetx.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from statetx.config import Config
+    from statetx.steps import Step
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="configuration file")]
 RunName = Annotated[str, typer.Option("--run", help="DATASET/SPLIT[/MODEL/SEED]")]
@@ -64,6 +66,16 @@ def _experiment(config: Path, name: str) -> Config:
     return cfg
 
 
+@contextmanager
+def _recorded(cfg: Config, step: Step) -> Iterator[None]:
+    """Run a step on what its configuration makes, and leave a record."""
+    from statetx import jobs, steps
+
+    steps.refuse_stale_inputs(cfg, step)
+    with jobs.recorded(step):
+        yield
+
+
 def pack(config: ConfigFile, run: RunName) -> None:
     """Sort source files into the store.
 
@@ -84,7 +96,7 @@ def pack(config: ConfigFile, run: RunName) -> None:
     if cfg.datasets[dataset].files != "simulate":
         packed_sources.compare_sources(cfg, dataset, out / "content.json")
     with ExitStack() as stack:
-        for step in steps.pack_steps(cfg, dataset):
+        for step in steps.pack_steps(cfg, dataset, packed_sources.cell_lines(cfg, dataset)):
             stack.enter_context(recorded(step))
         work(
             files,
@@ -103,13 +115,12 @@ def split(config: ConfigFile, run: RunName) -> None:
     Example: statetx split --config config/config.yaml --run demo/dc20
     """
     from statetx import stages, steps
-    from statetx.jobs import recorded
     from statetx.splits.split import split as work
 
     cfg, (dataset, name) = _run(config, run, 2)
     settings, fold = cfg.split(name)
     params = stages.split_params(cfg, name)
-    with recorded(steps.split_step(cfg, name)):
+    with _recorded(cfg, steps.split_step(cfg, name)):
         report = work(
             stages.pack_dir(dataset),
             settings,
@@ -129,7 +140,6 @@ def genes(config: ConfigFile, run: RunName) -> None:
     """
     from statetx import stages, steps
     from statetx.data.genes import genes as work
-    from statetx.jobs import recorded
 
     cfg, (dataset, name) = _run(config, run, 2)
     n, out, step = (
@@ -143,7 +153,7 @@ def genes(config: ConfigFile, run: RunName) -> None:
             where=config,
             fix="set `genes: {n_hvg: 2000}` of the model",
         )
-    with recorded(step):
+    with _recorded(cfg, step):
         work(stages.pack_dir(dataset), stages.split_dir(dataset, name) / "plan.parquet", n, out)
     typer.echo(f"genes: {out}")
 
@@ -158,7 +168,7 @@ def train(config: ConfigFile, run: RunName) -> None:
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
     which = Run(dataset, name, model, int(seed))
-    with jobs.recorded(steps.train_step(cfg, which)):
+    with _recorded(cfg, steps.train_step(cfg, which)):
         jobs.train(cfg, *which)
 
 
@@ -170,7 +180,6 @@ def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
     from statetx import stages, steps
     from statetx.config.root import Run
     from statetx.inference.predict import predict as work
-    from statetx.jobs import recorded
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
     which = Run(dataset, name, model, int(seed))
@@ -182,7 +191,7 @@ def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
     for one in _lines(plan, line):
         for checkpoint in stages.checkpoints(cfg, model):
             step = steps.predict_step(cfg, which, checkpoint, one)
-            with recorded(step):
+            with _recorded(cfg, step):
                 work(
                     home / "model",
                     store,
@@ -204,14 +213,13 @@ def reference(config: ConfigFile, run: RunName, line: Line = None) -> None:
     """
     from statetx import stages, steps
     from statetx.evaluation.reference import reference as work
-    from statetx.jobs import recorded
 
     cfg, (dataset, name) = _run(config, run, 2)
     home = stages.split_dir(dataset, name)
     for one in _lines(plan := home / "plan.parquet", line):
         step = steps.reference_step(cfg, dataset, name, one)
         genes = stages.genes_file(cfg, dataset, name)
-        with recorded(step):
+        with _recorded(cfg, step):
             out = step.record.parent
             work(stages.pack_dir(dataset), plan, one, cfg.evaluation, out, genes)
 
@@ -225,7 +233,6 @@ def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
     from statetx.config.root import Run
     from statetx.data.layout import file_name
     from statetx.evaluation.evaluate import evaluate_run as work
-    from statetx.jobs import recorded
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
     which = Run(dataset, name, model, int(seed))
@@ -234,7 +241,7 @@ def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
     for one in _lines(plan, line):
         for checkpoint in stages.checkpoints(cfg, model):
             part, step = file_name(one), steps.evaluate_step(cfg, which, checkpoint, one)
-            with recorded(step):
+            with _recorded(cfg, step):
                 work(
                     stages.pack_dir(dataset),
                     plan,
@@ -255,7 +262,7 @@ def verdict(config: ConfigFile, experiment: ExperimentName) -> None:
     from statetx import jobs, steps
 
     cfg = _experiment(config, experiment)
-    with jobs.recorded(steps.verdict_step(cfg, experiment)):
+    with _recorded(cfg, steps.verdict_step(cfg, experiment)):
         jobs.verdict(cfg, experiment)
 
 
@@ -267,7 +274,7 @@ def report(config: ConfigFile, experiment: ExperimentName) -> None:
     from statetx import jobs, steps
 
     cfg = _experiment(config, experiment)
-    with jobs.recorded(steps.report_step(cfg, experiment)):
+    with _recorded(cfg, steps.report_step(cfg, experiment)):
         page = jobs.report(cfg, experiment)
     typer.echo(f"page: {page}")
 

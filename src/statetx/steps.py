@@ -8,7 +8,7 @@ made from wherever they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,12 +80,17 @@ def _listed(paths: Any) -> list[str]:
     return [paths] if isinstance(paths, str) else list(paths)
 
 
-def all_steps(cfg: Config) -> Iterator[Step]:
-    """Yield every step of a configuration as far as its plans exist, in the order of the road."""
+def all_steps(
+    cfg: Config, lines_of: Callable[[Config, str], list[str]] = cell_lines
+) -> Iterator[Step]:
+    """Yield every step of a configuration as far as its plans exist, in the order of the road.
+
+    `lines_of` names the cell lines of a data set: those of its source files.
+    """
     for dataset in cfg.datasets:
         if cfg.datasets[dataset].files == "simulate":
             yield simulate_step(cfg, dataset)
-        yield from pack_steps(cfg, dataset)
+        yield from pack_steps(cfg, dataset, lines_of(cfg, dataset))
     for split in cfg.split_names():
         yield split_step(cfg, split)
     runs = cfg.runs()
@@ -119,6 +124,32 @@ def stale(cfg: Config) -> dict[Path, str]:
         if why is not None:
             found |= dict.fromkeys(step.outputs, why)
     return found
+
+
+def refuse_stale_inputs(cfg: Config, step: Step) -> None:
+    """Check that a step reads what this configuration makes, down to the source data.
+
+    Raises
+    ------
+    ResultsError
+        Something was made with other settings, other code or from other files.
+    """
+    made = {path: other for other in all_steps(cfg, _packed_lines) for path in other.outputs}
+    checksums = cache(_recorded)
+    waiting, seen = list(step.inputs), set()
+    while waiting:
+        path = waiting.pop()
+        other = made.get(path)
+        if other is None or other.record in seen or not path.exists():
+            continue  # who reads a file that is missing says so
+        seen.add(other.record)
+        if (why := _why_stale(other, checksums)) is not None:
+            raise ResultsError(
+                f"{path.name} is not what this configuration makes: {why}",
+                where=path,
+                fix=f"run snakemake, or stage {other.stage} and those after it",
+            )
+        waiting.extend(other.inputs)
 
 
 def _why_stale(step: Step, checksums: Any) -> str | None:
@@ -166,13 +197,13 @@ def simulate_step(cfg: Config, dataset: str) -> Step:
     return _step("simulate", params, (), (*cells, home / "truth.parquet"), home / records.NAME)
 
 
-def pack_steps(cfg: Config, dataset: str) -> Iterator[Step]:
+def pack_steps(cfg: Config, dataset: str, lines: list[str]) -> Iterator[Step]:
     """Packing: one step per cell line, and one for what binds them together."""
     home, params = stages.pack_dir(dataset), stages.pack_params(cfg, dataset)
     inputs: tuple[Path, ...] = (home / "content.json",)
     if cfg.datasets[dataset].files == "simulate":
         inputs = tuple(map(Path, source_files(cfg, dataset)))
-    for line in cell_lines(cfg, dataset):
+    for line in lines:
         cells = home / f"{file_name(line)}.h5ad"
         yield _step("pack", params, inputs, (cells,), _beside(cells))
     names = ("manifest.json", "conditions.parquet", "sources.json")

@@ -6,6 +6,7 @@ the same; of tables only errors are judged, and the names in them.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import shutil
 import unicodedata
@@ -49,6 +50,12 @@ def kinds(tree: Path) -> list[Kind]:
 
 def _read_cells(path: Path) -> anndata.AnnData:
     """Return what anndata says of a file, its labels as plain text."""
+    with h5py.File(path) as file:
+        for name in (*COLUMNS, "_index"):
+            item = file["obs"].get(name)
+            for part in item.values() if isinstance(item, h5py.Group) else [item]:
+                if isinstance(part, h5py.Dataset) and h5py.check_enum_dtype(part.dtype):
+                    raise TypeError("anndata reads the numbers of an enumeration, not its names")
     read = anndata.read_h5ad(path)
     obs = pd.DataFrame(
         {name: read.obs[name].astype(object).astype(str) for name in COLUMNS},
@@ -61,23 +68,26 @@ def _read_cells(path: Path) -> anndata.AnnData:
 def _read_parts(path: Path) -> anndata.AnnData:
     """Return what the parts of a file say, attributes left aside: anndata refuses some that are clear."""
 
-    def text(values: Any) -> np.ndarray:
+    def text(item: h5py.Dataset) -> np.ndarray:
+        names = {v: k for k, v in (h5py.check_enum_dtype(item.dtype) or {}).items()}
+        values = [names.get(value, value) for value in item[()].tolist()]
         return np.array(
             [v.decode() if isinstance(v, bytes) else str(v) for v in values], dtype=object
         )
 
     def labels(item: Any) -> np.ndarray:
         if isinstance(item, h5py.Dataset):
-            return text(item[()])
+            return text(item)
         codes = item["codes"][()]
         if codes.min() < 0:
             raise ValueError("missing labels")
-        return text(item["categories"][()])[codes.astype(int)]
+        return text(item["categories"])[codes.astype(int)]
 
     with h5py.File(path) as file:
         obs = pd.DataFrame({name: labels(file["obs"][name]) for name in COLUMNS})
-        obs.index = text(file["obs"][file["obs"].attrs.get("_index", "_index")][()])
-        var = text(file["var"][file["var"].attrs.get("_index", "_index")][()])
+        with contextlib.suppress(OSError):  # scores need no names of cells
+            obs.index = text(file["obs"][file["obs"].attrs.get("_index", "_index")])
+        var = text(file["var"][file["var"].attrs.get("_index", "_index")])
         x = file["X"]
         if isinstance(x, h5py.Group):
             parts = tuple(x[name][()] for name in ("data", "indices", "indptr"))

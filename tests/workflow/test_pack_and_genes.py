@@ -4,16 +4,20 @@ what reruns.
 Slow because it starts a Python for every job.
 """
 
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from road import copy_project, edit, run, snakemake, would_run
 from typer.testing import CliRunner
 
 from statetx.cli import app
 from statetx.config import Simulate
 from statetx.data.simulate import simulate
+from statetx.errors import ResultsError
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +133,15 @@ def test_genes_know_nothing_of_test_cells(done, tmp_path, monkeypatch):
     for stage, name in (("pack", "mine"), ("split", "mine/block"), ("genes", "mine/block")):
         ended = CliRunner().invoke(app, [stage, "--config", "mine.yaml", "--run", name])
         assert ended.exit_code == 0, ended.output
+    changed = yaml.safe_load(Path("mine.yaml").read_text())
+    changed["splits"]["block"]["drug_fraction"] = 0.6
+    Path("changed.yaml").write_text(yaml.safe_dump(changed))
+    call = ["genes", "--config", "changed.yaml", "--run", "mine/block"]
+    refused = CliRunner().invoke(app, call)
+    assert isinstance(refused.exception, ResultsError)
+    assert (
+        "not what this configuration makes: the settings of split changed" in refused.exception.what
+    )
     there = tmp_path / "results/mine/block/genes/30.txt"
     assert there.read_text() == (done / "results/mine/block/genes/30.txt").read_text()
 

@@ -23,6 +23,7 @@ from statetx.data import pack_kernels
 from statetx.data.layout import ALIGNMENT
 from statetx.data.line_obs import array, write_frame, write_names
 from statetx.data.matrix import refuse_other_scale
+from statetx.data.numbers import is_whole
 from statetx.data.scatter import index_type
 from statetx.data.segments import Cells, read_segments, sort_cells
 from statetx.data.survey import Survey
@@ -136,7 +137,7 @@ def _write(
     }
     obs = write_frame(file, cells, line)
     row_bytes = 64 + 4 * sum(survey.widths.values())
-    largest = 0.0
+    largest, rounded = 0.0, True
     bar = tqdm(total=n, unit="cell", desc=f"pack {line}", disable=None)
     for rows in _blocks(ends, indices.dtype.itemsize + kind.itemsize, row_bytes):
         first = int(ends[rows.start] - lengths[rows.start])
@@ -168,6 +169,7 @@ def _write(
         if not counts:
             _as_expression(block_values, np.repeat(numbers["scale"], lengths[rows]))
         largest = max(largest, float(block_values.max(initial=0)))
+        rounded = rounded and is_whole(block_values)
         indices[first : first + size] = block_indices
         values[first : first + size] = block_values
         for key, block in block_dense.items():
@@ -180,7 +182,7 @@ def _write(
     bar.close()
     if counts and kind.kind == "f" and settings.scale == "counts":
         # One logged line among lines of counts: the file as a whole still looked like counts.
-        refuse_other_scale(False, largest, "counts", "X", f"cell line {line!r}")
+        refuse_other_scale(rounded, largest, "counts", "X", f"cell line {line!r}")
 
 
 def _as_expression(values: np.ndarray, scale: np.ndarray) -> None:

@@ -98,6 +98,8 @@ def infer(
         The model cannot be opened, or was not trained on a perturbation.
     """
     path = Path(adata)
+    if Path(out).suffix != ".h5ad":
+        raise ConfigError("--out is not named as an h5ad file", where=out, fix="end it in .h5ad")
     if Path(out).exists() and path.exists() and Path(out).samefile(path):
         raise ConfigError("--out is the input file", where=out, fix="choose another name")
     if on_unknown not in ON_UNKNOWN:

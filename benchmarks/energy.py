@@ -20,7 +20,7 @@ from common import arguments, finish
 from geomloss import SamplesLoss
 from torch import Tensor
 
-from statetx.models.losses import energy
+from statetx.models.network.losses import energy
 
 SETS, CELLS, GENES = 16, 128, 2000
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -78,9 +78,9 @@ from evaluate_parity import (
 )
 from memory import Watch, warm
 
-from statetx.evaluation.de import compare
-from statetx.evaluation.distances import EnergyFrom
-from statetx.evaluation.ranks import SortedControl
+from statetx.evaluation.numerics.rank_sum import SortedControl
+from statetx.evaluation.scores.differential_expression import compare
+from statetx.evaluation.scores.distances import EnergyFrom
 
 Rows = list[dict[str, Any]]
 Figures = dict[str, Any]

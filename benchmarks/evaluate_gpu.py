@@ -27,10 +27,11 @@ import torch
 from common import arguments, finish
 from scipy import sparse
 
-from statetx.evaluation import gpu_ranks, pairs
-from statetx.evaluation.distances import CELLOT, gamma_grid
-from statetx.evaluation.pairs import Cloud, centre_of, pair_sums
-from statetx.evaluation.ranks import SortedCells, SortedControl
+from statetx.evaluation.numerics import pair_sums as pairs
+from statetx.evaluation.numerics import rank_sum_gpu as gpu_ranks
+from statetx.evaluation.numerics.pair_sums import Cloud, centre_of, pair_sums
+from statetx.evaluation.numerics.rank_sum import SortedCells, SortedControl
+from statetx.evaluation.scores.distances import CELLOT, gamma_grid
 
 CASES = {  # name -> controls, labels, cells per label, genes, share of values that are not zero
     "many controls": (20_000, 40, 150, 3_000, 0.2),

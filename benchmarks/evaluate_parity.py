@@ -19,10 +19,10 @@ from evaluate_pairs import CONTROL, EMBEDDING, LABEL, LINE, Pair
 from evaluate_ties import Ties, read_de
 from scipy import sparse
 
-from statetx.evaluation.clustering import why_absent
-from statetx.evaluation.de import compare
-from statetx.evaluation.ranks import SortedControl
-from statetx.evaluation.side_file import log_normalised
+from statetx.evaluation.cell_eval.clustering import why_absent
+from statetx.evaluation.numerics.rank_sum import SortedControl
+from statetx.evaluation.scores.differential_expression import compare
+from statetx.evaluation.standalone.cells_file import log_normalised
 
 ABSENT = "clustering_agreement"
 """The column that is ours only with the extra `clustering`; never timed."""

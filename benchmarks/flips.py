@@ -31,11 +31,11 @@ import samples
 from road import copy_project
 
 # Imported before processes fork that need them.
-import statetx.evaluation.evaluate
-import statetx.evaluation.reference
-import statetx.evaluation.verdict
+import statetx.evaluation.held_out.evaluate
+import statetx.evaluation.held_out.reference
+import statetx.evaluation.verdict.verdict
 import statetx.inference.predict
-import statetx.reporting.page
+import statetx.reporting.page.page
 import statetx.splits.split
 import statetx.training.fit  # noqa: F401
 
@@ -121,7 +121,8 @@ def finished(home: Path) -> None:
 
 def stage(name: str, data: str) -> None:
     """Run a stage as its command does, in the working directory."""
-    from statetx import cli, cli_stages
+    from statetx.cli import main as cli
+    from statetx.cli import stages as cli_stages
 
     for model in ("context_mean", "small" if data == "tiny" else "network"):
         run = f"{data}/of_{data}/{model}/0"

@@ -22,12 +22,12 @@ import torch
 from common import finish
 
 from statetx.config import Training
-from statetx.models.architecture import Architecture
-from statetx.models.backbone import Shape
 from statetx.models.cost import flop_per_step
-from statetx.models.losses import energy
-from statetx.models.pertsets import PertSets
-from statetx.training.module import Batch, PertSetsModule
+from statetx.models.network.architecture import Architecture
+from statetx.models.network.backbone import Shape
+from statetx.models.network.losses import energy
+from statetx.models.network.set_transformer import PertSets
+from statetx.training.loop.lightning_module import Batch, PertSetsModule
 
 SETS, CELLS, GENES, LABELS = 64, 256, 2000, 1138
 RECIPE = Architecture(GENES, GENES, LABELS, Shape(1488, 6, 12, 124, 5952))

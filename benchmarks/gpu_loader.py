@@ -31,13 +31,13 @@ from loader import everything
 from synthetic import CONTROL, design, write
 
 from statetx.config import Dataset
-from statetx.data.loader import SetBatch, SetLoader
-from statetx.data.pack import pack
-from statetx.data.store import Store, open_store
-from statetx.models.architecture import Architecture
-from statetx.models.backbone import Shape
-from statetx.models.losses import energy
-from statetx.models.pertsets import PertSets
+from statetx.data.pack.pack import pack
+from statetx.data.sets.loader import SetBatch, SetLoader
+from statetx.data.store.store import Store, open_store
+from statetx.models.network.architecture import Architecture
+from statetx.models.network.backbone import Shape
+from statetx.models.network.losses import energy
+from statetx.models.network.set_transformer import PertSets
 
 SET_LEN, SETS, GENES = 256, 64, 2000
 BACKBONE = Shape(1488, 6, 12, 124, 5952)

@@ -36,10 +36,10 @@ from memory import warm
 from synthetic import CONTROL, WIDTH, design, write
 
 from statetx.config import Dataset
-from statetx.data.loader import SetLoader
-from statetx.data.pack import pack
-from statetx.data.plan import Plan
-from statetx.data.store import Store, open_store
+from statetx.data.pack.pack import pack
+from statetx.data.sets.loader import SetLoader
+from statetx.data.store.plan import Plan
+from statetx.data.store.store import Store, open_store
 
 SET_LEN, SETS, GENES, THREADS = 256, 16, 2000, 2
 EMBED_KEY = {"pairs": None, "embedding": "X_emb"}

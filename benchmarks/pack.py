@@ -45,7 +45,7 @@ def packed(files: list[Path], out: Path, temporary: Path) -> float:
     from synthetic import CONTROL
 
     from statetx.config import Dataset
-    from statetx.data.pack import pack
+    from statetx.data.pack.pack import pack
 
     settings = Dataset(files=list(map(str, files)), control_pert=CONTROL, scale="counts")
     begin = time.perf_counter()

@@ -19,7 +19,7 @@ from common import ROOT, arguments, finish
 sys.path.insert(0, str(ROOT / "tests" / "data"))
 from design_store import DesignStore
 
-from statetx.data.sets import SetTable
+from statetx.data.sets.set_table import SetTable
 
 
 def main() -> None:

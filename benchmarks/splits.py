@@ -54,10 +54,10 @@ def measure(name: str) -> dict[str, Any]:
     from make import CONTROL, from_design
 
     from statetx.config import GENERATORS
+    from statetx.splits.apply_toml import resolve
+    from statetx.splits.compounds.drug_tables import facts_of
     from statetx.splits.findings import Findings
-    from statetx.splits.known import facts_of
-    from statetx.splits.lint import Facts
-    from statetx.splits.resolve import resolve
+    from statetx.splits.lint.lint import Facts
     from statetx.splits.split import checked
     from statetx.splits.toml import parse, plan_file
 

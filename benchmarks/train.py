@@ -61,9 +61,9 @@ from memory import Watch
 
 from statetx.config import Simulate
 from statetx.data.simulate import CONTROL, drug_names, label, line_names, simulate
-from statetx.models.architecture import Architecture
-from statetx.models.backbone import Shape
 from statetx.models.cost import flop_per_step
+from statetx.models.network.architecture import Architecture
+from statetx.models.network.backbone import Shape
 
 LR, DROPOUT, ENCODER_LAYERS, DECODER_LAYERS = 5e-4, 0.1, 4, 4
 DOSES = (0.5, 5.0)
@@ -268,7 +268,7 @@ def configuration(
 # commands
 
 
-STATETX = (sys.executable, "-m", "statetx.cli")
+STATETX = (sys.executable, "-m", "statetx")
 
 
 class Ran(NamedTuple):

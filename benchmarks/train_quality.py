@@ -51,19 +51,19 @@ from common import ROOT, finish
 from safetensors.torch import load_file
 from scipy import stats
 
-from statetx import stages
 from statetx.config import Simulate, load
-from statetx.data.plan import read_plan
 from statetx.data.simulate import simulate
-from statetx.data.store import open_store
-from statetx.models import arc
-from statetx.models.architecture import Architecture
-from statetx.models.checkpoint_file import read_map
-from statetx.models.losses import energy
-from statetx.models.pertsets import PertSets
+from statetx.data.store.plan import read_plan
+from statetx.data.store.store import open_store
+from statetx.models.imported import arc
+from statetx.models.imported.checkpoint_file import read_map
+from statetx.models.network.architecture import Architecture
+from statetx.models.network.losses import energy
+from statetx.models.network.set_transformer import PertSets
+from statetx.stages import params as stages
 from statetx.training.fit import Task
-from statetx.training.module import Batch
-from statetx.training.stream import as_batch, make_loader, validation_batches
+from statetx.training.inputs.stream import as_batch, make_loader, validation_batches
+from statetx.training.loop.lightning_module import Batch
 
 STEPS, LOGGED, EVERY = 300, 50, 100
 """The peer logs every 50th training loss and flushes its file every 100 steps."""

@@ -46,12 +46,12 @@ from common import ROOT, arguments, finish
 
 from statetx.config import Evaluation, Simulate
 from statetx.data import simulate
-from statetx.evaluation.columns import COLUMNS, IDENTITY
-from statetx.evaluation.evaluate import evaluate_run
-from statetx.evaluation.metrics import METRICS
-from statetx.evaluation.scores import discrimination
-from statetx.evaluation.verdict import RefScores, RunScores, verdict
-from statetx.moving import expressed_in, move
+from statetx.evaluation.held_out.evaluate import evaluate_run
+from statetx.evaluation.scores.columns import COLUMNS, IDENTITY
+from statetx.evaluation.scores.conditions import discrimination
+from statetx.evaluation.verdict.metrics import METRICS
+from statetx.evaluation.verdict.verdict import RefScores, RunScores, verdict
+from statetx.shared.moved_cells import expressed_in, move
 
 sys.path.insert(0, str(ROOT / "tests" / "workflow"))
 from road import copy_project, run

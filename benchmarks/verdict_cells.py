@@ -21,16 +21,16 @@ import pandas as pd
 from common import arguments, finish
 
 from statetx.config import Dataset, Evaluation, Simulate
-from statetx.data.layout import file_name
-from statetx.data.pack import pack
-from statetx.data.plan import write_plan
+from statetx.data.pack.pack import pack
 from statetx.data.simulate import CONTROL, line_names, simulate
-from statetx.data.store import Store, open_store
-from statetx.evaluation.evaluate import evaluate_run
-from statetx.evaluation.metrics import METRICS
-from statetx.evaluation.reference import reference
-from statetx.evaluation.verdict import RefScores, RunScores, verdict
-from statetx.moving import expressed_in, move
+from statetx.data.store.layout import file_name
+from statetx.data.store.plan import write_plan
+from statetx.data.store.store import Store, open_store
+from statetx.evaluation.held_out.evaluate import evaluate_run
+from statetx.evaluation.held_out.reference import reference
+from statetx.evaluation.verdict.metrics import METRICS
+from statetx.evaluation.verdict.verdict import RefScores, RunScores, verdict
+from statetx.shared.moved_cells import expressed_in, move
 
 HEADLINE = [metric.name for metric in METRICS if metric.headline]
 TESTED = ("L01", "L02")

@@ -19,7 +19,7 @@ from unittest import mock
 
 from common import finish
 
-from statetx import checksums, records
+from statetx.core import checksums, records
 
 EPOCHS = 20
 """The demo's network sees its training cells about as often."""
@@ -56,10 +56,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     from statetx.config import load
-    from statetx.data.loader import SetLoader
-    from statetx.data.plan import read_plan
-    from statetx.data.store import open_store
-    from statetx.evaluation.evaluate import evaluate_run
+    from statetx.data.sets.loader import SetLoader
+    from statetx.data.store.plan import read_plan
+    from statetx.data.store.store import open_store
+    from statetx.evaluation.held_out.evaluate import evaluate_run
 
     cfg, home = load(options.config), options.results / "demo"
     plan, run = home / "dc20/plan.parquet", home / "dc20/pertsets/seed0"

@@ -6,12 +6,12 @@ from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard
 from snakemake_interface_executor_plugins.settings import ExecMode
 
-from statetx import jobs, packed_sources, stages, startup, steps
+from statetx.stages import jobs, packed_sources, params as stages, startup, steps
 from statetx.config import BASELINES, load
-from statetx.data.plan import read_plan
-from statetx.data.layout import check_case, file_name
-from statetx.errors import ConfigError, StatetxError, always_printable
-from statetx.source_files import source_files
+from statetx.data.store.plan import read_plan
+from statetx.data.store.layout import check_case, file_name
+from statetx.core.errors import ConfigError, StatetxError, always_printable
+from statetx.stages.source_files import source_files
 
 
 def force_stale():

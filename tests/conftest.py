@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from statetx.config import Dataset, Simulate
-from statetx.data.layout import file_name
-from statetx.data.pack import pack
-from statetx.data.plan import write_plan
+from statetx.data.pack.pack import pack
 from statetx.data.simulate import line_names, simulate
-from statetx.data.store import open_store
+from statetx.data.store.layout import file_name
+from statetx.data.store.plan import write_plan
+from statetx.data.store.store import open_store
 
 TINY = Simulate(
     n_lines=4,

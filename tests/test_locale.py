@@ -19,7 +19,7 @@ LABELS = ["γ-Oryzanol_0.5", "黄连素_0.5", "NA", "=cmd()", "DMSO"]
 
 def statetx(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-m", "statetx.cli", *arguments],
+        [sys.executable, "-m", "statetx", *arguments],
         capture_output=True,
         cwd=home,
         env=os.environ | environment,

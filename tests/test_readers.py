@@ -11,21 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from statetx import cli, stages
+from statetx.cli import main as cli
 from statetx.config import load
 from statetx.config.splits import DrugTable, LineOut, LineTable, Stratify, TomlSplit
-from statetx.data.features import read_features
-from statetx.errors import DataError, StatetxError
-from statetx.evaluation.baseline_score import score_against
-from statetx.evaluation.cohort import RefScores, RunScores, gather
-from statetx.evaluation.columns import COLUMNS, IDENTITY
-from statetx.evaluation.de_file import SuppliedTable
+from statetx.core.errors import DataError, StatetxError
+from statetx.evaluation.cell_eval.baseline_score import score_against
+from statetx.evaluation.scores.columns import COLUMNS, IDENTITY
+from statetx.evaluation.standalone.de_file import SuppliedTable
+from statetx.evaluation.verdict.cohort import RefScores, RunScores, gather
 from statetx.inference.asked import read_asked
-from statetx.labels import Reading
-from statetx.source_files import source_files
-from statetx.splits.known import facts_of
+from statetx.shared.labels import Reading
+from statetx.shared.tables import write_table
+from statetx.splits.compounds.drug_tables import facts_of
 from statetx.splits.sources import from_data
-from statetx.tables import write_table
+from statetx.stages import params as stages
+from statetx.stages.source_files import source_files
+from statetx.training.inputs.perturbation_features import read_features
 
 LABELS = ["NA", "None", "null", "nan", "1e5", "TRUE", "007"]
 FORMS = [

@@ -1,5 +1,5 @@
 """Train, predict, score and judge models of how cell populations respond to perturbations."""
 
-from statetx.caches import settle as _settle
+from statetx.core.caches import settle as _settle
 
 _settle()

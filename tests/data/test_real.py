@@ -8,11 +8,11 @@ import anndata
 import numpy as np
 
 from statetx.config import Dataset
-from statetx.data import h5ad
-from statetx.data.matching import draw_controls
-from statetx.data.pack import pack
-from statetx.data.roles import control_runs
-from statetx.data.store import open_store
+from statetx.data.inspection import inspect as h5ad
+from statetx.data.pack.pack import pack
+from statetx.data.sets.control_matching import draw_controls
+from statetx.data.store.roles import control_runs
+from statetx.data.store.store import open_store
 
 
 def described(**changes: object) -> Dataset:

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from statetx.config import Simulate
+from statetx.core.errors import ConfigError
 from statetx.data.simulate import CONTROL, label, line_names, plant, simulate
-from statetx.errors import ConfigError
 
 WIDE = Simulate(
     n_lines=2,

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from statetx.evaluation import cell_eval, de_columns, distances, scores, selftest
-from statetx.evaluation.columns import COLUMNS
+from statetx.evaluation import selftest
+from statetx.evaluation.cell_eval import columns as cell_eval
+from statetx.evaluation.cell_eval import de_columns
+from statetx.evaluation.scores import conditions as scores
+from statetx.evaluation.scores import distances
+from statetx.evaluation.scores.columns import COLUMNS
 from statetx.evaluation.selftest import EXPECTED, Screen
 
 

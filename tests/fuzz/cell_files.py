@@ -26,7 +26,7 @@ import samples
 from engine import Kind, Result, Wrong, on, valid
 from scipy import sparse
 
-from statetx import labels
+from statetx.shared import labels
 
 COLUMNS = ("drug_dose", "cell_line", "batch")
 
@@ -129,10 +129,10 @@ def as_clean(
 def pack(home: Path) -> Result:
     """Inspect and pack a file: both must accept it, or both refuse it."""
     from statetx.config import Dataset
-    from statetx.data import h5ad
-    from statetx.data.pack import pack as work
-    from statetx.data.store import open_store
-    from statetx.errors import DataError, StatetxError
+    from statetx.core.errors import DataError, StatetxError
+    from statetx.data.inspection import inspect as h5ad
+    from statetx.data.pack.pack import pack as work
+    from statetx.data.store.store import open_store
 
     path, out = home / "cells.h5ad", home / "pack"
     said = {"files": [str(path)], "control_pert": samples.CONTROL, "scale": "counts"}
@@ -165,7 +165,7 @@ def pack(home: Path) -> Result:
 
 def evaluate(home: Path, **tables: Any) -> Result:
     """Score a pair of files."""
-    from statetx.evaluation.standalone import evaluate_files
+    from statetx.evaluation.standalone.evaluate_files import evaluate_files
 
     out = home / "scores"
     shutil.rmtree(out, ignore_errors=True)
@@ -183,7 +183,7 @@ def evaluate_de(kind: str) -> Callable[[Path], Result]:
     """Return a reader of a pair with a table of tests."""
 
     def read(home: Path) -> Result:
-        from statetx.evaluation.standalone import evaluate_files
+        from statetx.evaluation.standalone.evaluate_files import evaluate_files
 
         out = home / "scores"
         files = (home / "pred.h5ad", home / "real.h5ad", "drug_dose", samples.CONTROL, "cell_line")
@@ -235,7 +235,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def score(home: Path) -> Result:
     """Score an aggregate table against a baseline's."""
-    from statetx.evaluation.baseline_score import score_against
+    from statetx.evaluation.cell_eval.baseline_score import score_against
 
     table = score_against(home / "user_agg.csv", home / "baseline_agg.csv", home / "out.csv")
     return {"table": table.to_csv(index=False)}

@@ -90,7 +90,7 @@ def _some(
 
 def store(home: Path) -> Result:
     """Read every cell of the store, in all genes and in the chosen ones."""
-    from statetx.data.store import open_store
+    from statetx.data.store.store import open_store
 
     out: dict[str, Any] = {}
     for genes in (None, home / SPLIT / "genes/15.txt"):
@@ -115,7 +115,7 @@ def store(home: Path) -> Result:
 
 def plan(home: Path) -> Result:
     """Read the plan."""
-    from statetx.data.plan import ROLES, read_plan
+    from statetx.data.store.plan import ROLES, read_plan
 
     read = read_plan(home / SPLIT / "plan.parquet")
     return {"controls": read.controls, **{role: read.conditions(role) for role in ROLES}}
@@ -148,10 +148,10 @@ def _without(meta: dict[str, Any], *keys: str) -> dict[str, Any]:
 def predictions(home: Path) -> Result:
     """Read predicted cells as `evaluate` does."""
     from statetx.config import Evaluation
-    from statetx.data.plan import read_plan
-    from statetx.data.store import open_store
-    from statetx.evaluation.predictions import Predictions
-    from statetx.evaluation.scene import Scene
+    from statetx.data.store.plan import read_plan
+    from statetx.data.store.store import open_store
+    from statetx.evaluation.held_out.held_out_line import Scene
+    from statetx.evaluation.held_out.predictions import Predictions
 
     store, settings = open_store(home / PACK, home / SPLIT / "genes/15.txt"), Evaluation()
     scene = Scene.of(store, read_plan(home / SPLIT / "plan.parquet"), LINE, settings)
@@ -163,7 +163,7 @@ def predictions(home: Path) -> Result:
 
 def reference_of(home: Path) -> Result:
     """Read the real side of the scores."""
-    from statetx.evaluation.real_side import read_reference
+    from statetx.evaluation.held_out.reference_files import read_reference
 
     read = read_reference(home / SPLIT / "reference" / LINE)
     out: dict[str, Any] = {
@@ -180,8 +180,8 @@ def reference_of(home: Path) -> Result:
 
 def judged(home: Path) -> Result:
     """Judge the experiment."""
-    from statetx import jobs
     from statetx.config import load
+    from statetx.stages import jobs
 
     with samples.inside(home):
         jobs.verdict(load("config.yaml"), "main")
@@ -192,9 +192,9 @@ def judged(home: Path) -> Result:
 
 def page(home: Path) -> Result:
     """Draw the page and print the table."""
-    from statetx import jobs
     from statetx.config import load
-    from statetx.reporting.table import print_verdict
+    from statetx.reporting.terminal.verdict_table import print_verdict
+    from statetx.stages import jobs
 
     printed = io.StringIO()
     with samples.inside(home):

@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from statetx import checksums
-from statetx.errors import StatetxError
+from statetx.core import checksums
+from statetx.core.errors import StatetxError
 
 SLOW = 10.0
 """Seconds that one input may take."""

@@ -50,8 +50,8 @@ class Interrupted(Exception):
 
 
 def _fit(home: Path) -> None:
-    from statetx import stages
     from statetx.config import load
+    from statetx.stages import params as stages
     from statetx.training.fit import fit
 
     with samples.inside(home):
@@ -102,7 +102,7 @@ def train(home: Path) -> Result:
 
 def _pack(home: Path) -> None:
     from statetx.config import Dataset
-    from statetx.data.pack import pack as work
+    from statetx.data.pack.pack import pack as work
 
     with samples.inside(home):
         said = {"files": ["cells.h5ad"], "control_pert": samples.CONTROL, "scale": "counts"}
@@ -112,7 +112,7 @@ def _pack(home: Path) -> None:
 
 def _packing(home: Path) -> None:
     """Leave a packing that was interrupted after its first line."""
-    from statetx.data.gather import gather
+    from statetx.data.pack.gather import gather
 
     samples.counts_file(home)
     stop = mock.Mock(side_effect=[1, Interrupted])
@@ -121,7 +121,7 @@ def _packing(home: Path) -> None:
         stop()
         gather(*arguments)
 
-    with mock.patch("statetx.data.pack.gather", first_only):
+    with mock.patch("statetx.data.pack.pack.gather", first_only):
         try:
             _pack(home)
         except Interrupted:
@@ -131,7 +131,7 @@ def _packing(home: Path) -> None:
 
 def pack(home: Path) -> Result:
     """Finish the packing."""
-    from statetx.data.store import open_store
+    from statetx.data.store.store import open_store
 
     _pack(home)
     store = open_store(home / "pack")
@@ -153,8 +153,9 @@ def _inspected(home: Path) -> None:
 
 
 def _facts(home: Path) -> Result:
-    from statetx import packed_sources, stages
     from statetx.config import load
+    from statetx.stages import packed_sources
+    from statetx.stages import params as stages
 
     with samples.inside(home):
         cfg = load("config.yaml")

@@ -36,11 +36,11 @@ import table_files
 import transformers  # noqa: F401
 from engine import Fault, Kind, Tally
 
-import statetx.evaluation.standalone
-import statetx.evaluation.verdict
+import statetx.evaluation.standalone.evaluate_files
+import statetx.evaluation.verdict.verdict
 import statetx.inference.import_run
 import statetx.inference.infer
-import statetx.reporting.page
+import statetx.reporting.page.page
 import statetx.splits.lint_file  # noqa: F401
 
 KEEP = Path(".state/fuzz")

@@ -70,7 +70,7 @@ def inside(home: Path) -> Iterator[None]:
 
 def results_tree(home: Path) -> None:
     """Run every stage on simulated cells: ``results/tiny`` and the page of the experiment."""
-    from statetx import cli_stages
+    from statetx.cli import stages as cli_stages
     from statetx.config import load
     from statetx.data.simulate import simulate
 
@@ -203,9 +203,9 @@ def state_run(home: Path) -> None:
     """Write a run of State in gene space, as its trainer leaves it."""
     import torch
 
-    from statetx.models.architecture import Architecture
-    from statetx.models.backbone import Shape
-    from statetx.models.pertsets import PertSets
+    from statetx.models.network.architecture import Architecture
+    from statetx.models.network.backbone import Shape
+    from statetx.models.network.set_transformer import PertSets
 
     torch.manual_seed(0)
     width, labels = len(GENES), [np.str_(label) for label in LABELS]

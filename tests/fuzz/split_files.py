@@ -151,13 +151,13 @@ def _one_role(home: Path, rows: list[list[str]], apart: bool) -> None:
 
 def read(home: Path) -> Result:
     """Make the split, write it, read it back."""
-    from statetx import stages
     from statetx.config import load
     from statetx.config.splits import TomlSplit
-    from statetx.splits.lint import Facts
+    from statetx.splits.lint.lint import Facts
     from statetx.splits.sources import from_data
     from statetx.splits.split import checked, made_from
     from statetx.splits.toml import write_toml
+    from statetx.stages import params as stages
 
     with samples.inside(home):
         cfg = load("config.yaml")

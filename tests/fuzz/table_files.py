@@ -54,7 +54,7 @@ def _tables_and_cells(home: Path) -> None:
 def lint(home: Path, data: str | None = "conditions.csv") -> Result:
     """Check a split against a table of conditions, or against the cells that it names."""
     from statetx.config.splits import DrugTable
-    from statetx.data.design import Columns
+    from statetx.data.inspection.design import Columns
     from statetx.splits.lint_file import lint_file
 
     out: dict[str, Any] = {}
@@ -130,7 +130,7 @@ def features(kind: str) -> Callable[[Path], Result]:
     """Return a reader of tables of features."""
 
     def read(home: Path) -> Result:
-        from statetx.data.features import read_features
+        from statetx.training.inputs.perturbation_features import read_features
 
         found = read_features(home / f"features.{kind}")
         if not np.isfinite(found.values).all():
@@ -193,8 +193,9 @@ def in_yaml(path: Path, rng: random.Random) -> str:
 
 def config(home: Path) -> Result:
     """Read a configuration and ask it what the workflow asks."""
-    from statetx import packed_sources, stages
     from statetx.config import load
+    from statetx.stages import packed_sources
+    from statetx.stages import params as stages
 
     with samples.inside(home):
         cfg = load("config.yaml")

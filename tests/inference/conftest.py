@@ -18,7 +18,7 @@ from statetx.config import (
     Ridge,
 )
 from statetx.config.models import Backbone, Training
-from statetx.data.pack import pack
+from statetx.data.pack.pack import pack
 from statetx.training.fit import fit
 
 SECTIONS = {

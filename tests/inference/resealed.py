@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from statetx.provenance import sealed
+from statetx.core.digests import sealed
 
 
 def reseal(model: Path, meta: dict[str, Any]) -> None:

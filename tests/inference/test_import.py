@@ -15,17 +15,18 @@ import yaml
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from statetx.cli import app
-from statetx.errors import DataError, ModelError
-from statetx.inference import attention
+from statetx.cli.main import app
+from statetx.core.errors import DataError, ModelError
+from statetx.inference import choose_attention as attention
 from statetx.inference.import_run import import_run
 from statetx.inference.infer import infer
-from statetx.models import arc, model_dir
-from statetx.models.architecture import Architecture
-from statetx.models.backbone import ATTENTION, Shape
-from statetx.models.checkpoint_file import read_pickle
-from statetx.models.decoder import DecoderShape
-from statetx.models.pertsets import PertSets
+from statetx.models import model_dir
+from statetx.models.imported import arc
+from statetx.models.imported.checkpoint_file import read_pickle
+from statetx.models.network.architecture import Architecture
+from statetx.models.network.backbone import ATTENTION, Shape
+from statetx.models.network.decoder import DecoderShape
+from statetx.models.network.set_transformer import PertSets
 
 D, G = 6, 9
 CONTROL = "[('DMSO_TF', 0.0, 'uM')]"

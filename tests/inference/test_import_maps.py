@@ -10,10 +10,10 @@ import pytest
 import torch
 from test_import import CONTROL, LABELS, Evil, Run, _check, _chosen, _h5ad
 
-from statetx.errors import ModelError
-from statetx.inference import attention
+from statetx.core.errors import ModelError
+from statetx.inference import choose_attention as attention
 from statetx.inference.import_run import import_run
-from statetx.models import arc
+from statetx.models.imported import arc
 
 OLD, NEW = "pert_onehot_map.pt", "pert_onehot_map.torch"
 

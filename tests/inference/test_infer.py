@@ -12,8 +12,8 @@ import pytest
 from resealed import reseal
 from scipy import sparse
 
-from statetx.data.store import open_store
-from statetx.errors import ConfigError, DataError, ModelError, StatetxError
+from statetx.core.errors import ConfigError, DataError, ModelError, StatetxError
+from statetx.data.store.store import open_store
 from statetx.inference.infer import infer
 
 CONTROL = "DMSO_TF_00"

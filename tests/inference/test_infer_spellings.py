@@ -9,7 +9,7 @@ import anndata
 import numpy as np
 import pytest
 
-from statetx.errors import DataError, ModelError
+from statetx.core.errors import DataError, ModelError
 from statetx.inference.infer import infer
 from statetx.models import model_dir
 

@@ -12,7 +12,7 @@ import pytest
 from resealed import reseal
 from scipy import sparse
 
-from statetx.errors import DataError
+from statetx.core.errors import DataError
 from statetx.inference.infer import infer
 from statetx.inference.scale_evidence import held, target_sum_of
 
@@ -230,7 +230,7 @@ def test_training_cells_without_a_common_sum(
 ) -> None:
     """Size factors of their own per cell, as scran gives: the training data's own file is right."""
     from statetx.config import NoChange
-    from statetx.data.pack import pack
+    from statetx.data.pack.pack import pack
     from statetx.training.fit import fit
 
     def deconvolved(adata: anndata.AnnData) -> anndata.AnnData:

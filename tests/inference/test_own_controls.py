@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from statetx.data.store import open_store
-from statetx.errors import ConfigError, DataError
-from statetx.inference.cells import Request, write_predictions
+from statetx.core.errors import ConfigError, DataError
+from statetx.data.store.store import open_store
 from statetx.inference.infer import infer
+from statetx.inference.write_predictions import Request, write_predictions
 from statetx.models.model_dir import load
 
 CONTROL = "DMSO_TF_00"

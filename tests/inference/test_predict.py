@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from statetx.config import PerturbationFolds
-from statetx.data.plan import read_plan, write_plan
-from statetx.data.store import LineStore, open_store
-from statetx.errors import ModelError, ResultsError, StatetxError
-from statetx.inference.cells import Request, write_predictions
+from statetx.core.errors import ModelError, ResultsError, StatetxError
+from statetx.data.store.plan import read_plan, write_plan
+from statetx.data.store.store import LineStore, open_store
 from statetx.inference.infer import infer
 from statetx.inference.predict import predict
+from statetx.inference.write_predictions import Request, write_predictions
 from statetx.models.model_dir import Predicted, load
-from statetx.models.pertsets import PertSets
-from statetx.splits.generate import generate
+from statetx.models.network.set_transformer import PertSets
+from statetx.splits.generators.generate import generate
 
 
 def run(model: Path, store: Path, plan: Path, out: Path, **keys: object) -> anndata.AnnData:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from statetx.errors import ConfigError, ResultsError
+from statetx.core.errors import ConfigError, ResultsError
 from statetx.maintenance.prune import prune, text
 
 

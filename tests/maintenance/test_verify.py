@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from statetx import records
-from statetx.cli import app
-from statetx.errors import ResultsError
+from statetx.cli.main import app
+from statetx.core import records
+from statetx.core.errors import ResultsError
 from statetx.maintenance.verify import verify_all
 
 

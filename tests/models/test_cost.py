@@ -9,8 +9,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from statetx.models.architecture import Architecture
-from statetx.models.backbone import Shape
 from statetx.models.cost import (
     BYTES_PER_WEIGHT,
     ENERGY_PRODUCTS,
@@ -21,9 +19,11 @@ from statetx.models.cost import (
     parameters,
     words,
 )
-from statetx.models.decoder import DecoderShape
-from statetx.models.losses import energy
-from statetx.models.pertsets import PertSets
+from statetx.models.network.architecture import Architecture
+from statetx.models.network.backbone import Shape
+from statetx.models.network.decoder import DecoderShape
+from statetx.models.network.losses import energy
+from statetx.models.network.set_transformer import PertSets
 
 TAHOE = Shape(1488, 6, 12, 124, 5952)
 RELEASED = Shape(768, 8, 12, 64, 3072)

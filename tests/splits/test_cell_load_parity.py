@@ -32,11 +32,11 @@ import tomli_w
 from scipy import sparse
 
 from statetx.config import GENERATORS, Dataset, Sets, TomlSplit
-from statetx.data.pack import pack
-from statetx.data.plan import ROLES, Plan, read_plan
-from statetx.data.roles import control_runs
-from statetx.data.sets import SetTable
-from statetx.data.store import Store, open_store
+from statetx.data.pack.pack import pack
+from statetx.data.sets.set_table import SetTable
+from statetx.data.store.plan import ROLES, Plan, read_plan
+from statetx.data.store.roles import control_runs
+from statetx.data.store.store import Store, open_store
 from statetx.splits.split import split
 
 pytest.importorskip("cell_load", reason="needs cell-load (extra `parity`)")

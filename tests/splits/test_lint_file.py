@@ -15,13 +15,13 @@ import pytest
 from conditions import CONTROL, conditions_of, store_of
 from scipy import sparse
 
-from statetx import cli
+from statetx.cli import main as cli
 from statetx.config import Simulate
 from statetx.config.splits import DrugTable
+from statetx.core.errors import SplitError
 from statetx.data import simulate
-from statetx.data.design import Columns
-from statetx.data.layout import file_name
-from statetx.errors import SplitError
+from statetx.data.inspection.design import Columns
+from statetx.data.store.layout import file_name
 from statetx.splits.lint_file import lint_file
 
 LINES = ["A549", "HOP 62", "MCF7", "v1.2"]

@@ -14,14 +14,14 @@ import pandas as pd
 import pytest
 from conditions import store_of
 
-from statetx import cli
+from statetx.cli import main as cli
 from statetx.config import splits as config
-from statetx.errors import SplitError
-from statetx.labels import Reading
+from statetx.core.errors import SplitError
+from statetx.shared.labels import Reading
+from statetx.splits.compounds.drug_tables import known_from
 from statetx.splits.findings import Findings
-from statetx.splits.generate import generate
+from statetx.splits.generators.generate import generate
 from statetx.splits.grid import Grid, Known
-from statetx.splits.known import known_from
 from statetx.splits.sources import source_from
 
 GENES = ["KLF1", "CEBPA", "CEBPB", "SPI1", "GATA1", "MYC"]

@@ -13,13 +13,13 @@ from conditions import CONTROL, conditions_of, store_of
 
 from statetx.config import BlockSplit, LineFolds, PerturbationFolds, TomlSplit
 from statetx.config.splits import BothOut
-from statetx.data.plan import ROLES, read_plan, write_plan
-from statetx.errors import SplitError
-from statetx.provenance import followed_modules, versions
+from statetx.core.digests import followed_modules, versions
+from statetx.core.errors import SplitError
+from statetx.data.store.plan import ROLES, read_plan, write_plan
+from statetx.splits.apply_toml import resolve
 from statetx.splits.findings import Findings
-from statetx.splits.lint import Facts, Report, lint
+from statetx.splits.lint.lint import Facts, Report, lint
 from statetx.splits.plan_table import plan_table
-from statetx.splits.resolve import resolve
 from statetx.splits.split import made_from, split
 from statetx.splits.toml import parse, write_toml
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statetx.config import BlockSplit, TomlSplit
-from statetx.data.plan import ROLES
-from statetx.errors import SplitError
+from statetx.core.errors import SplitError
+from statetx.data.store.plan import ROLES
+from statetx.splits.apply_toml import resolve
 from statetx.splits.findings import CHECKS, Findings
-from statetx.splits.generate import generate
-from statetx.splits.lint import Facts
-from statetx.splits.resolve import resolve
+from statetx.splits.generators.generate import generate
+from statetx.splits.lint.lint import Facts
 from statetx.splits.split import checked
 from statetx.splits.toml import SplitFile, parse, write_toml
 

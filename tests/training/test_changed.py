@@ -11,13 +11,13 @@ import pytest
 from safetensors.numpy import load_file
 from small_model import small
 
-from statetx import stages
 from statetx.config import load
 from statetx.config.root import Config
-from statetx.data.plan import read_plan, write_plan
-from statetx.errors import ModelError
-from statetx.training import gradient
-from statetx.training.module import PertSetsModule
+from statetx.core.errors import ModelError
+from statetx.data.store.plan import read_plan, write_plan
+from statetx.stages import params as stages
+from statetx.training import fit_network as gradient
+from statetx.training.loop.lightning_module import PertSetsModule
 
 CHANGES: dict[str, dict[str, Any]] = {
     "lr": {"model": small(lr=2e-3)},

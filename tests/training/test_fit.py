@@ -16,15 +16,16 @@ from safetensors.numpy import load_file
 from small_model import small
 
 from statetx.config import ContextMean, PerturbationFolds, PerturbationMean, Tracking
-from statetx.data.plan import read_plan, write_plan
-from statetx.data.store import open_store
-from statetx.errors import ModelError
+from statetx.core.errors import ModelError
+from statetx.data.store.plan import read_plan, write_plan
+from statetx.data.store.store import open_store
 from statetx.models import model_dir
-from statetx.splits.generate import generate
-from statetx.training import callbacks, stream, trainer
-from statetx.training.checkpoints import Checkpoints
-from statetx.training.module import PertSetsModule
-from statetx.training.monitors import MONITORS
+from statetx.splits.generators.generate import generate
+from statetx.training.inputs import stream
+from statetx.training.loop import callbacks, trainer
+from statetx.training.loop.checkpoints import Checkpoints
+from statetx.training.loop.lightning_module import PertSetsModule
+from statetx.training.loop.monitors import MONITORS
 
 
 def _weights(out: Path, name: str = "last") -> dict[str, np.ndarray]:
@@ -345,7 +346,7 @@ def test_gradients_are_clipped_by_norm(
 def test_best_weights_of_the_state_survive_until_the_next_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from statetx.training.callbacks import Validation
+    from statetx.training.loop.callbacks import Validation
 
     class Trainer:
         global_step = 4

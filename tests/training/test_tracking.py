@@ -9,8 +9,8 @@ import pytest
 from small_model import small
 
 from statetx.config import Tracking
-from statetx.errors import ModelError
-from statetx.training.module import PertSetsModule
+from statetx.core.errors import ModelError
+from statetx.training.loop.lightning_module import PertSetsModule
 
 
 def test_wandb_that_cannot_start_stops_before_the_first_step(

@@ -14,10 +14,10 @@ import yaml
 from road import copy_project, edit, run, snakemake, would_run
 from typer.testing import CliRunner
 
-from statetx.cli import app
+from statetx.cli.main import app
 from statetx.config import Simulate
+from statetx.core.errors import ResultsError
 from statetx.data.simulate import simulate
-from statetx.errors import ResultsError
 
 pytestmark = pytest.mark.slow
 
@@ -209,15 +209,15 @@ def test_new_cells_are_packed_although_the_parts_are_gone(done, tmp_path):
     assert rerun["gather_mine"] == 3
     assert rerun["pack_mine"] == 1
     said = run(
-        home, "-m", "statetx.cli", "split", "--config", "config/mine.yaml", "--run", "mine/block",
+        home, "-m", "statetx", "split", "--config", "config/mine.yaml", "--run", "mine/block",
         code=1,
     )  # fmt: skip
     assert "the store is stale" in said
     assert "statetx pack" in said
-    command = ["-m", "statetx.cli", "pack", "--config", "config/mine.yaml", "--run", "mine"]
+    command = ["-m", "statetx", "pack", "--config", "config/mine.yaml", "--run", "mine"]
     assert "packing takes about" in run(home, *command)
     assert not list((home / ".state/pack").iterdir())
     (home / "data").rename(home / "archive")
-    run(home, "-m", "statetx.cli", "split", "--config", "config/mine.yaml", "--run", "mine/block")
-    said = run(home, "-m", "statetx.cli", "genes", "--config", "config/mine.yaml", "--run", "mine/block")  # fmt: skip
+    run(home, "-m", "statetx", "split", "--config", "config/mine.yaml", "--run", "mine/block")
+    said = run(home, "-m", "statetx", "genes", "--config", "config/mine.yaml", "--run", "mine/block")  # fmt: skip
     assert "30 of 100 genes chosen on training cells (counts)" in said

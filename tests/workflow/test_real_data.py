@@ -34,7 +34,7 @@ def test_a_model_of_ids_refuses_labels_it_never_saw(home, shared):
     config = home / "config/examples/norman_k562.yaml"
     edit(config, "models:\n", f"data_root: {shared / 'data'}\nmodels:\n  pertsets:\n{pertsets}\n")
     edit(config, "models: [no_change,", "models: [pertsets, no_change,")
-    command = ["-m", "statetx.cli", "train", "--config", str(config), "--run"]
+    command = ["-m", "statetx", "train", "--config", str(config), "--run"]
     text = run(home, *command, "norman/lp.0/pertsets/0", code=1)
     assert "Traceback" not in text
     assert "never" in text

@@ -32,16 +32,21 @@ def test_a_fresh_checkout_reruns_nothing(road, profile):
 
 
 def test_evaluation_code_reruns_scoring_only(road):
-    path = road / "src/statetx/evaluation/pseudobulk.py"
+    path = road / "src/statetx/evaluation/scores/pseudobulk.py"
     path.write_text(path.read_text() + "\n_CHANGED = 1\n")
     assert set(would_run(road)) == SCORING
 
 
 def test_a_reworded_error_a_comment_and_a_docstring_rerun_nothing(road):
     source = road / "src/statetx"
-    edit(source / "errors.py", "where:", "place:")
-    edit(source / "data/store.py", "has no perturbation", "knows no perturbation")
-    for name in ("training/fit.py", "data/sets.py", "evaluation/de.py", "models/pertsets.py"):
+    edit(source / "core/errors.py", "where:", "place:")
+    edit(source / "data/store/store.py", "has no perturbation", "knows no perturbation")
+    for name in (
+        "training/fit.py",
+        "data/sets/set_table.py",
+        "evaluation/scores/differential_expression.py",
+        "models/network/set_transformer.py",
+    ):
         path = source / name
         path.write_text(path.read_text() + "\n# A comment.\n")
         edit(path, '"""', '"""Reworded. ')
@@ -60,7 +65,7 @@ def test_a_new_baseline_and_a_new_key_rerun_nothing(road):
 
 
 def test_a_model_s_own_code_retrains_that_kind_only(road):
-    path = road / "src/statetx/models/pertsets.py"
+    path = road / "src/statetx/models/network/set_transformer.py"
     path.write_text(path.read_text() + "\n_CHANGED = 1\n")
     jobs = would_run(road)
     assert jobs["train"] == 1
@@ -139,7 +144,7 @@ def test_without_metadata_settings_count_as_before(unlocked, old, new, expected)
 
 
 def test_without_metadata_code_counts_as_before(unlocked):
-    path = unlocked / "src/statetx/evaluation/pseudobulk.py"
+    path = unlocked / "src/statetx/evaluation/scores/pseudobulk.py"
     path.write_text(path.read_text() + "\n_CHANGED = 1\n")
     assert set(would_run(unlocked)) == SCORING
 
@@ -176,7 +181,7 @@ def test_other_results_in_the_place_of_ours_are_made_again(road):
         )
     assert set(would_run(road)) == {"predict", "evaluate", "verdict", "report"}
     said = run(
-        road, "-m", "statetx.cli", "evaluate-run", "--config", "config/test/tiny.yaml",
+        road, "-m", "statetx", "evaluate-run", "--config", "config/test/tiny.yaml",
         "--run", "tiny/block/small/0", code=1,
     )  # fmt: skip
     assert "was made from another model" in said or "has no record" in said
@@ -188,7 +193,7 @@ def test_damage_is_noticed_before_it_is_scored(road):
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
     said = run(
-        road, "-m", "statetx.cli", "evaluate-run", "--config", "config/test/tiny.yaml",
+        road, "-m", "statetx", "evaluate-run", "--config", "config/test/tiny.yaml",
         "--run", "tiny/block/small/0", code=1,
     )  # fmt: skip
     assert "is not the file that its stage wrote" in said
@@ -200,11 +205,11 @@ def test_code_that_changes_while_jobs_run_is_refused(road):
     script = road / "changed.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from statetx import jobs, steps\n"
+        "from statetx.stages import jobs, steps\n"
         "from statetx.config import load\n"
         "cfg = load(Path('config/test/tiny.yaml'))\n"
         "step = steps.verdict_step(cfg, 'main')\n"
-        "path = Path('src/statetx/evaluation/verdict.py')\n"
+        "path = Path('src/statetx/evaluation/verdict/verdict.py')\n"
         "with jobs.job(), jobs.recorded(step):\n"
         "    path.write_text(path.read_text() + '\\nX = 1\\n')\n"
     )

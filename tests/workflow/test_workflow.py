@@ -74,7 +74,7 @@ def test_a_stage_run_by_hand_gives_the_workflow_s_result(road):
     scores = {p: p.read_text() for p in results.rglob("scores.csv")}
     assert scores
     shutil.rmtree(results / "small/seed0/model")
-    common = ["-m", "statetx.cli"]
+    common = ["-m", "statetx"]
     config = ["--config", "config/test/tiny.yaml"]
     run(road, *common, "train", *config, "--run", "tiny/block/small/0")
     run(road, *common, "predict", *config, "--run", "tiny/block/small/0")

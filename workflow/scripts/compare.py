@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from statetx.config import load
-from statetx.jobs import job
-from statetx.packed_sources import compare_sources
+from statetx.stages.jobs import job
+from statetx.stages.packed_sources import compare_sources
 
 if __name__ == "__main__":
     with job(snakemake.log[0]):

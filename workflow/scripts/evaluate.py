@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from statetx.config import Evaluation
-from statetx.evaluation.evaluate import evaluate_run
-from statetx.jobs import job, recorded
-from statetx.stages import raw_line
-from statetx.steps import Step
+from statetx.evaluation.held_out.evaluate import evaluate_run
+from statetx.stages.jobs import job, recorded
+from statetx.stages.params import raw_line
+from statetx.stages.steps import Step
 
 if __name__ == "__main__":
     with job(snakemake.log[0]), recorded(Step.from_job("evaluate", snakemake)):

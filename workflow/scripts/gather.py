@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from statetx.data.gather import gather
-from statetx.data.survey import Survey, declared
-from statetx.jobs import job, packing, recorded
-from statetx.stages import raw_line
-from statetx.steps import Step
+from statetx.data.pack.gather import gather
+from statetx.data.pack.survey import Survey, declared
+from statetx.stages.jobs import job, packing, recorded
+from statetx.stages.params import raw_line
+from statetx.stages.steps import Step
 
 if __name__ == "__main__":
     step = Step.from_job("pack", snakemake)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from statetx.data.genes import genes
-from statetx.jobs import job, recorded
-from statetx.steps import Step
+from statetx.data.store.genes import genes
+from statetx.stages.jobs import job, recorded
+from statetx.stages.steps import Step
 
 if __name__ == "__main__":
     with job(snakemake.log[0]), recorded(Step.from_job("genes", snakemake)):

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from statetx.data.pack import finish
-from statetx.data.survey import Survey, declared
-from statetx.jobs import job, packing, recorded
-from statetx.packed_sources import packed_as
-from statetx.steps import Step
+from statetx.data.pack.pack import finish
+from statetx.data.pack.survey import Survey, declared
+from statetx.stages.jobs import job, packing, recorded
+from statetx.stages.packed_sources import packed_as
+from statetx.stages.steps import Step
 
 if __name__ == "__main__":
     out = Path(snakemake.output.manifest).parent

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from statetx.config import Evaluation
 from statetx.inference.predict import predict
-from statetx.jobs import job, recorded
-from statetx.stages import raw_line
-from statetx.steps import Step
+from statetx.stages.jobs import job, recorded
+from statetx.stages.params import raw_line
+from statetx.stages.steps import Step
 
 if __name__ == "__main__":
     with job(snakemake.log[0]), recorded(Step.from_job("predict", snakemake)):

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from statetx.jobs import job, recorded
 from statetx.maintenance.prune import prune, text
-from statetx.steps import Step
+from statetx.stages.jobs import job, recorded
+from statetx.stages.steps import Step
 
 if __name__ == "__main__":
     with job(snakemake.log[0]), recorded(Step.from_job("prune", snakemake)):

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from statetx.data.scatter import scatter
-from statetx.data.survey import Survey, declared
-from statetx.jobs import job, packing
+from statetx.data.pack.scatter import scatter
+from statetx.data.pack.survey import Survey, declared
+from statetx.stages.jobs import job, packing
 
 if __name__ == "__main__":
     with job(snakemake.log[0]), packing(Path(snakemake.output.part).parents[1]):

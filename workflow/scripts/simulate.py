@@ -4,8 +4,8 @@ from pathlib import Path
 
 from statetx.config import Simulate
 from statetx.data.simulate import simulate
-from statetx.jobs import job, recorded
-from statetx.steps import Step
+from statetx.stages.jobs import job, recorded
+from statetx.stages.steps import Step
 
 if __name__ == "__main__":
     with job(snakemake.log[0]), recorded(Step.from_job("simulate", snakemake)):

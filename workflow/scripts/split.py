@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from statetx.config import load
-from statetx.jobs import job, recorded
 from statetx.splits.split import split
-from statetx.steps import Step
+from statetx.stages.jobs import job, recorded
+from statetx.stages.steps import Step
 
 if __name__ == "__main__":
     with job(snakemake.log[0]), recorded(Step.from_job("split", snakemake)):

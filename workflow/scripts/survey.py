@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from statetx.config import load
-from statetx.data.room import check_room
-from statetx.data.survey import declared, survey
-from statetx.jobs import job, packing
-from statetx.source_files import source_files
+from statetx.data.pack.disk_space import check_room
+from statetx.data.pack.survey import declared, survey
+from statetx.stages.jobs import job, packing
+from statetx.stages.source_files import source_files
 
 if __name__ == "__main__":
     with job(snakemake.log[0]), packing(Path(snakemake.output.survey).parents[1]):

@@ -1,8 +1,8 @@
 """Rule verdict: does a model beat the best baseline?"""
 
-from statetx import jobs
 from statetx.config import load
-from statetx.steps import Step
+from statetx.stages import jobs
+from statetx.stages.steps import Step
 
 if __name__ == "__main__":
     with jobs.job(snakemake.log[0]), jobs.recorded(Step.from_job("verdict", snakemake)):

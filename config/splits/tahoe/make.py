@@ -17,10 +17,10 @@ from pathlib import Path
 import pandas as pd
 
 from statetx.config import splits
-from statetx.labels import DRUG_DOSE, spell
-from statetx.provenance import write_text
-from statetx.splits.known import facts_of
-from statetx.splits.lint import Facts
+from statetx.core.digests import write_text
+from statetx.shared.labels import DRUG_DOSE, spell
+from statetx.splits.compounds.drug_tables import facts_of
+from statetx.splits.lint.lint import Facts
 from statetx.splits.sources import Source, from_data, source_from
 from statetx.splits.split import checked, made_from
 from statetx.splits.toml import write_toml

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from statetx.config.sections import Section, unit
-from statetx.errors import did_you_mean
-from statetx.spelling import pattern
+from statetx.core.errors import did_you_mean
+from statetx.shared.spelling import pattern
 
 
 class Simulate(Section):

@@ -15,8 +15,8 @@ from statetx.config import datasets, models, sections, splits
 from statetx.config.models import BASELINES
 from statetx.config.root import Config
 from statetx.config.sections import Section
-from statetx.documents import Wanted, check_size, read_yaml, source_texts
-from statetx.errors import ConfigError, did_you_mean
+from statetx.core.documents import Wanted, check_size, read_yaml, source_texts
+from statetx.core.errors import ConfigError, did_you_mean
 
 WANTED = Wanted(
     "the configuration",

@@ -11,7 +11,7 @@ from statetx.config.datasets import Dataset
 from statetx.config.models import Model, PertSets
 from statetx.config.sections import Evaluation, Experiment, Prune, Report, Section, Tracking
 from statetx.config.splits import Split
-from statetx.errors import did_you_mean
+from statetx.core.errors import did_you_mean
 
 NAME = re.compile(r"[A-Za-z0-9_.+-]{1,100}")
 RESERVED = frozenset({"pack", "simulate", "reference", "genes", "reports", "all"})

@@ -16,7 +16,7 @@ from pydantic import (
     Field,
 )
 
-from statetx.errors import did_you_mean
+from statetx.core.errors import did_you_mean
 
 
 def unit(name: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from statetx.evaluation.one_line import evaluate_halves
-from statetx.evaluation.our_scores import Half
+from statetx.evaluation.standalone.line_scores import Half
+from statetx.evaluation.standalone.score_line import evaluate_halves
 
 DRUGS, DOSES, GENES, CELLS, CONTROLS = 4, (0.1, 1.0, 10.0), 120, 80, 300
 LABELS = [f"Drug{drug}_{dose:g}" for drug in range(DRUGS) for dose in DOSES]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from statetx.documents import Wanted
-from statetx.errors import DataError, did_you_mean
-from statetx.labels import Reading
-from statetx.tables import check_columns, count, read_table
+from statetx.core.documents import Wanted
+from statetx.core.errors import DataError, did_you_mean
+from statetx.shared.labels import Reading
+from statetx.shared.tables import check_columns, count, read_table
 
 COLUMNS = ("perturbation", "cell_line", "n_cells")
 MOST_CELLS = 1_000_000

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from statetx.inference.cells import Request
 from statetx.inference.own_cells import OwnCells
+from statetx.inference.write_predictions import Request
 
 
 def drawn(own: OwnCells, requests: list[Request], batch_col: str | None) -> dict[str, Any]:

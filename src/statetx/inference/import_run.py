@@ -11,17 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from statetx import labels as spelling
-from statetx.data.label_kind import read_as
-from statetx.documents import Wanted, read_text, read_yaml
-from statetx.errors import ModelError
-from statetx.expression import TARGET_SUM
-from statetx.inference.attention import choose_attention
-from statetx.models import arc, model_dir
-from statetx.models.architecture import Architecture
-from statetx.models.checkpoint_file import described, read_checkpoint, read_map, read_pickle
-from statetx.models.pertsets_predictor import FEATURES
-from statetx.provenance import file_digest, versions
+from statetx.core.digests import file_digest, versions
+from statetx.core.documents import Wanted, read_text, read_yaml
+from statetx.core.errors import ModelError
+from statetx.inference.choose_attention import choose_attention
+from statetx.models import model_dir
+from statetx.models.imported import arc
+from statetx.models.imported.checkpoint_file import (
+    described,
+    read_checkpoint,
+    read_map,
+    read_pickle,
+)
+from statetx.models.kinds.pertsets import FEATURES
+from statetx.models.network.architecture import Architecture
+from statetx.shared import labels as spelling
+from statetx.shared.expression import TARGET_SUM
+from statetx.shared.label_kinds import read_as
 
 log = logging.getLogger("statetx.inference")
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from statetx.config import BASELINES
-from statetx.data.header import columns, opened
-from statetx.data.matching import draw_controls
-from statetx.errors import ConfigError, DataError, ModelError, did_you_mean
+from statetx.core.errors import ConfigError, DataError, ModelError, did_you_mean
+from statetx.data.h5ad.header import columns, opened
+from statetx.data.sets.control_matching import draw_controls
 from statetx.inference.asked import read_asked
-from statetx.inference.cells import Request, declared, refused, write_predictions
 from statetx.inference.drawn import drawn
 from statetx.inference.normalisation import trained
 from statetx.inference.own_cells import Expression, OwnCells
-from statetx.labels import Spellings
-from statetx.models.deltas import MovedControls
+from statetx.inference.write_predictions import Request, declared, refused, write_predictions
+from statetx.models.baselines.deltas import MovedControls
 from statetx.models.model_dir import LoadedModel, load
+from statetx.shared.labels import Spellings
 
 ON_UNKNOWN = ("error", "skip")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from statetx.errors import ConfigError, DataError, did_you_mean
+from statetx.core.errors import ConfigError, DataError, did_you_mean
 from statetx.models.model_dir import LoadedModel
 
 RULES = ("error", "0", "control_mean")

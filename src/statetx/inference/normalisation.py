@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from statetx.data.numbers import is_integral, is_whole
-from statetx.errors import DataError
-from statetx.expression import TARGET_SUM
-from statetx.inference.cells import declared
+from statetx.core.errors import DataError
+from statetx.data.h5ad.numbers import is_integral, is_whole
 from statetx.inference.scale_evidence import CONSTANT, Held, held, row_sums
+from statetx.inference.write_predictions import declared
 from statetx.models.model_dir import LoadedModel
+from statetx.shared.expression import TARGET_SUM
 
 ROUNDED = 0.01
 """By how much sums may miss the target sum: log values of two decimals miss it by 0.3 %."""

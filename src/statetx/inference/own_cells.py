@@ -9,16 +9,16 @@ import h5py
 import numpy as np
 from scipy import sparse
 
-from statetx.data.gene_names import other_names
-from statetx.data.header import Column, barcodes, column, columns, genes, hvg_names, totals
-from statetx.data.matrix import Matrix, check_values
-from statetx.data.open_h5ad import members
-from statetx.errors import DataError, did_you_mean
-from statetx.inference.cells import declared
+from statetx.core.errors import DataError, did_you_mean
+from statetx.data.h5ad.gene_names import other_names
+from statetx.data.h5ad.header import Column, barcodes, column, columns, genes, hvg_names, totals
+from statetx.data.h5ad.matrix import Matrix, check_values
+from statetx.data.h5ad.open_h5ad import members
 from statetx.inference.missing import MOST_FILLED, Missing, missing
 from statetx.inference.normalisation import normalisation, report, trained
-from statetx.labels import DRUG_DOSE, control_spellings
+from statetx.inference.write_predictions import declared
 from statetx.models.model_dir import LoadedModel
+from statetx.shared.labels import DRUG_DOSE, control_spellings
 
 SOME = 0.2
 """Share of the model's genes from which X is taken for what the user wants to start from."""
@@ -62,7 +62,7 @@ class OwnCells:
     controls
         The control label and its aliases, in whatever spelling.
     kind
-        How labels are read, see `statetx.labels.Reading`.
+        How labels are read, see `statetx.shared.labels.Reading`.
 
     Raises
     ------

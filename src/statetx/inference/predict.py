@@ -8,13 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from statetx.data.matching import draw_controls
-from statetx.data.plan import Plan, read_plan
-from statetx.data.roles import control_runs
-from statetx.data.store import LineStore, Store, open_store
-from statetx.errors import ModelError, ResultsError, did_you_mean
-from statetx.inference.cells import Request, declared, refused, same_genes, write_predictions
+from statetx.core.errors import ModelError, ResultsError, did_you_mean
+from statetx.data.sets.control_matching import draw_controls
+from statetx.data.store.plan import Plan, read_plan
+from statetx.data.store.roles import control_runs
+from statetx.data.store.store import LineStore, Store, open_store
 from statetx.inference.normalisation import trained
+from statetx.inference.write_predictions import (
+    Request,
+    declared,
+    refused,
+    same_genes,
+    write_predictions,
+)
 from statetx.models.model_dir import LoadedModel, load
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from statetx.data.matrix import LARGEST_LOG1P
-from statetx.data.numbers import is_integral
+from statetx.data.h5ad.matrix import LARGEST_LOG1P
+from statetx.data.h5ad.numbers import is_integral
 
 BASES = {"ln(1 + x)": 1.0, "log2(1 + x)": math.log(2.0), "log10(1 + x)": math.log(10.0)}
 """Logarithms in use, and by what their values are multiplied to be natural ones."""

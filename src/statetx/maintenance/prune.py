@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from statetx import locks
-from statetx.errors import ConfigError, ResultsError, did_you_mean
-from statetx.provenance import write_json
+from statetx.core import locks
+from statetx.core.digests import write_json
+from statetx.core.errors import ConfigError, ResultsError, did_you_mean
 
 FORMAT = 1
 MODEL_FILES = ("model.json", "genes.txt", "golden.npz", "best.safetensors")

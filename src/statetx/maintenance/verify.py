@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from statetx import records
-from statetx.checksums import compare
-from statetx.errors import ResultsError
+from statetx.core import records
+from statetx.core.checksums import compare
+from statetx.core.errors import ResultsError
 
 RESULTS = frozenset(
     {".h5ad", ".parquet", ".csv", ".json", ".safetensors", ".npz", ".toml", ".html"}

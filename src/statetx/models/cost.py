@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from statetx.models.architecture import Architecture
-from statetx.models.backbone import ATTENTION, Shape
-from statetx.models.pertsets import PertSets
+from statetx.models.network.architecture import Architecture
+from statetx.models.network.backbone import ATTENTION, Shape
+from statetx.models.network.set_transformer import PertSets
 
 BYTES_PER_WEIGHT = 16
 """Training in float32 with Adam: weight, gradient, two moments."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from statetx.documents import check_zip
-from statetx.errors import ModelError
+from statetx.core.documents import check_zip
+from statetx.core.errors import ModelError
 
 if TYPE_CHECKING:
     from statetx.models.model_dir import LoadedModel

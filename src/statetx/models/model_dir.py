@@ -24,13 +24,14 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from statetx.errors import ModelError, did_you_mean
+from statetx.core.digests import file_digest, sealed, unsealed, whole, write_json
+from statetx.core.errors import ModelError, did_you_mean
+from statetx.core.records import verify
+from statetx.models import kinds
 from statetx.models.golden import replay
 from statetx.models.predictor import Predicted, Predictor
 from statetx.models.vocabulary import Vocabulary
 from statetx.models.weights_file import write_weights
-from statetx.provenance import file_digest, sealed, unsealed, whole, write_json
-from statetx.records import verify
 
 __all__ = ["LoadedModel", "Predicted", "Predictor", "load", "save"]
 
@@ -324,13 +325,12 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu") -> Loa
 
 
 def _kind(kind: str, where: Path) -> Any:
-    name = f"{__package__}.{kind}"
+    name = f"{kinds.__name__}.{kind}"
     if kind.isidentifier() and importlib.util.find_spec(name) is not None:
         module = importlib.import_module(name)
         if hasattr(module, "restore"):
             return module
-    folder = str(Path(__file__).parent)
-    modules = [module.name for module in pkgutil.iter_modules([folder])]
+    modules = [module.name for module in pkgutil.iter_modules(kinds.__path__)]
     raise ModelError(
         f"unknown kind of model {kind!r}", where=where, fix=did_you_mean(kind, modules)
     )
@@ -357,8 +357,8 @@ def _read_meta(directory: Path) -> dict[str, Any]:
         raise ModelError(
             f"model format {found!r}, this version reads {FORMAT}", where=path, fix="train again"
         )
-    for key, kinds in _REQUIRED.items():
-        if key not in meta or not isinstance(meta[key], kinds) or isinstance(meta[key], bool):
+    for key, types in _REQUIRED.items():
+        if key not in meta or not isinstance(meta[key], types) or isinstance(meta[key], bool):
             raise ModelError(
                 f"model.json has no valid {key!r}", where=path, fix="train or copy the model again"
             )

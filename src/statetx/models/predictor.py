@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from statetx.errors import ModelError
+from statetx.core.errors import ModelError
 
 
 class Predicted(NamedTuple):

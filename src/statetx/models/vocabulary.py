@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from statetx.labels import Reading
+from statetx.shared.labels import Reading
 
 
 class Vocabulary:

@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from statetx.errors import ConfigError
-from statetx.provenance import whole
-from statetx.reporting import words
-from statetx.reporting.board import Board
-from statetx.reporting.rows import Column, exponent, label
+from statetx.core.digests import whole
+from statetx.core.errors import ConfigError
+from statetx.reporting import numbers as words
+from statetx.reporting.verdict_rows import Column, exponent, label
+from statetx.reporting.verdict_view import Board
 
 MADE_BY = "statetx"
 """Stands in the metadata of pictures that are files of their own."""

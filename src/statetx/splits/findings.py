@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
-from statetx.errors import SplitError
+from statetx.core.errors import SplitError
 
 SEVERITIES = ("error", "warning", "note")
 

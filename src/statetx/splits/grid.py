@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from statetx import labels
-from statetx.errors import SplitError, did_you_mean
-from statetx.labels import PLAIN, WITH_DOSES, Reading, Spellings
-from statetx.spelling import in_um
+from statetx.core.errors import SplitError, did_you_mean
+from statetx.shared import labels
+from statetx.shared.labels import PLAIN, WITH_DOSES, Reading, Spellings
+from statetx.shared.spelling import in_um
 
 LEFT_OUT = "none"
 """Role, inside this package, of a condition that neither trains nor validates nor tests."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from statetx.config.splits import DrugTable, TomlSplit
-from statetx.data.design import Columns
-from statetx.data.store import open_store
-from statetx.documents import Wanted, read_toml
-from statetx.errors import SplitError
+from statetx.core.documents import Wanted, read_toml
+from statetx.core.errors import SplitError
+from statetx.data.inspection.design import Columns
+from statetx.data.store.store import open_store
+from statetx.splits.compounds.drug_tables import facts_of
 from statetx.splits.findings import Findings
-from statetx.splits.known import facts_of
-from statetx.splits.lint import Facts, Report
+from statetx.splits.lint.lint import Facts, Report
 from statetx.splits.sources import Source, from_data, from_h5ads
 from statetx.splits.split import checked
 from statetx.splits.toml import parse

@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from statetx.config import splits as config
-from statetx.errors import SplitError
-from statetx.labels import DRUG_DOSE, Reading
+from statetx.core.errors import SplitError
+from statetx.shared.labels import DRUG_DOSE, Reading
+from statetx.splits.apply_toml import resolve
+from statetx.splits.compounds.drug_tables import known_from
 from statetx.splits.findings import Findings, shown
-from statetx.splits.generate import generate
+from statetx.splits.generators.generate import generate
 from statetx.splits.grid import Grid, Known
-from statetx.splits.known import known_from
-from statetx.splits.resolve import resolve
 from statetx.splits.toml import parse
 
 Effect = Callable[[Collection[str]], dict[str, str]]
@@ -50,13 +50,13 @@ def plan_table(
     toml
         Parsed content of the TOML file, for `TomlSplit`.
     facts
-        From `statetx.splits.known.facts_of`.
+        From `statetx.splits.compounds.drug_tables.facts_of`.
     log
         Gets every mistake in the TOML; with errors in it the table must not be used.
     effect
         Measures effects in given lines; None: there are no cells.
     kind
-        How labels are read, see `statetx.labels.Reading`.
+        How labels are read, see `statetx.shared.labels.Reading`.
 
     Returns
     -------

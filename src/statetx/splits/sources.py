@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from statetx.data.design import Columns, looks_like_control, tally
-from statetx.data.header import Column, Header, column, opened
-from statetx.data.label_kind import read_as, with_drugs
-from statetx.data.layout import file_name
-from statetx.data.store import open_store
-from statetx.documents import Wanted
-from statetx.errors import SplitError, did_you_mean
-from statetx.labels import AUTO, Reading
-from statetx.tables import check_columns, count, read_table
+from statetx.core.documents import Wanted
+from statetx.core.errors import SplitError, did_you_mean
+from statetx.data.h5ad.header import Column, Header, column, opened
+from statetx.data.inspection.design import Columns, looks_like_control, tally
+from statetx.data.store.layout import file_name
+from statetx.data.store.store import open_store
+from statetx.shared.label_kinds import read_as, with_drugs
+from statetx.shared.labels import AUTO, Reading
+from statetx.shared.tables import check_columns, count, read_table
 
 NEEDED = ("line", "perturbation", "n_cells")
 WANTED = Wanted("the conditions", SplitError, "give a packed store or a table")

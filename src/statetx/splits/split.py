@@ -14,14 +14,14 @@ from typing import Any
 import pandas as pd
 
 from statetx.config.splits import Held, TomlSplit
-from statetx.data.effects import effect_strata
-from statetx.data.plan import Plan, write_plan
-from statetx.data.store import open_store
-from statetx.errors import SplitError, did_you_mean
-from statetx.provenance import versions, write_json
+from statetx.core.digests import versions, write_json
+from statetx.core.errors import SplitError, did_you_mean
+from statetx.data.store.plan import Plan, write_plan
+from statetx.data.store.store import open_store
+from statetx.splits.compounds.effects import effect_strata
 from statetx.splits.findings import CHECKS, Findings
 from statetx.splits.grid import LEFT_OUT
-from statetx.splits.lint import PURPOSE, Facts, Report, lint
+from statetx.splits.lint.lint import PURPOSE, Facts, Report, lint
 from statetx.splits.plan_table import Effect, plan_table
 from statetx.splits.toml import write_toml
 
@@ -51,7 +51,7 @@ def split(
     out_dir
         Where the three files go. Equal plans are equal bytes.
     known
-        What tables say of drugs and lines, from `statetx.splits.known.facts_of`.
+        What tables say of drugs and lines, from `statetx.splits.compounds.drug_tables.facts_of`.
     one_hot
         Whether a model on this split knows perturbations by their id only.
 

@@ -32,9 +32,9 @@ from typing import Any
 import pandas as pd
 import tomli_w
 
-from statetx.data.plan import ROLES
-from statetx.errors import SplitError, did_you_mean
-from statetx.provenance import write_text
+from statetx.core.digests import write_text
+from statetx.core.errors import SplitError, did_you_mean
+from statetx.data.store.plan import ROLES
 from statetx.splits.findings import Findings, shown
 from statetx.splits.grid import LEFT_OUT
 

@@ -1,7 +1,7 @@
 """Fit a model on the training conditions of a plan and write its directory.
 
-One door for all kinds: baselines are fitted by statistics (`statetx.training.statistics`), networks
-by gradient (`statetx.training.gradient`). Both modules, and that of the kind, are imported by name,
+One door for all kinds: baselines are fitted by statistics (`statetx.training.fit_baseline`), networks
+by gradient (`statetx.training.fit_network`). Both modules, and that of the kind, are imported by name,
 so that the code fingerprint of a baseline does not contain the network's code and the reverse.
 """
 
@@ -19,12 +19,12 @@ import numpy as np
 
 from statetx.config import BASELINES, Tracking
 from statetx.config.sections import Section
-from statetx.data.plan import Plan, read_plan
-from statetx.data.store import Store, open_store
-from statetx.errors import ModelError, did_you_mean
+from statetx.core.digests import sweep, versions
+from statetx.core.errors import ModelError, did_you_mean
+from statetx.data.store.plan import Plan, read_plan
+from statetx.data.store.store import Store, open_store
 from statetx.models import model_dir
-from statetx.provenance import sweep, versions
-from statetx.training.controls import control_summary
+from statetx.training.inputs.controls import control_summary
 
 log = logging.getLogger("statetx.training")
 
@@ -176,7 +176,7 @@ def fit(
     task = _task(store, Path(plan_path), model, seed, tuple(match_by_batch))
     places = Places(Path(state_dir), Path(checkpoints_dir), Path(out).parent)
     way = importlib.import_module(
-        f"statetx.training.{'statistics' if kind in BASELINES else 'gradient'}"
+        f"statetx.training.{'fit_baseline' if kind in BASELINES else 'fit_network'}"
     )
     trained: Trained | None = way.train(task, keep or ["best"], places, tracking or Tracking())
     if trained is None:

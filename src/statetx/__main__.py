@@ -1,0 +1,5 @@
+"""Run the command line: ``python -m statetx``."""
+
+from statetx.cli.main import main
+
+main()

@@ -1,0 +1,363 @@
+"""The packed store: one h5ad per cell line, sorted by condition, mapped into memory by offset."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from statetx.core.checksums import settle
+from statetx.core.errors import DataError, ResultsError, did_you_mean
+from statetx.core.records import verify
+from statetx.data.store import kernels
+from statetx.data.store.layout import FORMAT, file_name
+from statetx.shared.labels import Reading
+
+
+def _mapped(file: h5py.File, name: str, path: Path) -> np.ndarray:
+    """Map one contiguous dataset of an open file (an empty one has no place to map)."""
+    dataset = file[name]
+    if dataset.size == 0:
+        return np.asarray(dataset[()])
+    offset = dataset.id.get_offset()
+    if offset is None:
+        raise DataError(
+            f"{name!r} is not contiguous, so it cannot be mapped",
+            where=path,
+            fix="another program rewrote the file: pack it again",
+        )
+    if path.stat().st_size < offset + dataset.size * dataset.dtype.itemsize:
+        raise DataError(
+            f"the file ends inside {name!r}", where=path, fix="it is truncated: pack it again"
+        )
+    mapped = np.memmap(path, mode="r", dtype=dataset.dtype, shape=dataset.shape, offset=offset)
+    return np.asarray(mapped)  # a plain view: indexing the memmap subclass costs twice as much
+
+
+def thinned(rows: np.ndarray, name: str, max_cells: int | None, seed: int) -> np.ndarray:
+    """Return at most `max_cells` of `rows`, sorted, drawn without replacement.
+
+    Parameters
+    ----------
+    rows
+        Sorted row numbers.
+    name, seed
+        The draw is a function of both.
+    max_cells
+        None: all.
+    """
+    if max_cells is None or len(rows) <= max_cells:
+        return rows
+    generator = np.random.default_rng([seed, *name.encode()])
+    return np.sort(generator.choice(rows, max_cells, replace=False))
+
+
+class LineStore:
+    """The packed cells of one cell line.
+
+    Rows are sorted by (perturbation, batch) and randomly permuted inside, so that any contiguous
+    run of rows inside one (perturbation, batch) is a random sample without replacement.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        conditions: pd.DataFrame,
+        manifest: dict[str, Any],
+        columns: np.ndarray | None = None,
+    ) -> None:
+        self.path = path
+        self.name = name
+        self.conditions = conditions
+        self.manifest = manifest
+        self.columns = np.empty(0, dtype=np.int64) if columns is None else columns
+        try:
+            with h5py.File(verify(path, background=True), "r") as file:
+                shape = tuple(int(n) for n in file["X"].attrs["shape"])
+                self.csr: tuple[np.ndarray, ...] = tuple(
+                    _mapped(file, f"X/{part}", path) for part in ("indptr", "indices", "data")
+                )
+                self.obsm = {key: _mapped(file, f"obsm/{key}", path) for key in file["obsm"]}
+                self.total_counts = _mapped(file, "obs/total_counts", path)
+                self.scale = _mapped(file, "obs/scale", path)
+                counts = bool(json.loads(file["uns/statetx"][()])["counts"])
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            settle()
+            raise DataError(
+                f"cannot open the packed cells: {error}",
+                where=path,
+                fix="the file is missing, truncated or no store: pack the data set again",
+            ) from error
+        self.meaning = kernels.COUNTS if counts else kernels.EXPRESSION
+        self.n_cells, self.n_genes = shape
+        ordered = conditions.sort_values("row_start")
+        self._ends = (ordered["row_start"] + ordered["n_cells"]).to_numpy()
+        self._batch_of_block = ordered["batch"].to_numpy(dtype=object)
+        self._numbers: dict[tuple[str, ...], np.ndarray] = {}
+        # Rows are sorted by perturbation, then batch: each is one run of rows.
+        self._runs: dict[str, tuple[int, int]] = {}
+        self._blocks: dict[tuple[str, str], tuple[int, int]] = {}
+        table = ordered[["perturbation", "batch", "row_start", "n_cells"]]
+        for label, batch, start, n in table.itertuples(index=False):
+            self._blocks[label, batch] = (start, start + n)
+            self._runs[label] = (self._runs.get(label, (start, 0))[0], start + n)
+
+    def run(self, perturbation: str, batch: str | None = None) -> tuple[int, int]:
+        """Return the rows [start, stop) of a perturbation, in all batches or in one.
+
+        A batch without cells of it gives an empty run.
+
+        Raises
+        ------
+        ResultsError
+            The line has no such perturbation.
+        """
+        if perturbation not in self._runs:
+            raise ResultsError(
+                f"cell line {self.name!r} has no perturbation {perturbation!r}",
+                where=self.path,
+                fix=did_you_mean(perturbation, self._runs),
+            )
+        if batch is None:
+            return self._runs[perturbation]
+        return self._blocks.get((perturbation, batch), (0, 0))
+
+    def rows(self, perturbation: str, max_cells: int | None = None, seed: int = 0) -> np.ndarray:
+        """Return the sorted row numbers of one perturbation (int64).
+
+        Parameters
+        ----------
+        perturbation
+            Label; the control label gives the control cells.
+        max_cells
+            Keep at most so many, drawn without replacement from `seed` and the condition's name.
+        seed
+            Seed of that draw.
+
+        Raises
+        ------
+        ResultsError
+            The line has no such perturbation.
+        """
+        rows = np.arange(*self.run(perturbation))
+        return thinned(rows, f"{self.name}\0{perturbation}", max_cells, seed)
+
+    def batches(self, rows: np.ndarray) -> np.ndarray:
+        """Return the batch label of each row."""
+        return self._batch_of_block[np.searchsorted(self._ends, rows, side="right")]
+
+    def batch_ids(self, rows: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+        """Return the place of each row's batch in `names`, int64; -1 where it is not among them."""
+        if names not in self._numbers:
+            place = {name: i for i, name in enumerate(names)}
+            found = [place.get(str(batch), -1) for batch in self._batch_of_block]
+            self._numbers[names] = np.asarray(found, dtype=np.int64)
+        return self._numbers[names][np.searchsorted(self._ends, rows, side="right")]
+
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """Return X of the rows as stored, dense float32 [n, genes].
+
+        Counts; with ``scale: log1p``, the whole numbers behind it where every cell of the line has
+        them, else the values themselves.
+        """
+        out = np.empty((len(rows), self.n_genes), dtype=np.float32)
+        self._densify(rows, np.empty(0, dtype=np.int64), kernels.EXPRESSION, out)
+        return out
+
+    def _densify(self, rows: np.ndarray, columns: np.ndarray, meaning: int, out: Any) -> None:
+        kernels.expression_rows(
+            *self.csr,
+            self.scale,
+            np.ascontiguousarray(rows, dtype=np.int64),
+            columns,
+            meaning,
+            out,
+        )
+
+    def load(self) -> None:
+        """Copy the mapped cells into memory, for file systems that are slow to map."""
+        self.csr = tuple(np.array(part) for part in self.csr)
+        self.obsm = {key: np.array(matrix) for key, matrix in self.obsm.items()}
+        self.scale = np.array(self.scale)
+
+    @property
+    def width(self) -> int:
+        """Columns of `expression`."""
+        key = self.manifest["expression_key"]
+        if key is not None:
+            return int(self.obsm[key].shape[1])
+        return int(self.columns.max()) + 1 if len(self.columns) else int(self.n_genes)
+
+    def expression(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the log1p expression that models predict and scores are computed in.
+
+        float32 [n, G]: the obsm matrix that the data set declares as ``expression_key``, or else
+        ln(1 + scale * count) of X, of the store's chosen genes; written into `out` if it is given.
+        """
+        key = self.manifest["expression_key"]
+        if key is not None:
+            return self.embedding(key, rows, out)
+        if out is None:
+            out = np.empty((len(rows), self.width), dtype=np.float32)
+        self._densify(rows, self.columns, self.meaning, out)
+        return out
+
+    def embedding(self, key: str, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of ``obsm[key]``, float32 [n, D], written into `out` if it is given."""
+        if key not in self.obsm:
+            raise ResultsError(
+                f"the store has no obsm matrix {key!r}",
+                where=self.path,
+                fix=did_you_mean(key, self.obsm) + " (list it in the data set's embed_keys)",
+            )
+        matrix = self.obsm[key]
+        if out is None:
+            out = np.empty((len(rows), matrix.shape[1]), dtype=np.float32)
+        half = matrix.dtype == np.float16
+        kernels.dense_rows(
+            matrix.view(np.uint16) if half else matrix,
+            np.ascontiguousarray(rows, dtype=np.int64),
+            half,
+            kernels.HALF_VALUES,
+            out,
+        )
+        return out
+
+    @cached_property
+    def barcodes(self) -> np.ndarray:
+        """Cell names of all rows, in row order."""
+        with h5py.File(self.path, "r") as file:
+            return file["obs/_index"].asstr()[()]
+
+
+class Store:
+    """All packed lines of a data set.
+
+    Attributes
+    ----------
+    manifest
+        What was packed, from which files, how (``manifest.json``).
+    conditions
+        One row per (line, perturbation, batch): ``line, perturbation, drug, dose, unit, batch,
+        is_control, row_start, n_cells``; ``row_start`` counts inside the line's file.
+    """
+
+    def __init__(self, directory: Path, genes: list[str] | None = None) -> None:
+        self.directory = directory
+        try:
+            self.manifest: dict[str, Any] = json.loads(
+                verify(directory / "manifest.json").read_text(encoding="utf-8")
+            )
+            self.conditions = pd.read_parquet(verify(directory / "conditions.parquet"))
+        except (OSError, ValueError) as error:
+            raise ResultsError(
+                f"this is no packed store: {error}", where=directory, fix="run the pack stage"
+            ) from error
+        if self.manifest.get("format") != FORMAT:
+            raise ResultsError(
+                f"store format {self.manifest.get('format')!r}, this version reads {FORMAT}",
+                where=directory,
+                fix="pack the data set again",
+            )
+        self._lines: dict[str, LineStore] = {}
+        self._genes, self._columns = genes, None
+        if genes is not None:
+            self._columns = self._places(genes)
+
+    def _places(self, genes: list[str]) -> np.ndarray:
+        """Output column of every gene of X, -1 for those that were not chosen, int64."""
+        if self.manifest["expression_key"] is not None:
+            raise ResultsError(
+                f"this data set is modelled in obsm {self.manifest['expression_key']!r}, whose genes "
+                "were chosen outside: there are none to choose",
+                where=self.directory,
+                fix="remove `expression_key` of the data set, or `genes` of the model",
+            )
+        known = {name: i for i, name in enumerate(self.manifest["genes"])}
+        unknown = [name for name in genes if name not in known]
+        if unknown or not genes or len(set(genes)) < len(genes):
+            raise ResultsError(
+                f"{len(unknown)} of the {len(genes)} chosen genes are not in the store"
+                if unknown
+                else "the list of chosen genes is empty or names a gene twice",
+                where=self.directory,
+                fix=did_you_mean(unknown[0], known) if unknown else "choose the genes again",
+            )
+        places = np.full(len(known), -1, dtype=np.int64)
+        places[[known[name] for name in genes]] = np.arange(len(genes))
+        return places
+
+    @property
+    def control(self) -> str:
+        """The canonical control label."""
+        return str(self.manifest["control_pert"])
+
+    @property
+    def reading(self) -> Reading:
+        """How perturbation labels are read."""
+        return Reading.of(self.manifest, self.control)
+
+    @property
+    def lines(self) -> list[str]:
+        """Cell lines, sorted."""
+        return sorted(line["name"] for line in self.manifest["lines"])
+
+    @property
+    def genes(self) -> list[str]:
+        """Names of the columns of `LineStore.expression`."""
+        return list(self.manifest["expression_genes"] if self._genes is None else self._genes)
+
+    def line(self, name: str) -> LineStore:
+        """Open one cell line (once).
+
+        Raises
+        ------
+        ResultsError
+            There is no such line.
+        """
+        if name not in self._lines:
+            if name not in self.lines:
+                raise ResultsError(
+                    f"no cell line {name!r} in the store",
+                    where=self.directory,
+                    fix=did_you_mean(name, self.lines),
+                )
+            rows = self.conditions[self.conditions["line"] == name]
+            path = self.directory / f"{file_name(name)}.h5ad"
+            self._lines[name] = LineStore(path, name, rows, self.manifest, self._columns)
+        return self._lines[name]
+
+
+def open_store(directory: str | Path, genes: str | Path | None = None) -> Store:
+    """Open the store that `pack` wrote.
+
+    Parameters
+    ----------
+    directory
+        Where it is.
+    genes
+        ``genes/{n}.txt`` of a split, one name per line: `LineStore.expression` gives these columns
+        of X only, in this order. Without it, all.
+
+    Raises
+    ------
+    ResultsError
+        The directory holds no store of this format, or the genes are not its own.
+    """
+    chosen = None
+    if genes is not None:
+        try:
+            chosen = verify(genes).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ResultsError(
+                f"cannot read the chosen genes: {error.strerror}",
+                where=genes,
+                fix="run the genes stage",
+            ) from error
+    return Store(Path(directory), chosen)

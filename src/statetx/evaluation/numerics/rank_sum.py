@@ -1,0 +1,215 @@
+"""Rank-sum tests of many sets of cells against the same controls.
+
+Only the perturbation changes from test to test, so the control is sorted once (`SortedControl`).
+With k_c, k_p non-zero values of a gene, a test costs O(k_p log k_c + k_p log k_p) instead of
+sorting both sides again. For each distinct value v of the perturbation with multiplicity c, and e
+control values equal to it,
+
+    U += c (#{control < v} + e / 2)          T += (e + c)^3 - (e + c) - (e^3 - e)
+
+where T starts as the control's own tie term. All of these are whole or half numbers, exact in
+float64 up to 200,000 cells.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from statetx.core.errors import DataError
+from statetx.evaluation.numerics.csr_cells import Cells, as_rows
+from statetx.evaluation.numerics.rank_kernels import (
+    SMALL,
+    gather_genes,
+    rank_genes,
+    rank_genes_alone,
+    threads_for,
+    tie_terms,
+)
+from statetx.evaluation.numerics.rank_sum_gpu import RankedControl, ranked_if_worth, sort_if_worth
+
+
+class RankSum(NamedTuple):
+    """Result of a rank-sum test per gene.
+
+    Attributes
+    ----------
+    statistic
+        float64 [G], U of the target: pairs (target, control) with target above, ties one half.
+    pvalue
+        float64 [G], two-sided.
+    """
+
+    statistic: np.ndarray
+    pvalue: np.ndarray
+
+
+@dataclass(frozen=True)
+class SortedCells:
+    """Cells gene by gene, the non-zero values of each sorted, ready to be compared.
+
+    Attributes
+    ----------
+    n_cells
+        Number of cells.
+    starts
+        int64 [G + 1], where each gene's values begin.
+    values
+        [nnz], float32 or float64.
+    mean
+        float64 [G], zeros included.
+    """
+
+    n_cells: int
+    starts: np.ndarray
+    values: np.ndarray
+    mean: np.ndarray
+
+    @classmethod
+    def of(cls, cells: Cells) -> SortedCells:
+        """Sort cells.
+
+        Parameters
+        ----------
+        cells
+            [n, G], n >= 1, dense or sparse, any sign.
+
+        Raises
+        ------
+        DataError
+            No cells, or values that are not finite.
+        """
+        n, n_genes = cells.shape
+        if n == 0:
+            raise DataError("there are no cells to compare")
+        starts, sums = np.zeros(n_genes + 1, dtype=np.int64), np.zeros(n_genes)
+        rows = as_rows(cells)
+        data = _as_float(rows.data)
+        values = np.empty(len(data), dtype=data.dtype)
+        gather_genes(rows.indptr, rows.indices, data, starts, values, sums)
+        values = values[: starts[-1]]
+        if not np.isfinite(values).all():
+            raise DataError(
+                "cells hold NaN or infinite values: ranks are undefined",
+                fix="mend or drop these cells",
+            )
+        if not sort_if_worth(starts, values):
+            for start, stop in itertools.pairwise(starts.tolist()):
+                # numpy sorts in vector registers: 4 times as fast as the sort inside compiled loops.
+                values[start:stop].sort()
+        return cls(n, starts, values, sums / n)
+
+    def astype(self, kind: np.dtype) -> SortedCells:
+        """The same with values of another type."""
+        return replace(self, values=self.values.astype(kind, copy=False))
+
+
+def _as_float(values: np.ndarray) -> np.ndarray:
+    """float32 and float64 as they are; of other types, one that holds their values exactly."""
+    if values.dtype in (np.float32, np.float64):
+        return values
+    return values.astype(np.float32 if values.dtype == np.float16 else np.float64)
+
+
+@dataclass(frozen=True)
+class SortedControl:
+    """Control cells, sorted once, to be compared with many targets.
+
+    Attributes
+    ----------
+    cells
+        The cells.
+    """
+
+    cells: SortedCells
+    _ties: np.ndarray = field(repr=False)
+    _negatives: np.ndarray = field(repr=False)
+    _on_gpu: RankedControl | None = field(repr=False)
+
+    @classmethod
+    def of(cls, cells: Cells) -> SortedControl:
+        """Sort control cells [n, G]; raises as `SortedCells.of`."""
+        own = SortedCells.of(cells)
+        ties, negatives = np.zeros(cells.shape[1]), np.zeros(cells.shape[1], dtype=np.int64)
+        with threads_for(len(own.values)):
+            tie_terms(own.starts, own.values, ties, negatives)
+        return cls(own, ties, negatives, ranked_if_worth(own, ties, negatives))
+
+    def test(self, target: SortedCells, alone: bool = False) -> RankSum:
+        """Compare target cells with these controls.
+
+        Parameters
+        ----------
+        target
+            Sorted cells.
+        alone
+            On the calling thread, for callers that are several.
+
+        Raises
+        ------
+        DataError
+            Another number of genes.
+        """
+        own, control = target, self.cells
+        if len(own.mean) != len(control.mean):
+            raise DataError(
+                f"{len(own.mean)} genes in the target, {len(control.mean)} in the control"
+            )
+        found = None if self._on_gpu is None else self._on_gpu.test(own)
+        if found is not None:
+            return RankSum(*found)
+        if own.values.dtype != control.values.dtype:
+            own, control = (side.astype(np.dtype(np.float64)) for side in (own, control))
+        statistic, pvalue = np.empty(len(own.mean)), np.empty(len(own.mean))
+        work = len(own.values) + min(8 * len(own.values), len(control.values))
+        kernel = rank_genes_alone if alone or work < SMALL else rank_genes
+        kernel(
+            statistic,
+            pvalue,
+            control.starts,
+            control.values,
+            self._ties,
+            self._negatives,
+            control.n_cells,
+            own.starts,
+            own.values,
+            own.n_cells,
+        )
+        return RankSum(statistic, pvalue)
+
+
+def rank_sum(target: Cells, control: Cells) -> RankSum:
+    """Two-sided Mann-Whitney U of target against control cells, gene by gene.
+
+    Equal to ``scipy.stats.mannwhitneyu(target, control, method="asymptotic")`` per column; a gene
+    without any variation has p = 1. For many targets keep a `SortedControl`.
+
+    Parameters
+    ----------
+    target, control
+        [n1, G] and [n2, G], dense or sparse. Equality of values decides about ties, so do not
+        renormalise or cast one side alone.
+
+    Raises
+    ------
+    DataError
+        No cells on a side, different numbers of genes, or values that are not finite.
+    """
+    return SortedControl.of(control).test(SortedCells.of(target))
+
+
+def mean_of(cells: Cells) -> np.ndarray:
+    """Arithmetic mean over cells, summed in float64: [n, G] -> float64 [G].
+
+    float32 sums are off by 2.5e-6 (relative) at 3,000 cells, 1e-5 in a log2 fold change at 38,000.
+    """
+    if sparse.issparse(cells):
+        total = np.bincount(
+            cells.tocsr().indices, weights=cells.tocsr().data, minlength=cells.shape[1]
+        )
+        return total / cells.shape[0]
+    return np.asarray(cells).mean(axis=0, dtype=np.float64)

@@ -1,0 +1,229 @@
+"""Rank-sum tests on a device: what `ranks.SortedControl` does, in torch.
+
+Control values, sorted gene by gene, stay on the device as whole numbers that sort like (gene,
+value): 2 r + 1 for the r-th distinct value of the control, 2 r for what lies just below it. A
+target's values become such numbers too, and two searches among the control's count the cells below
+and equal to each. All counts are int64, so U and the tie term are exact, in any order of adding and
+with any block of genes; p is computed from them on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from statetx.evaluation.numerics.gpu import attempt, gpu, gpu_at_work, has_room, send
+from statetx.evaluation.numerics.rank_kernels import p_values
+
+if TYPE_CHECKING:
+    import torch
+
+    from statetx.evaluation.numerics.rank_sum import SortedCells
+
+WORTH = 1 << 21
+"""Control values that are not zero from which a GPU tests against them: 10,000 cells, 2,000 genes, 10 %."""
+
+WORTH_SORTING = 1 << 16
+"""Values from which a GPU that is at work already sorts them."""
+
+VALUES = 1 << 24
+"""Values in a block of genes: 50 bytes each at the peak."""
+
+RESIDENT_BYTES = 16
+"""Of one control value on the device: its key, and itself where no other equals it."""
+
+MOST_CELLS = 2_097_151
+"""Most cells of a test, both sides: their number cubed still fits int64."""
+
+
+def _gene_blocks(starts: np.ndarray) -> Iterator[slice]:
+    """Cut genes into blocks of at most `VALUES` values, or one gene."""
+    first, n_genes = 0, len(starts) - 1
+    while first < n_genes:
+        last = int(np.searchsorted(starts, starts[first] + VALUES, side="right")) - 1
+        yield slice(first, max(first + 1, last))
+        first = max(first + 1, last)
+
+
+def _genes(starts: torch.Tensor, n_values: int) -> torch.Tensor:
+    """Gene of each value, int64 [n_values], from where genes start [G + 1]."""
+    import torch
+
+    genes = torch.arange(len(starts) - 1, device=starts.device)
+    return torch.repeat_interleave(genes, starts.diff(), output_size=n_values)
+
+
+def sort_genes(starts: np.ndarray, values: np.ndarray, device: torch.device) -> bool:
+    """Sort the values of each gene, in place; return True.
+
+    Parameters
+    ----------
+    starts
+        int64 [G + 1], where each gene's values begin.
+    values
+        [nnz], float32 or float64.
+    device
+        Where to sort them.
+    """
+    import torch
+
+    for block in _gene_blocks(starts):
+        own = slice(starts[block.start], starts[block.stop])
+        part = values[own]
+        genes = _genes(send(starts[block.start : block.stop + 1], device), len(part)).int()
+        ordered, places = torch.sort(send(part, device), stable=True)
+        again = torch.sort(genes[places], stable=True).indices
+        values[own] = ordered[again].cpu().numpy()
+    return True
+
+
+class _Block(NamedTuple):
+    """Some genes of the control.
+
+    Attributes
+    ----------
+    genes
+        Which ones.
+    distinct
+        Distinct values [d], ascending, then infinity.
+    keys
+        int64 [nnz], (gene, value) as one number, ascending.
+    starts
+        int64 [genes + 1], where each gene's keys begin.
+    zeros
+        int64 [genes], cells that are zero.
+    """
+
+    genes: slice
+    distinct: torch.Tensor
+    keys: torch.Tensor
+    starts: torch.Tensor
+    zeros: torch.Tensor
+
+
+class RankedControl:
+    """Sorted control cells that lie on a device, to be compared with many targets.
+
+    They take up to `RESIDENT_BYTES` per value that is not zero.
+
+    Parameters
+    ----------
+    cells
+        Control cells.
+    ties
+        [G], sum of t^3 - t over the distinct values of each gene that are not zero.
+    negatives
+        [G], values below zero.
+    device
+        Where.
+    """
+
+    def __init__(
+        self, cells: SortedCells, ties: np.ndarray, negatives: np.ndarray, device: torch.device
+    ) -> None:
+        self.n_cells, self.device = cells.n_cells, device
+        self._zeros = cells.n_cells - np.diff(cells.starts)
+        self._ties, self._negatives = ties.astype(np.int64), negatives
+        self._blocks = [self._block(cells, genes) for genes in _gene_blocks(cells.starts)]
+
+    def _block(self, cells: SortedCells, genes: slice) -> _Block:
+        import torch
+
+        bounds = cells.starts[genes.start : genes.stop + 1]
+        values = send(cells.values[bounds[0] : bounds[-1]], self.device)
+        starts = send(bounds - bounds[0], self.device)
+        distinct, rank = torch.unique(values, return_inverse=True)
+        distinct = torch.cat([distinct, distinct.new_full((1,), math.inf)])
+        keys = _genes(starts, len(values)) * (2 * len(distinct)) + 2 * rank + 1
+        return _Block(genes, distinct, keys, starts, send(self._zeros[genes], self.device))
+
+    def counts(self, target: SortedCells) -> tuple[np.ndarray, np.ndarray]:
+        """Return 2 U of the target and the tie term of every gene, int64 [G].
+
+        Parameters
+        ----------
+        target
+            Sorted cells; together at most `MOST_CELLS`.
+        """
+        import torch
+
+        zeros = target.n_cells - np.diff(target.starts)
+        twice_u = zeros * (2 * self._negatives + self._zeros)
+        ties = self._ties + _tie(self._zeros + zeros)
+        double = torch.float64 if target.values.dtype == np.float64 else None
+        for block in self._blocks:
+            distinct = block.distinct.to(double or block.distinct.dtype)
+            first = block.genes.start
+            for part in _gene_blocks(target.starts[first : block.genes.stop + 1]):
+                genes = slice(first + part.start, first + part.stop)
+                found = self._search(block._replace(distinct=distinct), part.start, target, genes)
+                twice_u[genes] += found[0]
+                ties[genes] += found[1]
+        return twice_u, ties
+
+    def _search(
+        self, block: _Block, skip: int, target: SortedCells, genes: slice
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the target's values add to `counts`, for genes of a block from `skip` on."""
+        import torch
+
+        bounds = target.starts[genes.start : genes.stop + 1]
+        values = send(target.values[bounds[0] : bounds[-1]], self.device)
+        # Of one type: otherwise torch converts the whole control in each search.
+        values = values.to(block.distinct.dtype)
+        here = _genes(send(bounds, self.device), len(values))
+        gene = here + skip
+        rank = torch.searchsorted(block.distinct, values)
+        key = gene * (2 * len(block.distinct)) + 2 * rank + (block.distinct[rank] == values)
+        left = torch.searchsorted(block.keys, key)
+        equal = torch.searchsorted(block.keys, key, right=True) - left
+        twice = 2 * (left - block.starts[gene] + (values > 0) * block.zeros[gene]) + equal
+        out = torch.zeros((2, genes.stop - genes.start), dtype=torch.int64, device=self.device)
+        out[0].index_add_(0, here, twice)
+        # Keys may agree where values do not, between two values of the control.
+        is_first = torch.ones(len(values), dtype=torch.bool, device=self.device)
+        is_first[1:] = (values[1:] != values[:-1]) | (here[1:] != here[:-1])
+        first = is_first.nonzero()[:, 0]
+        times = torch.diff(first, append=first.new_full((1,), len(values)))
+        out[1].index_add_(0, here[first], _tie(equal[first] + times) - _tie(equal[first]))
+        twice_u, ties = out.cpu().numpy()
+        return twice_u, ties
+
+    def test(self, target: SortedCells) -> tuple[np.ndarray, np.ndarray] | None:
+        """U of the target and its two-sided asymptotic p for every gene, float64 [G].
+
+        None if the cells are too many or the device fails: then it is the CPU's turn.
+        """
+        if self.n_cells + target.n_cells > MOST_CELLS:
+            return None
+        return attempt(lambda: self._test(target))
+
+    def _test(self, target: SortedCells) -> tuple[np.ndarray, np.ndarray]:
+        twice_u, ties = self.counts(target)
+        statistic, pvalue = twice_u / 2, np.empty(len(ties))
+        p_values(statistic, ties.astype(np.float64), self.n_cells, target.n_cells, pvalue)
+        return statistic, pvalue
+
+
+def _tie(count: Any) -> Any:
+    return count * count * count - count
+
+
+def sort_if_worth(starts: np.ndarray, values: np.ndarray) -> bool:
+    """Do as `sort_genes` on the GPU, if there is one and enough to sort; return whether it was done."""
+    least_met = len(values) >= WORTH_SORTING
+    device = gpu() if len(values) >= WORTH else gpu_at_work() if least_met else None
+    return device is not None and bool(attempt(lambda: sort_genes(starts, values, device)))
+
+
+def ranked_if_worth(
+    cells: SortedCells, ties: np.ndarray, negatives: np.ndarray
+) -> RankedControl | None:
+    """Put control cells on the GPU; None without one, or if they are too few or too many for it."""
+    device = gpu() if len(cells.values) >= WORTH else None
+    if device is None or not has_room(RESIDENT_BYTES * len(cells.values), device):
+        return None
+    return attempt(lambda: RankedControl(cells, ties, negatives, device))

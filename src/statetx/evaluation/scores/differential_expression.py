@@ -1,0 +1,230 @@
+"""Differential expression: every perturbation against the same control cells.
+
+Two-sided Mann-Whitney U, asymptotic, tie- and continuity-corrected (what
+``scipy.stats.mannwhitneyu(method="asymptotic")`` computes), Benjamini-Hochberg within each
+perturbation, fold changes of geometric means: pdex's "ref" mode, as cell-eval uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from statetx.core.digests import whole
+from statetx.core.errors import ResultsError
+from statetx.core.records import verify
+from statetx.evaluation.numerics.csr_cells import Cells
+from statetx.evaluation.numerics.rank_sum import RankSum, SortedCells, SortedControl
+
+ALPHA = np.float32(0.05)
+"""A gene is significant below this; compared in float32, as cell-eval does."""
+
+
+def benjamini_hochberg(pvalues: np.ndarray) -> np.ndarray:
+    """Adjusted p-values over the last axis (Benjamini & Hochberg 1995)."""
+    p = np.asarray(pvalues, dtype=np.float64)
+    m = p.shape[-1]
+    order = np.argsort(p, axis=-1, kind="stable")
+    scaled = np.take_along_axis(p, order, axis=-1) * (m / np.arange(1, m + 1))
+    running = np.minimum.accumulate(scaled[..., ::-1], axis=-1)[..., ::-1]
+    out = np.empty_like(p)
+    np.put_along_axis(out, order, np.clip(running, 0.0, 1.0), axis=-1)
+    return out
+
+
+COLUMNS = (
+    "target",
+    "feature",
+    "target_mean",
+    "ref_mean",
+    "target_membership",
+    "ref_membership",
+    "log2_fold_change",
+    "percent_change",
+    "p_value",
+    "statistic",
+    "fdr",
+)
+
+
+@dataclass(frozen=True)
+class DETable:
+    """Differential expression of P perturbations, G genes each.
+
+    Attributes
+    ----------
+    labels
+        The P perturbations.
+    genes
+        The G genes.
+    target_mean, ref_mean
+        float64 [P, G], geometric means expm1(mean(log1p value)).
+    n_target, n_ref
+        int64 [P], cells on each side.
+    log2_fold_change
+        float64 [P, G], log2(target_mean / ref_mean): one-sided zeros are infinite, 0/0 is 0.
+    percent_change
+        float64 [P, G], target_mean / ref_mean - 1, 0/0 is 0.
+    statistic, p_value, fdr
+        float64 [P, G], of the rank-sum test; fdr within each perturbation.
+    """
+
+    labels: list[str]
+    genes: list[str]
+    target_mean: np.ndarray
+    ref_mean: np.ndarray
+    n_target: np.ndarray
+    n_ref: np.ndarray
+    log2_fold_change: np.ndarray
+    percent_change: np.ndarray
+    p_value: np.ndarray
+    statistic: np.ndarray
+    fdr: np.ndarray
+
+    @property
+    def significant(self) -> np.ndarray:
+        """bool [P, G], fdr < 0.05 in float32."""
+        return self.fdr.astype(np.float32) < ALPHA
+
+    def select(self, labels: Sequence[str]) -> DETable:
+        """The same table for `labels`, in their order."""
+        position = {label: i for i, label in enumerate(self.labels)}
+        missing = [label for label in labels if label not in position]
+        if missing:
+            raise ResultsError(f"no differential expression for {missing[0]!r}")
+        rows = [position[label] for label in labels]
+        names = [name for name in self.__dataclass_fields__ if name not in ("labels", "genes")]
+        return DETable(list(labels), self.genes, **{n: getattr(self, n)[rows] for n in names})
+
+    def frame(self) -> pd.DataFrame:
+        """One row per (target, feature), with pdex's column names."""
+        n_genes = len(self.genes)
+        return pd.DataFrame(
+            {
+                "target": np.repeat(np.array(self.labels, dtype=object), n_genes),
+                "feature": np.tile(np.array(self.genes, dtype=object), len(self.labels)),
+                "target_mean": self.target_mean.ravel(),
+                "ref_mean": self.ref_mean.ravel(),
+                "target_membership": np.repeat(self.n_target, n_genes),
+                "ref_membership": np.repeat(self.n_ref, n_genes),
+                "log2_fold_change": self.log2_fold_change.ravel(),
+                "percent_change": self.percent_change.ravel(),
+                "p_value": self.p_value.ravel(),
+                "statistic": self.statistic.ravel(),
+                "fdr": self.fdr.ravel(),
+            },
+            columns=list(COLUMNS),
+        )
+
+
+def compare(
+    targets: Iterable[tuple[str, Cells]], control: SortedControl, genes: Sequence[str]
+) -> DETable:
+    """Test perturbations against the same controls.
+
+    Parameters
+    ----------
+    targets
+        (perturbation, cells [n, G] of log1p values), streamed: one is in memory at a time.
+    control
+        Sorted control cells on the same scale.
+    genes
+        The G gene names.
+    """
+    rows = [de_row(label, cells, control) for label, cells in targets]
+    return table_of(rows, genes)
+
+
+@dataclass(frozen=True)
+class DERow:
+    """Differential expression of one perturbation: the pieces of a `DETable`, [G] each."""
+
+    label: str
+    n_target: int
+    n_ref: int
+    target_log_mean: np.ndarray
+    ref_log_mean: np.ndarray
+    test: RankSum
+
+    @property
+    def log2_fold_change(self) -> np.ndarray:
+        """float64 [G], of geometric means; 0/0 is 0."""
+        target, ref = np.expm1(self.target_log_mean), np.expm1(self.ref_log_mean)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where((target == 0) & (ref == 0), 0.0, np.log2(target / ref))
+
+
+def de_row(
+    label: str, cells: Cells | SortedCells, control: SortedControl, alone: bool = False
+) -> DERow:
+    """Test one perturbation against the controls; `alone` as for `SortedControl.test`."""
+    own = cells if isinstance(cells, SortedCells) else SortedCells.of(cells)
+    ref = control.cells
+    return DERow(label, own.n_cells, ref.n_cells, own.mean, ref.mean, control.test(own, alone))
+
+
+def table_of(rows: Sequence[DERow], genes: Sequence[str]) -> DETable:
+    """Put tested perturbations together; fold changes and false discovery rates are made here."""
+    shape = (len(rows), len(genes))
+    target = np.expm1(np.array([row.target_log_mean for row in rows]).reshape(shape))
+    ref = np.expm1(np.array([row.ref_log_mean for row in rows]).reshape(shape))
+    pvalue = np.array([row.test.pvalue for row in rows]).reshape(shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        percent = (target - ref) / ref
+    nothing = (target == 0) & (ref == 0)
+    return DETable(
+        labels=[row.label for row in rows],
+        genes=list(genes),
+        target_mean=target,
+        ref_mean=ref,
+        n_target=np.array([row.n_target for row in rows], dtype=np.int64),
+        n_ref=np.array([row.n_ref for row in rows], dtype=np.int64),
+        log2_fold_change=np.array([row.log2_fold_change for row in rows]).reshape(shape),
+        percent_change=np.where(nothing, 0.0, percent),
+        p_value=pvalue,
+        statistic=np.array([row.test.statistic for row in rows]).reshape(shape),
+        fdr=benjamini_hochberg(pvalue),
+    )
+
+
+def write_table(table: DETable, path: str | Path) -> None:
+    """Write a table as parquet."""
+    with whole(path) as part:
+        table.frame().to_parquet(part, index=False)
+
+
+def read_table(path: str | Path) -> DETable:
+    """Read what `write_table` wrote.
+
+    Raises
+    ------
+    ResultsError
+        The file is missing or is no such table.
+    """
+    try:
+        frame = pd.read_parquet(verify(path))
+    except (OSError, ValueError) as error:
+        raise ResultsError(
+            f"cannot read the differential expression: {error}",
+            where=path,
+            fix="run the reference stage again",
+        ) from error
+    labels = list(dict.fromkeys(frame["target"]))
+    genes = frame["feature"].tolist()[: len(frame) // max(len(labels), 1)]
+    if list(frame.columns) != list(COLUMNS) or len(labels) * len(genes) != len(frame):
+        raise ResultsError("this is no table of differential expression", where=path)
+    shape = (len(labels), len(genes))
+    values = {name: frame[name].to_numpy().reshape(shape) for name in COLUMNS[2:]}
+    members = {
+        "n_target": values.pop("target_membership"),
+        "n_ref": values.pop("ref_membership"),
+    }
+    first = {
+        name: value[:, 0] if genes else np.zeros(len(labels), int)
+        for name, value in members.items()
+    }
+    return DETable(labels, genes, **first, **values)

@@ -1,0 +1,122 @@
+"""A PertSets that is asked by names: labels, batches, cells as arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from statetx.core.errors import ModelError, did_you_mean
+from statetx.models.predictor import Predicted
+
+if TYPE_CHECKING:  # the network's module imports this one
+    from statetx.models.network.set_transformer import PertSets
+
+FEATURES = "perturbation_features"
+"""Tensor beside the weights, [labels, P]: what each label of the vocabulary is given as."""
+
+
+class PertSetsPredictor:
+    """A PertSets with its vocabulary, in evaluation mode.
+
+    Parameters
+    ----------
+    model
+        The network.
+    vocabulary
+        Labels in the order of their ids, the control first.
+    features
+        Vector of each label, float32 [labels, P], for a model that knows more of them than an id.
+    batches
+        Names of the batches in the order of their ids, for a model with a batch encoder.
+    """
+
+    def __init__(
+        self,
+        model: PertSets,
+        vocabulary: list[str],
+        features: Tensor | None = None,
+        batches: list[str] | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self._ids = {label: i for i, label in enumerate(vocabulary)}
+        self._features = features
+        self._batches = {name: i for i, name in enumerate(batches or [])}
+        self._device = torch.device("cpu")
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether the batch of every cell must be given."""
+        return self.model.architecture.batch_encoder
+
+    @property
+    def knows_features(self) -> bool:
+        """Whether perturbations are known by features, so that not all of them need be trained."""
+        return self._features is not None
+
+    def predict(
+        self,
+        control: np.ndarray,
+        line: str,
+        perturbation: str,
+        batches: np.ndarray | None = None,
+    ) -> Predicted:
+        """Predict one set; the line speaks through its control cells only.
+
+        Raises
+        ------
+        ModelError
+            The label or a batch is not in the vocabulary; nothing else is ever put in its place.
+        """
+        if perturbation not in self._ids:
+            if self.knows_features:
+                what = f"this model has no features of perturbation {perturbation!r}"
+                fix = "Add a row to its table of features and train again"
+            else:
+                what = f"this model was not trained on perturbation {perturbation!r}"
+                fix = "A model of perturbation ids cannot predict a label it never saw"
+            raise ModelError(what, fix=f"{did_you_mean(perturbation, self._ids)} {fix}")
+        number = self._ids[perturbation]
+        given = torch.tensor([number]) if self._features is None else self._features[None, number]
+        batch = self._batch_ids(batches) if self.needs_batches else None
+        with torch.inference_mode():
+            cells = torch.from_numpy(np.array(control, dtype=np.float32))[None].to(self._device)
+            predicted = self.model(cells, given.to(self._device), batch)
+            expression = predicted.cells if predicted.genes is None else predicted.genes
+            embedding = None if predicted.genes is None else predicted.cells[0].cpu().numpy()
+        return Predicted(expression[0].cpu().numpy(), False, embedding)
+
+    def _batch_ids(self, batches: np.ndarray | None) -> Tensor:
+        if batches is None:
+            raise ModelError(
+                "this model was trained with batches",
+                fix="name the batch of every cell (batch_col)",
+            )
+        unknown = sorted({str(name) for name in batches} - self._batches.keys())
+        if unknown:
+            raise ModelError(
+                f"this model was not trained on batch {unknown[0]!r}",
+                fix=did_you_mean(unknown[0], self._batches),
+            )
+        ids = [self._batches[str(name)] for name in batches]
+        return torch.tensor([ids], device=self._device)
+
+    def to(self, device: str) -> PertSetsPredictor:
+        """Move to ``cpu``, ``cuda`` or ``auto`` (a GPU if there is one).
+
+        Raises
+        ------
+        ModelError
+            There is no such device.
+        """
+        chosen = device
+        if device == "auto":
+            chosen = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.model.to(chosen)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(f"cannot use the device {device!r}: {error}") from error
+        self._device = torch.device(chosen)
+        return self

@@ -1,0 +1,277 @@
+"""One HTML file that says whether a model beat its baselines. Opens offline; only draws.
+
+Everything stands inside the file: style, figures (SVG with real text) and numbers; no script runs
+and a content security policy forbids every load.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from statetx.core.digests import write_text
+from statetx.core.documents import Wanted, read_json
+from statetx.core.errors import ResultsError
+from statetx.core.records import verify
+from statetx.reporting import figures
+from statetx.reporting import numbers as words
+from statetx.reporting import verdict_rows as rows
+from statetx.reporting import verdict_view as boards
+from statetx.reporting.page import run_files as runs
+from statetx.reporting.page import split_summary as splits
+from statetx.reporting.page.run_files import RunFiles
+from statetx.reporting.verdict_view import Board
+from statetx.shared.labels import Reading
+
+__all__ = ["RunFiles", "page"]
+
+
+def page(
+    verdict: Path,
+    plans: Mapping[str, Path],
+    model_dirs: Sequence[RunFiles | Mapping[str, Any]],
+    manifest: Path,
+    out: Path,
+    title: str | None = None,
+) -> None:
+    """Write the page of one experiment.
+
+    Parameters
+    ----------
+    verdict
+        verdict.json of the experiment.
+    plans
+        plan.parquet of every split, by the split's name.
+    model_dirs
+        The runs: `RunFiles`, or dicts with ``split, model, seed, path``.
+    manifest
+        manifest.json of the store; ``conditions.parquet`` beside it gives the numbers of cells.
+    out
+        The HTML file; written whole or not at all. Equal inputs give equal bytes.
+    title
+        Title; None: names of experiment and data set.
+
+    Raises
+    ------
+    ResultsError
+        An input is missing, broken, or of another format.
+    """
+    told = boards.read(Path(verdict))
+    store = _manifest(Path(manifest))
+    files = runs.as_run_files(model_dirs)
+    read = splits.read_plans({name: Path(path) for name, path in plans.items()})
+    cells = splits.cells_per_condition(Path(manifest))
+    reading = Reading.of(store, str(store.get("control_pert") or ""))
+    curves = [runs.curve(run) for run in files]
+    drawn = [(c.title, c.table, c.chosen) for c in curves if c.table is not None]
+    raw = told.raw
+    counted = [splits.counts(name, plan, cells, reading) for name, plan in read.items()]
+    context = {
+        "title": title or f"{raw.get('experiment') or 'experiment'} on {raw.get('dataset') or '?'}",
+        "verdict": raw,
+        "board": told,
+        "forest": _markup(figures.forest(told)),
+        "heatmap": heatmap(told),
+        "strata": strata(told),
+        "curves": _markup(figures.curves(drawn)),
+        "chosen": runs.grouped((c.why_chosen, c.title) for c in curves if c.table is not None),
+        "no_curves": runs.grouped((c.why_not, c.model) for c in curves if c.table is None),
+        "splits": counted,
+        "cells_known": all(role.cells is not None for item in counted for role in item.roles),
+        "pictures": splits.pictures(read, cells, reading) if read else [],
+        "most_pictures": splits.MOST_PICTURES,
+        "store": store,
+        "sources": _sources(Path(manifest).with_name("sources.json")),
+        "store_facts": runs.facts(_store_facts(store)),
+        "stories": [runs.story(run) for run in files],
+        "provenance": runs.facts(raw.get("provenance") or {}),
+        "notes": _notes(told, read, files),
+    }
+    write_text(out, _environment().get_template("page.html").render(context))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("statetx.reporting.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["basename"] = lambda path: str(path).rsplit("/", 1)[-1]
+    environment.filters["breakable"] = _breakable
+    environment.globals.update(
+        words=words,
+        label=rows.label,
+        has_range=rows.has_range,
+        section=rows.section,
+        references=rows.REFERENCES,
+        role_colours=figures.ROLE_COLOURS,
+        role_words=figures.ROLE_WORDS,
+        ramp=[figures.cividis(i / 10)[0] for i in range(11)],
+    )
+    return environment
+
+
+def _breakable(name: str) -> Markup:
+    """Let a long name wrap after its underscores, hyphens and dots."""
+    return Markup(re.sub(r"([_.-])", r"\1<wbr>", str(escape(name))))
+
+
+def _markup(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    wanted = Wanted("the store's manifest", ResultsError, "pack the data set again")
+    found = read_json(verify(path), wanted)
+    if not isinstance(found, dict):
+        raise ResultsError("this is no manifest of a store", where=path, fix="pack it again")
+    return found
+
+
+def _sources(path: Path) -> list[dict[str, Any]]:
+    """Read which files were packed; none of a store that an earlier version packed."""
+    if not path.is_file():
+        return []
+    found = read_json(verify(path), Wanted("which files were packed", ResultsError, "pack again"))
+    return [{**one, "bytes": one["stamp"][0]} for one in found["sources"]]
+
+
+def _store_facts(store: Mapping[str, Any]) -> dict[str, Any]:
+    lines = store.get("lines") or []
+    return {
+        "cell lines": len(lines),
+        "cells": f"{sum(line.get('n_cells') or 0 for line in lines):,}",
+        "of which controls": f"{sum(line.get('n_controls') or 0 for line in lines):,}",
+        **{k: v for k, v in store.items() if k not in ("lines", "sources")},
+    }
+
+
+def strata(told: Board) -> dict[str, Any] | None:
+    """Lay out models x strength of the real effect: difference from the best baseline.
+
+    Returns
+    -------
+    dict or None
+        ``metric, unit, names, sizes, rows``; a row has ``title`` and a (difference, interval) per name.
+        None where the verdict holds no strata of the main headline metric.
+    """
+    metric = told.primary or told.metrics[0]
+    entries = [e for e in told.raw.get("strata") or [] if e.get("metric") == metric["name"]]
+    if not entries:
+        return None
+    power = rows.exponent(metric, told.columns)
+    places = words.decimals((e.get("difference") or 0) / 10**power for e in entries)
+    names = list(dict.fromkeys(e["stratum"] for e in entries))
+    found = {(e["model"], e.get("seed"), e["stratum"]): e for e in entries}
+
+    def cell(entry: Mapping[str, Any]) -> tuple[str, str]:
+        middle, low, high = (
+            value / 10**power if words.is_number(value := entry.get(key)) else None
+            for key in ("difference", "low", "high")
+        )
+        return words.number(middle, places, sign=True), words.interval(low, high, places, sign=True)
+
+    return {
+        "metric": metric,
+        "unit": words.power(power),
+        "names": names,
+        "sizes": [max(e["n"] for e in entries if e["stratum"] == name) for name in names],
+        "rows": [
+            {
+                "title": model.title,
+                "cells": [cell(found.get((model.name, model.seed, name), {})) for name in names],
+            }
+            for model in told.models
+        ],
+    }
+
+
+def heatmap(told: Board) -> dict[str, Any] | None:
+    """Lay out cell lines × models of the main headline metric, with colours and numbers.
+
+    Returns
+    -------
+    dict or None
+        ``metric, unit, columns, rows, all, ends``; a row has ``line, split, n, cells``, a cell ``text,
+        background, ink`` (brighter = better). None when there is nothing to show.
+    """
+    entries = told.raw.get("per_line") or []
+    metric = told.primary or told.metrics[0]
+    name = metric["name"]
+    values = [(entry.get("metrics") or {}).get(name) for entry in entries]
+    finite = [value for value in values if words.is_number(value)]
+    if not finite:
+        return None
+    power = rows.exponent(metric, told.columns)
+    places = words.decimals(value / 10**power for value in finite)
+    ordered = sorted(finite, key=lambda value: words.badness(metric, value))
+    best, worst = (words.badness(metric, end) for end in (ordered[0], ordered[-1]))
+    found: dict[tuple[str, str], dict[Any, Any]] = {}
+    for entry, value in zip(entries, values, strict=True):
+        row = found.setdefault((str(entry["line"]), str(entry.get("split") or "")), {})
+        row[(entry["name"], entry.get("seed"))] = value
+        row[(entry["name"], "any")] = value
+        row["n"] = entry.get("n")
+    columns = [c for c in told.columns if any(c.name == entry["name"] for entry in entries)]
+
+    def cell(row: dict[Any, Any], column: rows.Column) -> dict[str, str]:
+        seed = "any" if column.seed is None else column.seed  # None: its seeds are all equal
+        value = row.get((column.name, seed))
+        if not words.is_number(value):
+            return {"text": words.NOTHING, "background": "", "ink": ""}
+        bad = words.badness(metric, value)
+        background, ink = figures.cividis((worst - bad) / (worst - best) if worst > best else 0.5)
+        return {
+            "text": words.number(value / 10**power, places),
+            "background": background,
+            "ink": ink,
+        }
+
+    ends = [words.number(end / 10**power, places) for end in (ordered[-1], ordered[0])]
+    return {
+        "metric": metric,
+        "unit": words.power(power),
+        "columns": columns,
+        "many_splits": len({split for _, split in found}) > 1,
+        "rows": [
+            {"line": line, "split": split, "n": row["n"], "cells": [cell(row, c) for c in columns]}
+            for (line, split), row in sorted(found.items())
+        ],
+        "all": [words.number(mean, places) for mean in _means(columns, name, power)],
+        "ends": ends,
+    }
+
+
+def _means(columns: Sequence[rows.Column], metric: str, power: int) -> list[float | None]:
+    means = [(column.metrics.get(metric) or {}).get("mean") for column in columns]
+    return [mean / 10**power if words.is_number(mean) else None for mean in means]
+
+
+def _notes(
+    told: Board, plans: Mapping[str, Any], files: Sequence[RunFiles]
+) -> list[tuple[str, str]]:
+    """(about, message): the verdict's flags, then what does not fit together here."""
+    notes = []
+    for flag in told.raw.get("flags") or []:
+        seed = flag.get("seed")
+        about = str(flag.get("name") or "")
+        notes.append((about if seed is None else f"{about}, seed {seed}", str(flag["message"])))
+    judged = set(told.raw.get("splits") or [])
+    notes += [
+        (str(name), "this split was judged, but its plan was not given to this page")
+        for name in sorted(judged - set(plans))
+    ]
+    known = {(run.model, run.seed) for run in files}
+    notes += [
+        (model.title, "this model was judged, but its model directory was not given to this page")
+        for model in told.models
+        if model.seed is not None and (model.name, model.seed) not in known
+    ]
+    return notes

@@ -1,0 +1,290 @@
+"""The stages of the road: where each writes, which settings it reads, which code it depends on.
+
+Used by the workflow when it is parsed and by the commands of the same names. Knows nothing of
+Snakemake.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from statetx.config import BASELINES, Config
+from statetx.core import digests as provenance
+from statetx.core import documents
+from statetx.core.errors import ConfigError, ResultsError
+from statetx.shared import labels
+from statetx.stages.source_files import rooted, source_files
+
+CODE: dict[str, tuple[str, ...]] = {
+    "simulate": ("statetx.data.simulate",),
+    "pack": ("statetx.data.pack.pack",),
+    # Not splits.split, which also checks: a new check must not make every split stale.
+    "split": ("statetx.splits.plan_table",),
+    "genes": ("statetx.data.store.genes",),
+    "train": ("statetx.training.fit", "statetx.training.{way}", "statetx.models.kinds.{kind}"),
+    "predict": ("statetx.inference.predict", "statetx.models.kinds.{kind}"),
+    "reference": ("statetx.evaluation.held_out.reference",),
+    "evaluate": ("statetx.evaluation.held_out.evaluate",),
+    "verdict": ("statetx.evaluation.verdict.verdict",),
+    "prune": ("statetx.maintenance.prune",),
+    "report": ("statetx.reporting.page.page",),
+}
+"""Root modules of every stage; what they import inside the package counts too."""
+
+
+@cache
+def code(stage: str, kind: str | None = None) -> str:
+    """Fingerprint of the code of a stage when this process first asked for it."""
+    return code_now(stage, kind)
+
+
+def code_now(stage: str, kind: str | None = None) -> str:
+    """Fingerprint of the code that a stage runs, for a model of one kind where it has a model."""
+    way = "fit_baseline" if kind in BASELINES else "fit_network"
+    roots = [root.format(kind=kind, way=way) for root in CODE[stage] if kind or "{" not in root]
+    found = provenance.code_fingerprint(roots)
+    if stage == "report":
+        templates = Path(__file__).parents[1] / "reporting" / "page" / "templates"
+        files = sorted(path for path in templates.iterdir() if path.is_file())
+        found = provenance.digest([found, *(provenance.file_digest(path) for path in files)])
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
+# where things are
+
+
+def pack_dir(dataset: str) -> Path:
+    """The packed store of a data set."""
+    return Path("results") / dataset / "pack"
+
+
+def split_dir(dataset: str, split: str) -> Path:
+    """The plan of a split."""
+    return Path("results") / dataset / split
+
+
+def parts_dir(dataset: str) -> Path:
+    """Where `pack` keeps what it needs to go on after an interruption."""
+    return Path(".state") / "pack" / dataset
+
+
+def genes_file(cfg: Config, dataset: str, split: str) -> Path | None:
+    """Genes chosen on a split; None: models on it work in all genes."""
+    n = cfg.n_hvg(split)
+    return None if n is None else split_dir(dataset, split) / "genes" / f"{n}.txt"
+
+
+def run_dir(dataset: str, split: str, model: str, seed: int) -> Path:
+    """Everything of one run."""
+    return split_dir(dataset, split) / model / f"seed{seed}"
+
+
+def state_dir(dataset: str, split: str, model: str, seed: int, made_from: Any) -> Path:
+    """Where a run keeps what it needs to resume, keyed by all that training depends on.
+
+    Without the key, a run whose learning rate changed would resume the old model and train zero
+    steps.
+    """
+    name = f"{state_prefix(dataset, split, model, seed)}{provenance.digest(made_from)}"
+    return Path(".state") / "train" / name
+
+
+def state_prefix(dataset: str, split: str, model: str, seed: int) -> str:
+    """Return how the names of all states of a run begin; no name holds a comma."""
+    return f"{dataset},{split},{model},seed{seed}-"
+
+
+# ---------------------------------------------------------------------------------------------
+# parameters: exactly the settings that a stage reads
+
+
+def simulate_params(cfg: Config, dataset: str) -> dict[str, Any]:
+    """Settings of `simulate`."""
+    return {"settings": cfg.datasets[dataset].simulate.changed(), "code": code("simulate")}
+
+
+def pack_params(cfg: Config, dataset: str) -> dict[str, Any]:
+    """Settings of `pack`. What the source files hold counts through ``content.json``."""
+    from statetx.data.pack.survey import packed_settings
+
+    return {"settings": packed_settings(cfg.datasets[dataset]), "code": code("pack")}
+
+
+def split_params(cfg: Config, split: str) -> dict[str, Any]:
+    """Settings of `split`. TOML files and tables count by what they say, not by how or where."""
+    from statetx.splits.toml import in_order
+
+    section, fold = cfg.split(split)
+    toml = read_toml(rooted(cfg, section.toml)) if hasattr(section, "toml") else None
+    unread = ("dataset", "toml", "drug_table", "line_table")
+    settings = {k: v for k, v in section.changed().items() if k not in unread}
+    own = code("split")
+    if settings.get("stratify", {}).get("drugs") == "effect":
+        own = provenance.digest(
+            [own, provenance.code_fingerprint(["statetx.splits.compounds.effects"])]
+        )
+    if toml is not None:
+        toml.get("statetx", {}).pop("made_from", None)
+    return {
+        "settings": settings,
+        "fold": fold,
+        "toml": None if toml is None else in_order(toml),
+        "known": split_facts(cfg, split),
+        "code": own,
+    }
+
+
+def split_facts(cfg: Config, split: str) -> dict[str, Any]:
+    """What tables, or obs of the source files, say of the drugs and lines of a split."""
+    from statetx.splits.compounds.drug_tables import facts_of
+
+    section, _ = cfg.split(split)
+    tables = {}
+    for key in ("drug_table", "line_table"):
+        table = getattr(section, key, None)
+        if table is not None:
+            tables[key] = table.model_copy(update={"path": rooted(cfg, table.path)})
+    section = section.model_copy(update=tables)
+    data = cfg.datasets[section.dataset]
+    strata = getattr(section, "stratify", None)
+    reads = data.files != "simulate" and strata is not None and strata.changed()
+    files = source_files(cfg, section.dataset) if reads else []
+    controls = labels.controls(data.control_pert)
+    return facts_of(section, files, data.pert_col, data.cell_type_key, controls, data.labels)
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """Parse a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        Missing or malformed file.
+    """
+    fix = "correct the path or the TOML; docs/how-to.md shows a complete file"
+    return documents.read_toml(path, documents.Wanted("the split", ConfigError, fix))
+
+
+def train_params(cfg: Config, model: str) -> dict[str, Any]:
+    """Settings of `train`.
+
+    Not the checkpoints that evaluation wants: another one must not train the model again. Nor where
+    packed cells lie; chosen genes count as a file, features of perturbations by what their file holds.
+    """
+    section = cfg.models[model]
+    settings = {
+        k: v for k, v in section.changed().items() if k not in ("resident", "devices", "genes")
+    }
+    if settings.pop("perturbation_features_file", None) is not None:
+        settings["perturbation_features"] = features_digest(cfg, model)
+    return {"settings": settings, "code": code("train", section.kind)}
+
+
+def features_digest(cfg: Config, model: str) -> str | None:
+    """Digest of a model's table of features; None: it has none.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read.
+    """
+    path = getattr(cfg.model(model), "perturbation_features_file", None)
+    if path is None:
+        return None
+    try:
+        return provenance.file_digest(path)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the features of perturbations: {error.strerror}",
+            where=f"models.{model}.perturbation_features_file: {path}",
+            fix="correct the path, or give its root: --config data_root=DIRECTORY",
+        ) from error
+
+
+def match_params(cfg: Config, dataset: str) -> list[bool]:
+    """How cells find their controls: per level, whether the batch must agree."""
+    return cfg.datasets[dataset].match_by_batch()
+
+
+def checkpoints(cfg: Config, model: str) -> list[str]:
+    """The checkpoints of a model that are evaluated; baselines have `best` only."""
+    return ["best"] if cfg.models[model].kind in BASELINES else list(cfg.evaluation.checkpoints)
+
+
+def predict_params(cfg: Config, model: str) -> dict[str, Any]:
+    """Settings of `predict`."""
+    own = _pick(cfg, "max_cells", "seed")
+    return {"settings": own, "code": code("predict", cfg.models[model].kind)}
+
+
+def reference_params(cfg: Config) -> dict[str, Any]:
+    """Settings of `reference`."""
+    return {"settings": _pick(cfg, "max_cells", "seed"), "code": code("reference")}
+
+
+def evaluate_params(cfg: Config) -> dict[str, Any]:
+    """Settings of `evaluate`."""
+    return {"settings": _pick(cfg, "max_cells", "seed", "profile"), "code": code("evaluate")}
+
+
+def verdict_params(cfg: Config, experiment: str) -> dict[str, Any]:
+    """Settings of `verdict`."""
+    runs = [
+        [run.split, run.model, cfg.models[run.model].kind, run.seed] for run in cfg.runs(experiment)
+    ]
+    return {"settings": _pick(cfg, "seed", "n_bootstrap"), "runs": runs, "code": code("verdict")}
+
+
+def prune_params(cfg: Config) -> dict[str, Any]:
+    """Settings of `prune`: what is asked for, and what evaluation still needs, stays."""
+    keep = sorted({*cfg.prune.keep, *cfg.evaluation.checkpoints})
+    return {"keep": keep, "delete": cfg.prune.mode == "delete", "code": code("prune")}
+
+
+def _pick(cfg: Config, *keys: str) -> dict[str, Any]:
+    changed = cfg.evaluation.changed()
+    return {key: changed[key] for key in keys if key in changed}
+
+
+def train_made_from(
+    store: Path, plan: Path, settings: Any, code: str, genes: Path | None, match: Any
+) -> dict[str, Any]:
+    """All that a trained model depends on: settings, code, the plan's conditions, the cells, genes."""
+    from statetx.data.store.plan import read_plan
+
+    return {
+        "genes": None if genes is None else provenance.file_digest(genes),
+        "match_by_batch": match,
+        "settings": settings,
+        "code": code,
+        "plan": read_plan(plan).digest,
+        "store": provenance.file_digest(store / "manifest.json"),
+    }
+
+
+def check_writable(*places: str) -> None:
+    """Check that runs can write into directories of the working directory.
+
+    Raises
+    ------
+    ResultsError
+        One of them, or where it is to be made, cannot be written to.
+    """
+    for place in map(Path, places):
+        here = next(path for path in (place, *place.absolute().parents) if path.exists())
+        if not here.is_dir() or not os.access(here, os.W_OK | os.X_OK):
+            raise ResultsError(
+                f"cannot write into {str(place)!r}",
+                where=here.absolute(),
+                fix="make it a directory you may write to, or run in another directory",
+            )
+
+
+def raw_line(encoded: str) -> str:
+    """The cell line behind its name in paths."""
+    return unquote(encoded)

@@ -1,0 +1,59 @@
+"""Where the source files of a data set are."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+
+from statetx.config import Config
+from statetx.core.errors import ConfigError
+
+
+def source_files(cfg: Config, dataset: str) -> list[str]:
+    """The h5ad files of a data set, globs expanded, ``{data_root}`` replaced.
+
+    Raises
+    ------
+    ConfigError
+        A path or pattern matches nothing, or a link to nothing.
+    """
+    from statetx.data.simulate import line_names
+    from statetx.data.store.layout import file_name
+
+    section = cfg.datasets[dataset]
+    if section.files == "simulate":
+        home = Path("results") / dataset / "simulate"
+        return [str(home / f"{file_name(line)}.h5ad") for line in line_names(section.simulate)]
+    found: list[str] = []
+    for pattern in section.files:
+        path = os.path.expandvars(str(Path(rooted(cfg, pattern)).expanduser()))
+        matches = [path] if Path(path).exists() else _matches(cfg, pattern)
+        if not matches:
+            raise ConfigError(
+                f"no file matches {pattern!r} (looked for {Path(path).absolute()})",
+                where=f"datasets.{dataset}.files",
+                fix="correct the path: it counts from the working directory; or begin it with "
+                "{data_root}/ and give --config data_root=DIRECTORY",
+            )
+        for link in matches:
+            if not Path(link).exists():
+                raise ConfigError(
+                    f"{link!r} is a link to {str(Path(link).readlink())!r}, which does not exist",
+                    where=f"datasets.{dataset}.files",
+                    fix="mend or remove the link",
+                )
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def _matches(cfg: Config, pattern: str) -> list[str]:
+    """Return what a pattern matches; brackets in the data's root are no pattern."""
+    root = glob.escape(str(Path(cfg.data_root).expanduser()))
+    path = Path(pattern.replace("{data_root}", root)).expanduser()
+    return sorted(glob.glob(os.path.expandvars(str(path)), recursive=True))  # noqa: PTH207
+
+
+def rooted(cfg: Config, path: str) -> str:
+    """`path` with ``{data_root}`` replaced."""
+    return path.replace("{data_root}", cfg.data_root)

@@ -30,7 +30,8 @@ from scipy import sparse
 from statetx.evaluation.numerics import pair_sums as pairs
 from statetx.evaluation.numerics import rank_sum_gpu as gpu_ranks
 from statetx.evaluation.numerics.pair_sums import Cloud, centre_of, pair_sums
-from statetx.evaluation.numerics.rank_sum import SortedCells, SortedControl
+from statetx.evaluation.numerics.rank_sum import SortedControl
+from statetx.evaluation.numerics.sorted_cells import SortedCells
 from statetx.evaluation.scores.distances import CELLOT, gamma_grid
 
 CASES = {  # name -> controls, labels, cells per label, genes, share of values that are not zero

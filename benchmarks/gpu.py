@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 from common import finish
+from cost import flop_per_step
 
 from statetx.config import Training
-from statetx.models.cost import flop_per_step
 from statetx.models.network.architecture import Architecture
 from statetx.models.network.backbone import Shape
 from statetx.models.network.losses import energy

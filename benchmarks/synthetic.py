@@ -30,7 +30,7 @@ import pandas as pd
 from common import ROOT
 from scipy.optimize import brentq
 
-from statetx.core.digests import whole
+from statetx.core.writes import whole
 
 GRID = ROOT.parent / "shared" / "data" / "tahoe_design" / "obs_cell_grid.parquet"
 CONTROL = "DMSO_TF_00"

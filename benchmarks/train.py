@@ -57,11 +57,11 @@ import tomli_w
 import torch
 import yaml
 from common import finish
+from cost import flop_per_step
 from memory import Watch
 
 from statetx.config import Simulate
 from statetx.data.simulate import CONTROL, drug_names, label, line_names, simulate
-from statetx.models.cost import flop_per_step
 from statetx.models.network.architecture import Architecture
 from statetx.models.network.backbone import Shape
 

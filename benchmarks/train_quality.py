@@ -60,10 +60,10 @@ from statetx.models.imported.checkpoint_file import read_map
 from statetx.models.network.architecture import Architecture
 from statetx.models.network.losses import energy
 from statetx.models.network.set_transformer import PertSets
-from statetx.stages import params as stages
-from statetx.training.fit import Task
+from statetx.stages import parameters
 from statetx.training.inputs.stream import as_batch, make_loader, validation_batches
 from statetx.training.loop.lightning_module import Batch
+from statetx.training.task import Task
 
 STEPS, LOGGED, EVERY = 300, 50, 100
 """The peer logs every 50th training loss and flushes its file every 100 steps."""
@@ -197,7 +197,7 @@ def make_panel(home: Path) -> Panel:
     results = home / "results" / "sim"
     store, plan = open_store(results / "pack"), read_plan(results / "block" / "plan.parquet")
     vocabulary = [store.control, *plan.perturbations("train")]
-    match = tuple(stages.match_params(cfg, "sim"))
+    match = tuple(parameters.match_params(cfg, "sim"))
     where = results / "block" / "plan.parquet"
     task = Task(store, plan, where, vocabulary, cfg.model("ours"), 0, match)
     sets = make_loader(task, plan, "train", seed=0).epoch(0)

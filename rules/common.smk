@@ -6,7 +6,15 @@ from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard
 from snakemake_interface_executor_plugins.settings import ExecMode
 
-from statetx.stages import jobs, packed_sources, params as stages, startup, steps
+from statetx.stages import (
+    fingerprints,
+    jobs,
+    packed_sources,
+    parameters,
+    paths,
+    staleness,
+    startup,
+)
 from statetx.config import BASELINES, load
 from statetx.data.store.plan import read_plan
 from statetx.data.store.layout import check_case, file_name
@@ -19,7 +27,7 @@ def force_stale():
     if workflow.exec_mode != ExecMode.DEFAULT:
         return
     jobs.ask_for_codes(CFG)
-    found = {str(path) for path in steps.stale(CFG)}
+    found = {str(path) for path in staleness.stale(CFG)}
     found |= {
         f"results/{name}/pack/content.json"
         for name in CFG.datasets
@@ -37,7 +45,7 @@ def force_stale():
 
 always_printable()
 try:
-    stages.check_writable("results", "logs", ".state")
+    paths.check_writable("results", "logs", ".state")
     CFG = load(dict(config))
     for names in (CFG.datasets, [*CFG.split_names(), *CFG.experiments], CFG.models):
         check_case(names, Path("results"))
@@ -50,9 +58,9 @@ try:
                 where=f"datasets.{name}.files",
                 fix="rename the file or directory, or make a link to it under another name",
             )
-    PACK = {name: stages.pack_params(CFG, name) for name in CFG.datasets}
-    SPLIT = {name: stages.split_params(CFG, name) for name in CFG.split_names()}
-    FEATURES = [stages.features_digest(CFG, name) for name in CFG.models]
+    PACK = {name: parameters.pack_params(CFG, name) for name in CFG.datasets}
+    SPLIT = {name: parameters.split_params(CFG, name) for name in CFG.split_names()}
+    FEATURES = [parameters.features_digest(CFG, name) for name in CFG.models]
     startup.begin(CFG.datasets, main=workflow.is_main_process, dry=workflow.dryrun)
     force_stale()
 except StatetxError as error:
@@ -60,8 +68,8 @@ except StatetxError as error:
 
 RUNS = CFG.runs()
 CODES = {
-    stage: stages.code(stage)
-    for stage in stages.CODE
+    stage: fingerprints.code(stage)
+    for stage in fingerprints.CODE
     if stage not in ("train", "predict")
 }
 
@@ -134,7 +142,7 @@ def reference_files(wildcards):
 
 def genes_of(wildcards):
     """The genes chosen on a split, if any model on it asks for them."""
-    path = stages.genes_file(CFG, wildcards.dataset, wildcards.split)
+    path = paths.genes_file(CFG, wildcards.dataset, wildcards.split)
     return [] if path is None else str(path)
 
 
@@ -149,7 +157,7 @@ def per_test_line(pattern, runs, wanted=None):
     return [
         pattern.format(**run._asdict(), checkpoint=checkpoint, cell_line=line)
         for run in runs
-        for checkpoint in stages.checkpoints(CFG, run.model)[:wanted]
+        for checkpoint in parameters.checkpoints(CFG, run.model)[:wanted]
         for line in test_lines(run.dataset, run.split)
     ]
 
@@ -171,17 +179,17 @@ def kind_of(wildcards):
 
 def train_params(wildcards):
     """Settings of a training."""
-    return stages.train_params(CFG, wildcards.model)
+    return parameters.train_params(CFG, wildcards.model)
 
 
 def match_of(wildcards):
     """How cells find their controls."""
-    return stages.match_params(CFG, wildcards.dataset)
+    return parameters.match_params(CFG, wildcards.dataset)
 
 
 def predict_params(wildcards):
     """Settings of a prediction."""
-    return stages.predict_params(CFG, wildcards.model)
+    return parameters.predict_params(CFG, wildcards.model)
 
 
 def verdict_scores(wildcards):

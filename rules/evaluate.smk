@@ -28,7 +28,7 @@ rule evaluate:
         mem_mb=8000,
         runtime=240,
     params:
-        **stages.evaluate_params(CFG),
+        **parameters.evaluate_params(CFG),
     script:
         "../workflow/scripts/evaluate.py"
 

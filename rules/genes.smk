@@ -36,6 +36,6 @@ rule genes_all:
         [
             str(path)
             for run in RUNS
-            if (path := stages.genes_file(CFG, run.dataset, run.split))
+            if (path := paths.genes_file(CFG, run.dataset, run.split))
         ],
     localrule: True

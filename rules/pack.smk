@@ -31,7 +31,7 @@ for name in CFG.datasets:
                 mem_mb=4000,
                 runtime=30,
             params:
-                **stages.simulate_params(CFG, name),
+                **parameters.simulate_params(CFG, name),
             script:
                 "../workflow/scripts/simulate.py"
 

@@ -20,7 +20,7 @@ rule prune:
         mem_mb=1000,
         runtime=10,
     params:
-        **stages.prune_params(CFG),
+        **parameters.prune_params(CFG),
     script:
         "../workflow/scripts/prune.py"
 

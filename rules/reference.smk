@@ -29,7 +29,7 @@ rule reference:
         mem_mb=8000,
         runtime=240,
     params:
-        **stages.reference_params(CFG),
+        **parameters.reference_params(CFG),
     script:
         "../workflow/scripts/reference.py"
 

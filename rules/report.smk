@@ -34,7 +34,9 @@ rule report:
         runtime=30,
     params:
         title=lambda wildcards: CFG.report.title or wildcards.experiment,
-        runs=lambda wildcards: stages.verdict_params(CFG, wildcards.experiment)["runs"],
+        runs=lambda wildcards: parameters.verdict_params(CFG, wildcards.experiment)[
+            "runs"
+        ],
         code=CODES["report"],
     script:
         "../workflow/scripts/report.py"

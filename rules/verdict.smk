@@ -27,10 +27,12 @@ rule verdict:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lambda wildcards: stages.verdict_params(CFG, wildcards.experiment)[
-            "settings"
+        settings=lambda wildcards: parameters.verdict_params(
+            CFG, wildcards.experiment
+        )["settings"],
+        runs=lambda wildcards: parameters.verdict_params(CFG, wildcards.experiment)[
+            "runs"
         ],
-        runs=lambda wildcards: stages.verdict_params(CFG, wildcards.experiment)["runs"],
         checkpoint=CFG.evaluation.checkpoints[0],
         code=CODES["verdict"],
     script:

@@ -52,7 +52,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["lint_file"],
     ],
     "training": [
-        ["task", "processes"],
+        ["task", "processes", "launch"],
         ["loop"],
         ["inputs"],
         ["fit_network", "fit_baseline"],
@@ -124,7 +124,7 @@ def test_rooms_can_be_surveyed():
 
 def test_tests_mirror_the_rooms():
     home = ROOT / "tests"
-    apart = {"fuzz", "helpers", "workflow"}
+    apart = {"benchmarks", "fuzz", "helpers", "workflow"}
     rooms = {path.parent.relative_to(home) for path in home.rglob("test_*.py")}
     assert {room for room in rooms if room.parts[:1] and room.parts[0] not in apart} <= {
         path.parent.relative_to(SOURCE) for path in MODULES
@@ -142,12 +142,12 @@ def test_modules_stay_readable(path):
 
 
 def test_every_stage_has_rule_script_and_command():
-    from statetx.stages import params as stages
+    from statetx.stages import fingerprints
 
     scripts = {path.stem for path in (ROOT / "workflow/scripts").glob("*.py")}
-    assert scripts == {*stages.CODE, "compare", "survey", "scatter", "gather"}
+    assert scripts == {*fingerprints.CODE, "compare", "survey", "scatter", "gather"}
     rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    for stage in stages.CODE:
+    for stage in fingerprints.CODE:
         assert f'"../workflow/scripts/{stage}.py"' in rules
         assert f"rule {stage}_all:" in rules
 
@@ -191,7 +191,7 @@ READERS = {
     r"\.to_csv\(": set(),
     r"\byaml\.(safe_)?load\(": {"core/documents.py"},
     r"\btomllib\.": {"core/documents.py"},
-    r"\bpickle\.load|Unpickler\(": {"training/processes.py"},
+    r"\bpickle\.load|Unpickler\(": {"training/launch.py"},
     r"\btorch\.load\(": {"models/imported/checkpoint_file.py", "training/loop/checkpoints.py"},
     r"\.read_text\(\)|\.write_text\([^,()]*\)$": set(),
 }

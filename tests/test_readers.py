@@ -24,7 +24,7 @@ from statetx.shared.labels import Reading
 from statetx.shared.tables import write_table
 from statetx.splits.compounds.drug_tables import facts_of
 from statetx.splits.sources import from_data
-from statetx.stages import params as stages
+from statetx.stages import parameters
 from statetx.stages.source_files import source_files
 from statetx.training.inputs.perturbation_features import read_features
 
@@ -253,7 +253,7 @@ def test_toml_of_old_editors_is_read(tmp_path: Path) -> None:
     text = '[datasets]\r\nd = "γ.h5ad"\r\n'
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         (tmp_path / "s.toml").write_bytes(text.encode(encoding))
-        assert stages.read_toml(str(tmp_path / "s.toml")) == {"datasets": {"d": "γ.h5ad"}}
+        assert parameters.read_toml(str(tmp_path / "s.toml")) == {"datasets": {"d": "γ.h5ad"}}
 
 
 @pytest.mark.parametrize("root", ["data[old]", "data{x}", "da*ta", "$HOME", "plain"])

@@ -9,7 +9,7 @@ import yaml
 from statetx.config import document, load
 from statetx.config.root import Config
 from statetx.core.errors import ConfigError
-from statetx.stages import params as stages
+from statetx.stages import parameters
 
 ROOT = Path(__file__).parents[2]
 DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -215,13 +215,13 @@ def test_features_count_by_what_their_file_holds(tmp_path):
     def params(name, text):
         (tmp_path / name).write_text(text)
         config = changed(["models", "pertsets", "perturbation_features_file"], str(tmp_path / name))
-        return stages.train_params(load(config), "pertsets")
+        return parameters.train_params(load(config), "pertsets")
 
     assert params("a.csv", "label,x\nD,1\n") == params("b.csv", "label,x\nD,1\n")
     assert params("a.csv", "label,x\nD,1\n") != params("a.csv", "label,x\nD,2\n")
     config = changed(["models", "pertsets", "perturbation_features_file"], str(tmp_path / "no.csv"))
     with pytest.raises(ConfigError, match="cannot read the features") as caught:
-        stages.train_params(load(config), "pertsets")
+        parameters.train_params(load(config), "pertsets")
     assert "models.pertsets.perturbation_features_file" in str(caught.value.where)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from cost import Cost, cost, words
 
 from statetx.config import load
 from statetx.config.models import PertSets as Settings
-from statetx.models.cost import Cost, cost, words
 from statetx.models.network.architecture import Architecture
 from statetx.models.network.backbone import Shape
 from statetx.models.network.decoder import DecoderShape

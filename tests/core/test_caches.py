@@ -17,8 +17,9 @@ from statetx.core import caches
 USES = """
 import os, sys
 import numpy as np
-from statetx.data import kernels, pack_kernels
-from statetx.evaluation import kernels as tests, pair_kernels
+from statetx.data.store import kernels
+from statetx.data.pack import kernels as pack_kernels
+from statetx.evaluation.numerics import rank_kernels as tests, pair_kernels
 import matplotlib
 out = np.empty(2, np.uint16), np.empty(2, np.uint8)
 row = np.array([1, 2], np.int32), np.array([3, 4], np.uint8)

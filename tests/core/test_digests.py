@@ -3,8 +3,11 @@ import os
 
 import pytest
 
-from statetx.core.digests import code_fingerprint, digest, followed_modules, whole, write_json
+from statetx.core.digests import digest
 from statetx.core.errors import ResultsError
+from statetx.core.fingerprint import code_fingerprint, followed_modules
+from statetx.core.text_files import write_json
+from statetx.core.writes import whole
 
 SOURCE = '''
 """Docstring."""
@@ -30,7 +33,9 @@ def package(tmp_path):
     (tmp_path / "data" / "__init__.py").write_text("")
     (tmp_path / "stage.py").write_text(SOURCE)
     (tmp_path / "core").mkdir()
-    (tmp_path / "data" / "helper.py").write_text("from statetx.core import errors\ng = lambda x: x\n")
+    (tmp_path / "data" / "helper.py").write_text(
+        "from statetx.core import errors\ng = lambda x: x\n"
+    )
     (tmp_path / "core" / "errors.py").write_text("a = 1\n")
     return tmp_path
 

@@ -106,7 +106,7 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
         names.append(f"{number}.{kind}")
         (tmp_path / names[-1]).write_text(text, encoding="utf-8")
     code = (
-        "import resource, sys\nfrom statetx import documents as d\nfrom statetx.core.errors import ConfigError\n"
+        "import resource, sys\nfrom statetx.core import documents as d\nfrom statetx.core.errors import ConfigError\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\n"
         "resource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
         "for path in sys.argv[1:]:\n"

@@ -18,8 +18,7 @@ from statetx.core.errors import ResultsError
 from statetx.core.locks import beside, held, holder, is_dead, me
 from statetx.data.pack import pack
 from statetx.maintenance.prune import prune
-from statetx.stages import jobs
-from statetx.stages import params as stages
+from statetx.stages import jobs, paths
 
 HOLDS = """
 import sys, time
@@ -114,7 +113,7 @@ def test_packing_pruning_and_training_wait_for_each_other(
 ) -> None:
     cfg = load("config/config.yaml")
     monkeypatch.chdir(tmp_path)
-    run = stages.run_dir("demo", "dc20", "no_change", 0)
+    run = paths.run_dir("demo", "dc20", "no_change", 0)
     files = sorted(tiny_source.glob("L0*.h5ad"))
     run.mkdir(parents=True)
     with held(beside(run), "the run"), pytest.raises(ResultsError, match="works on the run"):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from statetx.core import checksums, records
-from statetx.core.digests import sealed, write_text
+from statetx.core.digests import sealed
 from statetx.core.errors import ResultsError
+from statetx.core.text_files import write_text
 
 
 def made(path: Path, text: str, inputs: list[Path] = (), **settings: object) -> Path:

@@ -33,7 +33,7 @@ BETWEEN_STEPS = """
 
 def start(work: str, **environment: str) -> subprocess.Popen[str]:
     code = (
-        "import hashlib, time\nfrom statetx import stopping\nfrom statetx.core.errors import Stopped\n"
+        "import hashlib, time\nfrom statetx.core import stopping\nfrom statetx.core.errors import Stopped\n"
         f"with stopping.door():\n    print('ready', flush=True)\n    {work}\n"
     )
     child = subprocess.Popen(

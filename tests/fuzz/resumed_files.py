@@ -51,15 +51,15 @@ class Interrupted(Exception):
 
 def _fit(home: Path) -> None:
     from statetx.config import load
-    from statetx.stages import params as stages
+    from statetx.stages import paths
     from statetx.training.fit import fit
 
     with samples.inside(home):
         cfg = load("config.yaml")
-        split = stages.split_dir("tiny", "block")
+        split = paths.split_dir("tiny", "block")
         out = Path("made")
         fit(
-            stages.pack_dir("tiny"),
+            paths.pack_dir("tiny"),
             split / "plan.parquet",
             cfg.model("small"),
             seed=0,
@@ -67,7 +67,7 @@ def _fit(home: Path) -> None:
             state_dir=STATE,
             checkpoints_dir=out / "checkpoints",
             keep=["best", "last"],
-            genes=stages.genes_file(cfg, "tiny", "block"),
+            genes=paths.genes_file(cfg, "tiny", "block"),
         )
 
 
@@ -154,12 +154,11 @@ def _inspected(home: Path) -> None:
 
 def _facts(home: Path) -> Result:
     from statetx.config import load
-    from statetx.stages import packed_sources
-    from statetx.stages import params as stages
+    from statetx.stages import packed_sources, parameters
 
     with samples.inside(home):
         cfg = load("config.yaml")
-        params = stages.pack_params(cfg, "tiny")
+        params = parameters.pack_params(cfg, "tiny")
         return {"params": json.dumps(params), "lines": packed_sources.cell_lines(cfg, "tiny")}
 
 

@@ -157,7 +157,7 @@ def read(home: Path) -> Result:
     from statetx.splits.sources import from_data
     from statetx.splits.split import checked, made_from
     from statetx.splits.toml import write_toml
-    from statetx.stages import params as stages
+    from statetx.stages import parameters
 
     with samples.inside(home):
         cfg = load("config.yaml")
@@ -165,7 +165,7 @@ def read(home: Path) -> Result:
         out: dict[str, Any] = {}
         for name in cfg.split_names():
             settings, fold = cfg.split(name)
-            known, facts = stages.split_facts(cfg, name), Facts(source.controls, one_hot=False)
+            known, facts = parameters.split_facts(cfg, name), Facts(source.controls, one_hot=False)
             table, report = checked(source.conditions, settings, fold, None, known, facts)
             report.findings.raise_errors(name)
             out[name] = _roles(table)

@@ -194,25 +194,27 @@ def in_yaml(path: Path, rng: random.Random) -> str:
 def config(home: Path) -> Result:
     """Read a configuration and ask it what the workflow asks."""
     from statetx.config import load
-    from statetx.stages import packed_sources
-    from statetx.stages import params as stages
+    from statetx.stages import packed_sources, parameters
 
     with samples.inside(home):
         cfg = load("config.yaml")
         out: dict[str, Any] = {"runs": [list(run) for run in cfg.runs()]}
         for name in cfg.split_names():
-            out[f"split {name}"] = [stages.split_params(cfg, name), cfg.one_hot(name)]
+            out[f"split {name}"] = [parameters.split_params(cfg, name), cfg.one_hot(name)]
         for name in cfg.models:
-            out[f"model {name}"] = [stages.train_params(cfg, name), stages.checkpoints(cfg, name)]
+            out[f"model {name}"] = [
+                parameters.train_params(cfg, name),
+                parameters.checkpoints(cfg, name),
+            ]
         for name in cfg.datasets:
             out[f"data {name}"] = [
-                stages.pack_params(cfg, name),
+                parameters.pack_params(cfg, name),
                 packed_sources.cell_lines(cfg, name),
             ]
         out["rest"] = [
-            stages.evaluate_params(cfg),
-            stages.reference_params(cfg),
-            stages.prune_params(cfg),
+            parameters.evaluate_params(cfg),
+            parameters.reference_params(cfg),
+            parameters.prune_params(cfg),
         ]
     json.dumps(out)
     return out

@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 from statetx.core.digests import file_digest, sealed
 from statetx.core.errors import ModelError
 from statetx.models import model_dir
+from statetx.models.kinds.pertsets import restore
 from statetx.models.network.backbone import Shape
-from statetx.models.network.set_transformer import Architecture, PertSets, restore
+from statetx.models.network.set_transformer import Architecture, PertSets
 
 VOCABULARY = ["DMSO_TF_00", "drugA_0.5", "drugA_5.0"]
 GENES = [f"G{i}" for i in range(6)]

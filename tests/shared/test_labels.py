@@ -297,6 +297,7 @@ def test_several_declared_controls_are_compared_each():
     assert control_spellings(labels, []) == []
 
 
+@example(raw="0_0c\u0301", kind="drug_dose", known=())
 @given(
     raw=st.text("ABctrl+_0.5,1e uMn()-[]'\" é\u0301µ", max_size=24),
     kind=st.sampled_from(["drug_dose", "plain"]),

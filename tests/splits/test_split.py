@@ -13,8 +13,9 @@ from conditions import CONTROL, conditions_of, store_of
 
 from statetx.config import BlockSplit, LineFolds, PerturbationFolds, TomlSplit
 from statetx.config.splits import BothOut
-from statetx.core.digests import followed_modules, versions
+from statetx.core.digests import versions
 from statetx.core.errors import SplitError
+from statetx.core.fingerprint import followed_modules
 from statetx.data.store.plan import ROLES, read_plan, write_plan
 from statetx.splits.apply_toml import resolve
 from statetx.splits.findings import Findings

@@ -15,7 +15,7 @@ from statetx.config import load
 from statetx.config.root import Config
 from statetx.core.errors import ModelError
 from statetx.data.store.plan import read_plan, write_plan
-from statetx.stages import params as stages
+from statetx.stages import parameters, paths
 from statetx.training import fit_network as gradient
 from statetx.training.loop.lightning_module import PertSetsModule
 
@@ -131,10 +131,10 @@ def test_the_workflow_gives_every_configuration_a_state_directory_of_its_own(
     (tmp_path / "f.csv").write_text("label,x\na,1\n")
 
     def state(cfg: Config, seed: int = 0, plan: Path = tiny_plan, match: Any = (True,)) -> Path:
-        params = stages.train_params(cfg, "m")
+        params = parameters.train_params(cfg, "m")
         made = (params["settings"], params["code"], None, match)
-        return stages.state_dir(
-            "d", "s", "m", seed, stages.train_made_from(tiny_store, plan, *made)
+        return paths.state_dir(
+            "d", "s", "m", seed, parameters.train_made_from(tiny_store, plan, *made)
         )
 
     usual = _config()

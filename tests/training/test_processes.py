@@ -20,8 +20,9 @@ from safetensors.numpy import load_file
 from small_model import small
 
 from statetx.core.errors import DataError, ModelError, Stopped
-from statetx.training import processes as ranks
 from statetx.training.fit import fit
+from statetx.training.launch import launch
+from statetx.training.processes import joined, share
 
 
 @pytest.fixture
@@ -42,22 +43,22 @@ def arguments(tiny_store: Path, tiny_plan: Path, tmp_path: Path) -> Callable[...
 
 def _fails() -> None:
     """Fail on one rank while the others wait for it."""
-    with ranks.joined() as here:
+    with joined() as here:
         if here.rank == 1:
             raise DataError("a cell is broken", where="cells.h5ad", fix="mend it")
         torch.distributed.barrier()
 
 
 def _refuses() -> None:
-    with ranks.joined() as here:
-        ranks.share(7, here)
+    with joined() as here:
+        share(7, here)
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(arguments: Callable[..., dict[str, Any]]) -> None:
     alone, shared = arguments("alone"), arguments("shared")
     fit(**alone)
-    ranks.launch(fit, shared, 2)
+    launch(fit, shared, 2)
     one, two = (load_file(x["out"] / "last.safetensors") for x in (alone, shared))
     assert one.keys() == two.keys()
     for name, array in one.items():
@@ -73,17 +74,17 @@ def test_two_processes_train_as_one_does(arguments: Callable[..., dict[str, Any]
 def test_the_first_error_ends_all_and_is_told() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(DataError, match="a cell is broken") as caught:
-        ranks.launch(_fails, {}, 2)
+        launch(_fails, {}, 2)
     assert caught.value.fix == "mend it"
     with pytest.raises(ModelError, match="7 sets cannot be shared evenly by 2 devices"):
-        ranks.launch(_refuses, {}, 2)
+        launch(_refuses, {}, 2)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def _alone_in_a_session(arguments: dict[str, Any]) -> None:
     os.setsid()
     with pytest.raises(Stopped, match="stopped by SIGTERM after step") as caught:
-        ranks.launch(fit, arguments, 2)
+        launch(fit, arguments, 2)
     assert caught.value.exit_code == 128 + signal.SIGTERM
     raise SystemExit(3)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from statetx.config import Evaluation
 from statetx.evaluation.held_out.evaluate import evaluate_run
 from statetx.stages.jobs import job, recorded
-from statetx.stages.params import raw_line
+from statetx.stages.paths import raw_line
 from statetx.stages.steps import Step
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 from statetx.data.pack.gather import gather
 from statetx.data.pack.survey import Survey, declared
 from statetx.stages.jobs import job, packing, recorded
-from statetx.stages.params import raw_line
+from statetx.stages.paths import raw_line
 from statetx.stages.steps import Step
 
 if __name__ == "__main__":

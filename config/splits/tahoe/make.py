@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from statetx.config import splits
-from statetx.core.digests import write_text
+from statetx.core.text_files import write_text
 from statetx.shared.labels import DRUG_DOSE, spell
 from statetx.splits.compounds.drug_tables import facts_of
 from statetx.splits.lint.lint import Facts

@@ -120,7 +120,7 @@ def lint(
     Example: statetx lint split.toml --data results/demo/pack --picture split.svg
     """
     from statetx.config.splits import DrugTable
-    from statetx.core.digests import write_json
+    from statetx.core.text_files import write_json
     from statetx.core.writes import check_new
     from statetx.data.inspection.design import Columns
     from statetx.data.store.layout import file_name

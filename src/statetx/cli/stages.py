@@ -69,9 +69,9 @@ def _experiment(config: Path, name: str) -> Config:
 @contextmanager
 def _recorded(cfg: Config, step: Step) -> Iterator[None]:
     """Run a step on what its configuration makes, and leave a record."""
-    from statetx.stages import jobs, steps
+    from statetx.stages import jobs, staleness
 
-    steps.refuse_stale_inputs(cfg, step)
+    staleness.refuse_stale_inputs(cfg, step)
     with jobs.recorded(step):
         yield
 
@@ -85,14 +85,13 @@ def pack(config: ConfigFile, run: RunName) -> None:
 
     from statetx.data.pack.disk_space import check_room
     from statetx.data.pack.pack import pack as work
-    from statetx.stages import packed_sources, steps
-    from statetx.stages import params as stages
+    from statetx.stages import packed_sources, paths, steps
     from statetx.stages.jobs import recorded
     from statetx.stages.source_files import source_files
 
     cfg, (dataset,) = _run(config, run, 1)
-    files, out = [Path(f) for f in source_files(cfg, dataset)], stages.pack_dir(dataset)
-    parts = stages.parts_dir(dataset)
+    files, out = [Path(f) for f in source_files(cfg, dataset)], paths.pack_dir(dataset)
+    parts = paths.parts_dir(dataset)
     check_room(files, cfg.datasets[dataset], out, parts)
     if cfg.datasets[dataset].files != "simulate":
         packed_sources.compare_sources(cfg, dataset, out / "content.json")
@@ -116,19 +115,18 @@ def split(config: ConfigFile, run: RunName) -> None:
     Example: statetx split --config config/config.yaml --run demo/dc20
     """
     from statetx.splits.split import split as work
-    from statetx.stages import params as stages
-    from statetx.stages import steps
+    from statetx.stages import parameters, paths, steps
 
     cfg, (dataset, name) = _run(config, run, 2)
     settings, fold = cfg.split(name)
-    params = stages.split_params(cfg, name)
+    params = parameters.split_params(cfg, name)
     with _recorded(cfg, steps.split_step(cfg, name)):
         report = work(
-            stages.pack_dir(dataset),
+            paths.pack_dir(dataset),
             settings,
             fold,
             params["toml"],
-            stages.split_dir(dataset, name),
+            paths.split_dir(dataset, name),
             params["known"],
             cfg.one_hot(name),
         )
@@ -141,13 +139,12 @@ def genes(config: ConfigFile, run: RunName) -> None:
     Example: statetx genes --config my.yaml --run mine/dc20
     """
     from statetx.data.store.genes import genes as work
-    from statetx.stages import params as stages
-    from statetx.stages import steps
+    from statetx.stages import paths, steps
 
     cfg, (dataset, name) = _run(config, run, 2)
     n, out, step = (
         cfg.n_hvg(name),
-        stages.genes_file(cfg, dataset, name),
+        paths.genes_file(cfg, dataset, name),
         steps.genes_step(cfg, dataset, name),
     )
     if n is None or out is None or step is None:
@@ -157,7 +154,7 @@ def genes(config: ConfigFile, run: RunName) -> None:
             fix="set `genes: {n_hvg: 2000}` of the model",
         )
     with _recorded(cfg, step):
-        work(stages.pack_dir(dataset), stages.split_dir(dataset, name) / "plan.parquet", n, out)
+        work(paths.pack_dir(dataset), paths.split_dir(dataset, name) / "plan.parquet", n, out)
     typer.echo(f"genes: {out}")
 
 
@@ -182,18 +179,17 @@ def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
     """
     from statetx.config.root import Run
     from statetx.inference.predict import predict as work
-    from statetx.stages import params as stages
-    from statetx.stages import steps
+    from statetx.stages import parameters, paths, steps
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
     which = Run(dataset, name, model, int(seed))
-    plan = stages.split_dir(dataset, name) / "plan.parquet"
-    genes = stages.genes_file(cfg, dataset, name)
+    plan = paths.split_dir(dataset, name) / "plan.parquet"
+    genes = paths.genes_file(cfg, dataset, name)
     match = cfg.datasets[dataset].match_by_batch()
-    home, store = stages.run_dir(dataset, name, model, int(seed)), stages.pack_dir(dataset)
+    home, store = paths.run_dir(dataset, name, model, int(seed)), paths.pack_dir(dataset)
     settings = cfg.evaluation
     for one in _lines(plan, line):
-        for checkpoint in stages.checkpoints(cfg, model):
+        for checkpoint in parameters.checkpoints(cfg, model):
             step = steps.predict_step(cfg, which, checkpoint, one)
             with _recorded(cfg, step):
                 work(
@@ -216,17 +212,16 @@ def reference(config: ConfigFile, run: RunName, line: Line = None) -> None:
     Example: statetx reference --config config/config.yaml --run demo/dc20
     """
     from statetx.evaluation.held_out.reference import reference as work
-    from statetx.stages import params as stages
-    from statetx.stages import steps
+    from statetx.stages import paths, steps
 
     cfg, (dataset, name) = _run(config, run, 2)
-    home = stages.split_dir(dataset, name)
+    home = paths.split_dir(dataset, name)
     for one in _lines(plan := home / "plan.parquet", line):
         step = steps.reference_step(cfg, dataset, name, one)
-        genes = stages.genes_file(cfg, dataset, name)
+        genes = paths.genes_file(cfg, dataset, name)
         with _recorded(cfg, step):
             out = step.record.parent
-            work(stages.pack_dir(dataset), plan, one, cfg.evaluation, out, genes)
+            work(paths.pack_dir(dataset), plan, one, cfg.evaluation, out, genes)
 
 
 def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
@@ -237,26 +232,25 @@ def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
     from statetx.config.root import Run
     from statetx.data.store.layout import file_name
     from statetx.evaluation.held_out.evaluate import evaluate_run as work
-    from statetx.stages import params as stages
-    from statetx.stages import steps
+    from statetx.stages import parameters, paths, steps
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
     which = Run(dataset, name, model, int(seed))
-    split_home = stages.split_dir(dataset, name)
-    plan, home = split_home / "plan.parquet", stages.run_dir(dataset, name, model, int(seed))
+    split_home = paths.split_dir(dataset, name)
+    plan, home = split_home / "plan.parquet", paths.run_dir(dataset, name, model, int(seed))
     for one in _lines(plan, line):
-        for checkpoint in stages.checkpoints(cfg, model):
+        for checkpoint in parameters.checkpoints(cfg, model):
             part, step = file_name(one), steps.evaluate_step(cfg, which, checkpoint, one)
             with _recorded(cfg, step):
                 work(
-                    stages.pack_dir(dataset),
+                    paths.pack_dir(dataset),
                     plan,
                     one,
                     home / "predictions" / checkpoint / f"{part}.h5ad",
                     split_home / "reference" / part,
                     cfg.evaluation,
                     step.record.parent,
-                    stages.genes_file(cfg, dataset, name),
+                    paths.genes_file(cfg, dataset, name),
                 )
 
 

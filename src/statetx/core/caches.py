@@ -15,7 +15,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-ROOMS = ("data/pack", "data/store", "data/sets", "evaluation/numerics")
+ROOMS = ("data/h5ad", "data/pack", "data/store", "data/sets", "evaluation/numerics")
 """Where the package has loops that numba compiles."""
 
 

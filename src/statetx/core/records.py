@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from statetx.core.checksums import checksum, compare, compare_in_background
-from statetx.core.digests import digest, sealed, unsealed, versions, write_json
+from statetx.core.digests import digest, sealed, unsealed, versions
 from statetx.core.errors import ResultsError
+from statetx.core.text_files import write_json
 
 FORMAT = 1
 NAME = "record.json"

@@ -31,8 +31,8 @@ import numpy as np
 import pandas as pd
 
 from statetx.config import Simulate
-from statetx.core.digests import whole
 from statetx.core.errors import ConfigError
+from statetx.core.writes import whole
 from statetx.data.store.layout import file_name
 
 if TYPE_CHECKING:  # the workflow asks for `line_names` at every start: 1 s less without these

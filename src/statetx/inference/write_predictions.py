@@ -16,8 +16,9 @@ import pandas as pd
 from anndata.io import write_elem
 from tqdm import tqdm
 
-from statetx.core.digests import file_digest, versions, whole
+from statetx.core.digests import file_digest, versions
 from statetx.core.errors import ModelError, StatetxError, did_you_mean
+from statetx.core.writes import whole
 from statetx.models.model_dir import LoadedModel, Predicted
 from statetx.shared.expression import TARGET_SUM, bounded, largest_log1p
 

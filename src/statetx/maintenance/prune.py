@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from statetx.core import locks
-from statetx.core.digests import write_json
 from statetx.core.errors import ConfigError, ResultsError, did_you_mean
+from statetx.core.text_files import write_json
 
 FORMAT = 1
 MODEL_FILES = ("model.json", "genes.txt", "golden.npz", "best.safetensors")

@@ -24,9 +24,11 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from statetx.core.digests import file_digest, sealed, unsealed, whole, write_json
+from statetx.core.digests import file_digest, sealed, unsealed
 from statetx.core.errors import ModelError, did_you_mean
 from statetx.core.records import verify
+from statetx.core.text_files import write_json
+from statetx.core.writes import whole
 from statetx.models import kinds
 from statetx.models.golden import replay
 from statetx.models.predictor import Predicted, Predictor
@@ -318,7 +320,7 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu") -> Loa
             fix="it was edited, or written by another version: train again",
         ) from error
     model = LoadedModel(directory, checkpoint, meta, genes, predictor)
-    replay(model)
+    replay(directory, checkpoint, meta["n_genes"], model.predict)
     if device != "cpu":
         model = LoadedModel(directory, checkpoint, meta, genes, predictor.to(device))
     return model

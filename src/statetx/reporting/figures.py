@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from statetx.core.digests import whole
 from statetx.core.errors import ConfigError
+from statetx.core.writes import whole
 from statetx.reporting import numbers as words
 from statetx.reporting.verdict_rows import Column, exponent, label
 from statetx.reporting.verdict_view import Board

@@ -84,7 +84,7 @@ def pattern(written: str = FORMAT) -> re.Pattern[str]:
 
 def dosed(raw: str, written: re.Pattern[str]) -> Part | None:
     """Return name, dose and unit of a label in a format; None: it is not in it."""
-    found = written.fullmatch(raw)
+    found = written.fullmatch(raw) or written.fullmatch(unicodedata.normalize("NFC", raw))
     if found is None:
         return None
     dose = number(found["dose"])

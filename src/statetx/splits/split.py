@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 
 from statetx.config.splits import Held, TomlSplit
-from statetx.core.digests import versions, write_json
+from statetx.core.digests import versions
 from statetx.core.errors import SplitError, did_you_mean
+from statetx.core.text_files import write_json
 from statetx.data.store.plan import Plan, write_plan
 from statetx.data.store.store import open_store
 from statetx.splits.compounds.effects import effect_strata

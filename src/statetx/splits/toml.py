@@ -32,8 +32,8 @@ from typing import Any
 import pandas as pd
 import tomli_w
 
-from statetx.core.digests import write_text
 from statetx.core.errors import SplitError, did_you_mean
+from statetx.core.text_files import write_text
 from statetx.data.store.plan import ROLES
 from statetx.splits.findings import Findings, shown
 from statetx.splits.grid import LEFT_OUT

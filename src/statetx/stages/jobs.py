@@ -18,7 +18,7 @@ from statetx.config import BASELINES, Config
 from statetx.core import locks, stopping
 from statetx.core.errors import ResultsError, always_printable
 from statetx.core.records import known_checksum, refuse_mixture, write_record
-from statetx.stages import params as stages
+from statetx.stages import fingerprints, parameters, paths
 from statetx.stages.steps import Step
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads:
     from statetx.core.writes import check_target
     from statetx.models.model_dir import OWN
 
-    home = stages.run_dir(dataset, split, model, seed)
+    home = paths.run_dir(dataset, split, model, seed)
     check_target(home / "model", OWN)
     # Of several processes on several machines the first one answers for all.
     if int(os.environ.get("RANK", "0")) and getattr(cfg.models[model], "devices", 1) > 1:
@@ -50,15 +50,15 @@ def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads:
 def _train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads: int) -> None:
     from statetx.training.fit import fit
 
-    plan = stages.split_dir(dataset, split) / "plan.parquet"
-    store, home = stages.pack_dir(dataset), stages.run_dir(dataset, split, model, seed)
-    params = stages.train_params(cfg, model)
+    plan = paths.split_dir(dataset, split) / "plan.parquet"
+    store, home = paths.pack_dir(dataset), paths.run_dir(dataset, split, model, seed)
+    params = parameters.train_params(cfg, model)
     if threads and cfg.models[model].kind not in BASELINES:
         import torch
 
         torch.set_num_threads(threads)
-    genes, match = stages.genes_file(cfg, dataset, split), stages.match_params(cfg, dataset)
-    made_from = stages.train_made_from(
+    genes, match = paths.genes_file(cfg, dataset, split), parameters.match_params(cfg, dataset)
+    made_from = parameters.train_made_from(
         store, plan, params["settings"], params["code"], genes, match
     )
     name = {"dataset": dataset, "split": split, "model": model, "seed": seed}
@@ -68,27 +68,42 @@ def _train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads
         "model": cfg.model(model),
         "seed": seed,
         "out": home / "model",
-        "state_dir": stages.state_dir(dataset, split, model, seed, made_from),
+        "state_dir": paths.state_dir(dataset, split, model, seed, made_from),
         "checkpoints_dir": home / "checkpoints",
-        "keep": sorted({"best", "last", *stages.checkpoints(cfg, model)}),
+        "keep": sorted({"best", "last", *parameters.checkpoints(cfg, model)}),
         "tracking": cfg.tracking,
         "provenance": {**name, **made_from},
         "genes": genes,
         "match_by_batch": match,
+        "draw": _draw,
+        "progress": _progress,
     }
     devices = getattr(cfg.models[model], "devices", 1)
     if devices > 1:
-        from statetx.training import processes as ranks
+        from statetx.training.launch import launch
+        from statetx.training.processes import launched
 
-        if not ranks.launched():
-            ranks.launch(fit, arguments, devices)
+        if not launched():
+            launch(fit, arguments, devices)
             return
     fit(**arguments)
 
 
+def _draw(metrics: str, best_step: int | None) -> str:
+    from statetx.reporting.page.training_curves import draw
+
+    return draw(metrics, best_step)
+
+
+def _progress(last_step: int) -> Any:
+    from statetx.training.loop.progress import Progress
+
+    return Progress(last_step)
+
+
 def _drop_states(dataset: str, split: str, model: str, seed: int) -> None:
     """Remove the states of unfinished trainings of a run of other settings: its model is finished."""
-    name = stages.state_prefix(dataset, split, model, seed)
+    name = paths.state_prefix(dataset, split, model, seed)
     for left in (Path(".state") / "train").glob(f"{glob.escape(name)}*"):
         if re.fullmatch(r"[0-9a-f]{16}", left.name.removeprefix(name)) and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
@@ -99,7 +114,7 @@ def verdict(cfg: Config, experiment: str) -> None:
     from statetx.evaluation.verdict.verdict import verdict as work
 
     dataset, checkpoint = cfg.experiment_dataset(experiment), cfg.evaluation.checkpoints[0]
-    params = stages.verdict_params(cfg, experiment)
+    params = parameters.verdict_params(cfg, experiment)
     scores, references = judged(dataset, params["runs"], checkpoint)
     meta = {"experiment": experiment, "dataset": dataset, "checkpoint": checkpoint}
     meta["code"] = params["code"]
@@ -124,11 +139,11 @@ def judged(
 
     scores, references = [], {}
     for split, model, kind, seed in runs:
-        home = stages.split_dir(dataset, split)
+        home = paths.split_dir(dataset, split)
         for line in read_plan(home / "plan.parquet").lines("test"):
             name = file_name(line)
             own = "best" if kind in BASELINES else checkpoint
-            table = stages.run_dir(dataset, split, model, seed) / "scores" / own / name
+            table = paths.run_dir(dataset, split, model, seed) / "scores" / own / name
             scores.append(RunScores(split, model, kind, seed, line, table / "scores.csv"))
             references[split, line] = RefScores(split, line, home / "reference" / name)
     return scores, list(references.values())
@@ -142,9 +157,9 @@ def report(cfg: Config, experiment: str) -> Path:
     runs, out = cfg.runs(experiment), Path("results") / "reports" / f"{experiment}.html"
     page(
         Path("results") / dataset / experiment / "verdict.json",
-        {run.split: stages.split_dir(dataset, run.split) / "plan.parquet" for run in runs},
-        [RunFiles(r.split, r.model, r.seed, stages.run_dir(*r) / "model") for r in runs],
-        stages.pack_dir(dataset) / "manifest.json",
+        {run.split: paths.split_dir(dataset, run.split) / "plan.parquet" for run in runs},
+        [RunFiles(r.split, r.model, r.seed, paths.run_dir(*r) / "model") for r in runs],
+        paths.pack_dir(dataset) / "manifest.json",
         out,
         cfg.report.title or experiment,
     )
@@ -195,8 +210,8 @@ def ask_for_codes(cfg: Config) -> None:
     """Tell the jobs of this workflow which code they are to run."""
     kinds = {section.kind for section in cfg.models.values()}
     codes = {
-        f"{stage}/{kind}": stages.code(stage, kind)
-        for stage, roots in stages.CODE.items()
+        f"{stage}/{kind}": fingerprints.code(stage, kind)
+        for stage, roots in fingerprints.CODE.items()
         for kind in (kinds if any("{" in root for root in roots) else {None})
     }
     os.environ[ASKED] = json.dumps(codes)
@@ -210,11 +225,11 @@ def asked_codes() -> dict[str, str]:
 def _check_code(step: Step) -> None:
     """Refuse to run, or to have run, other code than the workflow asked for when it started."""
     expected = asked_codes().get(f"{step.stage}/{step.kind}", step.code)
-    if stages.code_now(step.stage, step.kind) not in {step.code} & {expected}:
+    if fingerprints.code_now(step.stage, step.kind) not in {step.code} & {expected}:
         raise ResultsError(
             f"the code of stage {step.stage} changed after this run was started: its result would "
             "be taken for one of the earlier code",
-            where=Path(stages.__file__).parents[1],
+            where=Path(paths.__file__).parents[1],
             fix="start the same command again",
         )
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from statetx.config import Config
-from statetx.core import digests as provenance
+from statetx.core import digests
 from statetx.core.documents import Wanted, read_json
 from statetx.core.errors import ConfigError, ResultsError
 from statetx.core.records import REMAKE, verify
-from statetx.stages.params import pack_dir
+from statetx.core.text_files import write_json
+from statetx.stages.paths import pack_dir
 from statetx.stages.source_files import source_files
 
 READ_AT_ONCE = 1 << 30
@@ -47,13 +48,13 @@ def _source_lines(cfg: Config, dataset: str) -> set[str]:
 
 
 def _remember(path: Path, what: Any) -> None:
-    provenance.write_json(path, provenance.sealed({"known": what}))
+    write_json(path, digests.sealed({"known": what}))
 
 
 def _remembered(path: Path) -> Any:
     """Return what `_remember` kept, or None: it is asked for again where the note is damaged."""
     try:
-        return provenance.unsealed(json.loads(path.read_text(encoding="utf-8")))["known"]
+        return digests.unsealed(json.loads(path.read_text(encoding="utf-8")))["known"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -62,7 +63,7 @@ def _about(path: Path, what: list[Any]) -> Path:
     """Where something known of a source file is kept, while its size and times stay."""
     from statetx.data.pack.content import stamp
 
-    key = provenance.digest([str(path.absolute()), stamp(path), what])
+    key = digests.digest([str(path.absolute()), stamp(path), what])
     return Path(".state") / "inspect" / f"{key}.json"
 
 
@@ -182,13 +183,13 @@ def compare_sources(cfg: Config, dataset: str, out: Path) -> bool:
     """
     packed = packed_contents(dataset)
     if packed is None:
-        provenance.write_json(out, {"packed_as": _stamps(cfg, dataset)})
+        write_json(out, {"packed_as": _stamps(cfg, dataset)})
         return True
     _read(cfg, dataset, _unknown(cfg, dataset))
     now = known_contents(cfg, dataset)
     same = now == [one["content"] for one in packed]
     before = packed_as(pack_dir(dataset) / "sources.json")
-    provenance.write_json(out, {"packed_as": before if same else now})
+    write_json(out, {"packed_as": before if same else now})
     return not same
 
 

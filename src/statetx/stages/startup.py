@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from statetx.core import locks, stopping
-from statetx.core.digests import write_json
+from statetx.core.text_files import write_json
 from statetx.core.writes import sweep_below
 
 RUNNING = Path(".state") / "workflow"

@@ -10,18 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from statetx.config import Config
 from statetx.config.root import Run
-from statetx.core import digests as provenance
 from statetx.core import records
-from statetx.core.errors import ResultsError, StatetxError
 from statetx.data.store.layout import file_name
 from statetx.data.store.plan import read_plan
-from statetx.stages import params as stages
+from statetx.stages import fingerprints, parameters, paths
 from statetx.stages.packed_sources import cell_lines
 from statetx.stages.source_files import source_files
 
@@ -104,7 +101,7 @@ def all_steps(
     for run in runs:
         yield train_step(cfg, run)
         yield prune_step(cfg, run)
-        for checkpoint in stages.checkpoints(cfg, run.model):
+        for checkpoint in parameters.checkpoints(cfg, run.model):
             for line in _test_lines(run.dataset, run.split):
                 yield predict_step(cfg, run, checkpoint, line)
                 yield evaluate_step(cfg, run, checkpoint, line)
@@ -114,80 +111,6 @@ def all_steps(
             yield report_step(cfg, experiment)
 
 
-def stale(cfg: Config) -> dict[Path, str]:
-    """Return the outputs that must be made anew, each with the reason.
-
-    Outputs that were never made are among them: asking for what would run anyway changes nothing.
-    """
-    found: dict[Path, str] = {}
-    checksums = cache(_recorded)
-    for step in all_steps(cfg):
-        why = _why_stale(step, checksums)
-        if why is not None:
-            found |= dict.fromkeys(step.outputs, why)
-    return found
-
-
-def refuse_stale_inputs(cfg: Config, step: Step) -> None:
-    """Check that a step reads what this configuration makes, down to the source data.
-
-    Raises
-    ------
-    ResultsError
-        Something was made with other settings, other code or from other files.
-    """
-    made = {path: other for other in all_steps(cfg, _packed_lines) for path in other.outputs}
-    checksums = cache(_recorded)
-    waiting, seen = list(step.inputs), set()
-    while waiting:
-        path = waiting.pop()
-        other = made.get(path)
-        if other is None or other.record in seen or not path.exists():
-            continue  # who reads a file that is missing says so
-        seen.add(other.record)
-        if (why := _why_stale(other, checksums)) is not None:
-            raise ResultsError(
-                f"{path.name} is not what this configuration makes: {why}",
-                where=path,
-                fix=f"run snakemake, or stage {other.stage} and those after it",
-            )
-        waiting.extend(other.inputs)
-
-
-def _why_stale(step: Step, checksums: Any) -> str | None:
-    for path in step.outputs:
-        if not path.exists():
-            return f"{path} does not exist"
-    try:
-        record = records.read_record(step.record)
-    except ResultsError as error:
-        return error.what
-    if record.code != step.code:
-        return f"the code of {step.stage} changed"
-    if record.settings != provenance.as_json(step.settings):
-        return f"the settings of {step.stage} changed"
-    for name, (size, _) in record.files.items():
-        file = step.record.parent / name
-        if not file.is_file() or file.stat().st_size != size:
-            return f"{file} is not what was written"
-    known = {records.resolved(step.record, name): told for name, told in record.inputs.items()}
-    for path in step.inputs:
-        now, told = checksums(path), known.get(Path(path).absolute())
-        if now is not None and now != told:
-            return f"{path} changed"
-    return None
-
-
-def _recorded(path: Path) -> str | None:
-    """Return the checksum of an input by its record, or None: what makes it will be run."""
-    if path.name != "content.json" and not records.record_path(path).exists():
-        return None  # reading a whole store would take as long as making its record
-    try:
-        return records.known_checksum(path)
-    except (StatetxError, OSError):
-        return None
-
-
 # ---------------------------------------------------------------------------------------------
 # the steps, in the order of the road
 
@@ -195,13 +118,13 @@ def _recorded(path: Path) -> str | None:
 def simulate_step(cfg: Config, dataset: str) -> Step:
     """Making cells with a planted truth."""
     cells = tuple(map(Path, source_files(cfg, dataset)))
-    home, params = cells[0].parent, stages.simulate_params(cfg, dataset)
+    home, params = cells[0].parent, parameters.simulate_params(cfg, dataset)
     return _step("simulate", params, (), (*cells, home / "truth.parquet"), home / records.NAME)
 
 
 def pack_steps(cfg: Config, dataset: str, lines: list[str]) -> Iterator[Step]:
     """Packing: one step per cell line, and one for what binds them together."""
-    home, params = stages.pack_dir(dataset), stages.pack_params(cfg, dataset)
+    home, params = paths.pack_dir(dataset), parameters.pack_params(cfg, dataset)
     inputs: tuple[Path, ...] = (home / "content.json",)
     if cfg.datasets[dataset].files == "simulate":
         inputs = tuple(map(Path, source_files(cfg, dataset)))
@@ -216,32 +139,32 @@ def pack_steps(cfg: Config, dataset: str, lines: list[str]) -> Iterator[Step]:
 def split_step(cfg: Config, split: str) -> Step:
     """Making a plan."""
     section, _ = cfg.split(split)
-    home = stages.split_dir(section.dataset, split)
+    home = paths.split_dir(section.dataset, split)
     outputs = tuple(home / name for name in ("plan.parquet", "split.toml", "lint.json"))
     inputs = _bound(section.dataset)
-    return _step("split", stages.split_params(cfg, split), inputs, outputs, _beside(outputs[0]))
+    return _step("split", parameters.split_params(cfg, split), inputs, outputs, _beside(outputs[0]))
 
 
 def genes_step(cfg: Config, dataset: str, split: str) -> Step | None:
     """Choosing genes, where a model on the split asks for it."""
-    path = stages.genes_file(cfg, dataset, split)
+    path = paths.genes_file(cfg, dataset, split)
     if path is None:
         return None
     inputs = (_plan(dataset, split), *_store(cfg, dataset))
-    return _step("genes", {"code": stages.code("genes")}, inputs, (path,), _beside(path))
+    return _step("genes", {"code": fingerprints.code("genes")}, inputs, (path,), _beside(path))
 
 
 def train_step(cfg: Config, run: Run) -> Step:
     """Training one run."""
-    model = stages.run_dir(*run) / "model"
+    model = paths.run_dir(*run) / "model"
     inputs = (
         _plan(run.dataset, run.split),
         *_genes(cfg, run.dataset, run.split),
         *_store(cfg, run.dataset),
     )
     params = {
-        **stages.train_params(cfg, run.model),
-        "match": stages.match_params(cfg, run.dataset),
+        **parameters.train_params(cfg, run.model),
+        "match": parameters.match_params(cfg, run.dataset),
     }
     kind = cfg.models[run.model].kind
     return _step("train", params, inputs, (model,), model / records.NAME, kind)
@@ -249,12 +172,12 @@ def train_step(cfg: Config, run: Run) -> Step:
 
 def predict_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
     """Predicting the held-out cells of one line."""
-    home = stages.run_dir(*run)
+    home = paths.run_dir(*run)
     cells = home / "predictions" / checkpoint / f"{file_name(line)}.h5ad"
     inputs = (home / "model", *_line_inputs(cfg, run.dataset, run.split, line))
     params = {
-        **stages.predict_params(cfg, run.model),
-        "match": stages.match_params(cfg, run.dataset),
+        **parameters.predict_params(cfg, run.model),
+        "match": parameters.match_params(cfg, run.dataset),
     }
     kind = cfg.models[run.model].kind
     return _step("predict", params, inputs, (cells,), _beside(cells), kind)
@@ -265,12 +188,12 @@ def reference_step(cfg: Config, dataset: str, split: str, line: str) -> Step:
     outputs = _reference(dataset, split, line)
     inputs = (_plan(dataset, split), *_genes(cfg, dataset, split), *_store(cfg, dataset))
     record = outputs[0].parent / records.NAME
-    return _step("reference", stages.reference_params(cfg), inputs, outputs, record)
+    return _step("reference", parameters.reference_params(cfg), inputs, outputs, record)
 
 
 def evaluate_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
     """Scoring one line of one run."""
-    home, name = stages.run_dir(*run), file_name(line)
+    home, name = paths.run_dir(*run), file_name(line)
     scores = home / "scores" / checkpoint / name
     names = ("results.csv", "agg_results.csv", "scores.csv", "de.parquet")
     inputs = (
@@ -279,14 +202,16 @@ def evaluate_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
         *_line_inputs(cfg, run.dataset, run.split, line),
     )
     outputs = tuple(scores / name for name in names)
-    return _step("evaluate", stages.evaluate_params(cfg), inputs, outputs, scores / records.NAME)
+    return _step(
+        "evaluate", parameters.evaluate_params(cfg), inputs, outputs, scores / records.NAME
+    )
 
 
 def prune_step(cfg: Config, run: Run) -> Step:
     """Saying, or deleting, the checkpoints that are not needed."""
-    home = stages.run_dir(*run)
+    home = paths.run_dir(*run)
     out = home / "prune.json"
-    return _step("prune", stages.prune_params(cfg), (home / "model",), (out,), _beside(out))
+    return _step("prune", parameters.prune_params(cfg), (home / "model",), (out,), _beside(out))
 
 
 def verdict_step(cfg: Config, experiment: str) -> Step:
@@ -295,15 +220,15 @@ def verdict_step(cfg: Config, experiment: str) -> Step:
     home = Path("results") / dataset / experiment
     inputs = []
     for run in runs:
-        checkpoint = stages.checkpoints(cfg, run.model)[0]
+        checkpoint = parameters.checkpoints(cfg, run.model)[0]
         for line in _test_lines(run.dataset, run.split):
-            scores = stages.run_dir(*run) / "scores" / checkpoint / file_name(line)
+            scores = paths.run_dir(*run) / "scores" / checkpoint / file_name(line)
             inputs.append(scores / "scores.csv")
     for split in dict.fromkeys(run.split for run in runs):
         for line in _test_lines(dataset, split):
             inputs += [path for path in _reference(dataset, split, line) if path.suffix == ".csv"]
     params = {
-        **stages.verdict_params(cfg, experiment),
+        **parameters.verdict_params(cfg, experiment),
         "checkpoint": cfg.evaluation.checkpoints[0],
     }
     outputs = (home / "leaderboard.csv", home / "verdict.json")
@@ -318,12 +243,12 @@ def report_step(cfg: Config, experiment: str) -> Step:
         Path("results") / dataset / experiment / "verdict.json",
         *_bound(dataset),
         *(_plan(dataset, split) for split in dict.fromkeys(run.split for run in runs)),
-        *(stages.run_dir(*run) / "model" for run in runs),
+        *(paths.run_dir(*run) / "model" for run in runs),
     )
     params = {
         "title": cfg.report.title or experiment,
-        "runs": stages.verdict_params(cfg, experiment)["runs"],
-        "code": stages.code("report"),
+        "runs": parameters.verdict_params(cfg, experiment)["runs"],
+        "code": fingerprints.code("report"),
     }
     return _step("report", params, inputs, (page,), _beside(page))
 
@@ -353,13 +278,13 @@ def _beside(path: Path) -> Path:
 
 
 def _reference(dataset: str, split: str, line: str) -> tuple[Path, ...]:
-    home = stages.split_dir(dataset, split) / "reference" / file_name(line)
+    home = paths.split_dir(dataset, split) / "reference" / file_name(line)
     names = ["real_de.parquet", "pseudobulk.parquet", "bandwidths.json"]
     return tuple(home / name for name in [*names, *(f"{name}.csv" for name in REFERENCES)])
 
 
 def _plan(dataset: str, split: str) -> Path:
-    return stages.split_dir(dataset, split) / "plan.parquet"
+    return paths.split_dir(dataset, split) / "plan.parquet"
 
 
 def _test_lines(dataset: str, split: str) -> list[str]:
@@ -368,25 +293,25 @@ def _test_lines(dataset: str, split: str) -> list[str]:
 
 
 def _genes(cfg: Config, dataset: str, split: str) -> tuple[Path, ...]:
-    path = stages.genes_file(cfg, dataset, split)
+    path = paths.genes_file(cfg, dataset, split)
     return () if path is None else (path,)
 
 
 def _bound(dataset: str) -> tuple[Path, ...]:
-    home = stages.pack_dir(dataset)
+    home = paths.pack_dir(dataset)
     return home / "manifest.json", home / "conditions.parquet"
 
 
 def _store(cfg: Config, dataset: str) -> tuple[Path, ...]:
-    home = stages.pack_dir(dataset)
-    lines = (home / f"{file_name(line)}.h5ad" for line in _packed_lines(cfg, dataset))
+    home = paths.pack_dir(dataset)
+    lines = (home / f"{file_name(line)}.h5ad" for line in packed_lines(cfg, dataset))
     return (*_bound(dataset), *lines)
 
 
-def _packed_lines(cfg: Config, dataset: str) -> list[str]:
+def packed_lines(cfg: Config, dataset: str) -> list[str]:
     """The lines of the store: source files may have moved away once they are packed."""
     try:
-        manifest = json.loads((stages.pack_dir(dataset) / "manifest.json").read_text("utf-8"))
+        manifest = json.loads((paths.pack_dir(dataset) / "manifest.json").read_text("utf-8"))
         return [str(line["name"]) for line in manifest["lines"]]
     except (OSError, ValueError, KeyError, TypeError):
         return cell_lines(cfg, dataset)
@@ -394,5 +319,5 @@ def _packed_lines(cfg: Config, dataset: str) -> list[str]:
 
 def _line_inputs(cfg: Config, dataset: str, split: str, line: str) -> tuple[Path, ...]:
     """What stages for one test line read of plan, genes and store."""
-    cells = stages.pack_dir(dataset) / f"{file_name(line)}.h5ad"
+    cells = paths.pack_dir(dataset) / f"{file_name(line)}.h5ad"
     return (_plan(dataset, split), *_genes(cfg, dataset, split), *_bound(dataset), cells)

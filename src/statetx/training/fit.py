@@ -10,112 +10,22 @@ from __future__ import annotations
 import importlib
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from statetx.config import BASELINES, Tracking
 from statetx.config.sections import Section
-from statetx.core.digests import sweep, versions
+from statetx.core.digests import versions
 from statetx.core.errors import ModelError, did_you_mean
-from statetx.data.store.plan import Plan, read_plan
+from statetx.core.writes import sweep
+from statetx.data.store.plan import read_plan
 from statetx.data.store.store import Store, open_store
 from statetx.models import model_dir
 from statetx.training.inputs.controls import control_summary
+from statetx.training.task import Task, Trained, Workspace
 
 log = logging.getLogger("statetx.training")
-
-
-@dataclass(frozen=True)
-class Task:
-    """What there is to learn, and from what.
-
-    Attributes
-    ----------
-    store, plan
-        Cells, and which conditions train and validate.
-    plan_path
-        Where the plan was read, for messages.
-    vocabulary
-        Control label, then the sorted training perturbations (or all that have features): ids are
-        indices into it.
-    model
-        Section of the configuration.
-    seed
-        Seed of everything random.
-    match_by_batch
-        Levels of control matching: whether the batch must agree.
-    batches
-        Batches in the order of their ids, where the model learns of them.
-    features, feature_names
-        What the model is given for each label of the vocabulary instead of its id, float32
-        [labels, features].
-    """
-
-    store: Store
-    plan: Plan
-    plan_path: Path
-    vocabulary: list[str]
-    model: Any
-    seed: int
-    match_by_batch: tuple[bool, ...] = (True, False)
-    batches: tuple[str, ...] | None = None
-    features: np.ndarray | None = None
-    feature_names: list[str] | None = None
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a training writes besides the model directory.
-
-    Attributes
-    ----------
-    state
-        What a later attempt resumes from; removed after success.
-    checkpoints
-        Step checkpoints ``step=N.safetensors``.
-    run
-        Directory of the run: offline tracking lands in it.
-    """
-
-    state: Path
-    checkpoints: Path
-    run: Path
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What either way of fitting gives.
-
-    Attributes
-    ----------
-    architecture
-        What decides the shapes; goes into ``model.json``.
-    checkpoints
-        ``{name: {tensor: array}}``, ``best`` among them.
-    chosen
-        ``{name: {step, why, …}}`` for ``model.json``.
-    metrics, curves
-        Text of ``metrics.csv`` and of its picture, or None.
-    cell_set_len
-        Cells per set, or None when cells do not see each other.
-    packages
-        Packages whose versions are worth recording.
-    facts
-        Further entries of ``model.json``, or other ones than usual.
-    """
-
-    architecture: dict[str, Any]
-    checkpoints: dict[str, dict[str, np.ndarray]]
-    chosen: dict[str, dict[str, Any]]
-    metrics: str | None = None
-    curves: str | None = None
-    cell_set_len: int | None = None
-    packages: tuple[str, ...] = field(default=("statetx", "numpy", "safetensors"))
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def fit(
@@ -126,11 +36,13 @@ def fit(
     out: Path,
     state_dir: Path,
     checkpoints_dir: Path,
-    keep: list[str] | None = None,
+    keep: Sequence[str] = ("best",),
     tracking: Tracking | None = None,
     provenance: Mapping[str, Any] | None = None,
     genes: str | Path | None = None,
     match_by_batch: Sequence[bool] = (True, False),
+    draw: Callable[[str, int | None], str] | None = None,
+    progress: Callable[[int], Any] | None = None,
 ) -> None:
     """Fit one model and write its directory, whole or not at all.
 
@@ -164,6 +76,10 @@ def fit(
         Genes chosen on the split, if models on it work in such; None: all.
     match_by_batch
         Levels of control matching: whether the batch must agree.
+    draw
+        Makes an SVG of the text of ``metrics.csv`` and the best step; ``curves.svg`` of the model.
+    progress
+        Makes the callback that shows progress, given the last step.
 
     Raises
     ------
@@ -174,11 +90,18 @@ def fit(
     kind: str = model.kind  # type: ignore[attr-defined]
     store = open_store(store_dir, genes)
     task = _task(store, Path(plan_path), model, seed, tuple(match_by_batch))
-    places = Places(Path(state_dir), Path(checkpoints_dir), Path(out).parent)
     way = importlib.import_module(
         f"statetx.training.{'fit_baseline' if kind in BASELINES else 'fit_network'}"
     )
-    trained: Trained | None = way.train(task, keep or ["best"], places, tracking or Tracking())
+    workspace = Workspace(
+        Path(state_dir),
+        Path(checkpoints_dir),
+        Path(out).parent,
+        tuple(keep),
+        tracking or Tracking(),
+        progress,
+    )
+    trained: Trained | None = way.train(task) if kind in BASELINES else way.train(task, workspace)
     if trained is None:
         return  # one of several processes; the first writes
     decodes = getattr(model, "gene_decoder", None) is not None
@@ -200,7 +123,9 @@ def fit(
         perturbation=task.plan.perturbations("train", line)[0],
         control_mean=control_mean,
         metrics=trained.metrics,
-        curves=trained.curves,
+        curves=None
+        if draw is None or trained.metrics is None
+        else draw(trained.metrics, trained.chosen["best"]["step"]),
         config={"model": model.model_dump(mode="json"), "seed": seed},
     )
     shutil.rmtree(state_dir, ignore_errors=True)

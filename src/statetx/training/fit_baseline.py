@@ -6,26 +6,23 @@ import importlib
 
 import numpy as np
 
-from statetx.config import Tracking
 from statetx.core.errors import ModelError
 from statetx.data.store.roles import control_rows
 from statetx.data.store.store import LineStore
 from statetx.models.baselines.deltas import Statistics
-from statetx.training.fit import Places, Task, Trained
+from statetx.training.task import Task, Trained
 
 ROWS_AT_ONCE = 4096
 """Bounds the memory: 4096 cells of 20,000 genes are 330 MB as float32."""
 
 
-def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Trained:
+def train(task: Task) -> Trained:
     """Fit a model without steps; it has the checkpoint ``best`` only.
 
     Parameters
     ----------
     task
         Store, plan, settings.
-    keep, places, tracking
-        Of no use here: there are no steps, no state and no curves.
     """
     kind = importlib.import_module(f"statetx.models.kinds.{task.model.kind}")
     settings = task.model.model_dump(exclude={"kind"})

@@ -6,6 +6,7 @@ import logging
 import re
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from statetx.config import Tracking, Training
+from statetx.config import Training
 from statetx.core import stopping
 from statetx.core.digests import digest
 from statetx.core.errors import ModelError, Stopped, did_you_mean
@@ -24,22 +25,21 @@ from statetx.models.network.architecture import Architecture
 from statetx.models.network.backbone import Shape
 from statetx.models.network.decoder import DecoderShape
 from statetx.models.network.set_transformer import PertSets
-from statetx.reporting.page.training_curves import draw
-from statetx.training.fit import Places, Task, Trained
 from statetx.training.inputs.covariates import facts, features_digest, with_covariates
 from statetx.training.inputs.stream import Stream, make_loader, say_sets, validation_batches
-from statetx.training.loop.callbacks import ROWS, Curves, Progress, Validation
+from statetx.training.loop.callbacks import ROWS, Curves, Validation
 from statetx.training.loop.checkpoints import Checkpoints
 from statetx.training.loop.lightning_module import Objective, PertSetsModule
 from statetx.training.loop.monitors import COMPARES
 from statetx.training.loop.orders import Orders
 from statetx.training.loop.trainer import make_trainer, products, quiet, wandb_logger
 from statetx.training.processes import Ranks, first_says, joined
+from statetx.training.task import Task, Trained, Workspace
 
 log = logging.getLogger("statetx.training")
 
 
-def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Trained | None:
+def train(task: Task, workspace: Workspace) -> Trained | None:
     """Train by gradient and choose the best checkpoint on the validation conditions only.
 
     One of several processes that share the batches joins the others; all but the first return None.
@@ -48,12 +48,8 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
     ----------
     task
         Store, plan, vocabulary, settings, seed.
-    keep
-        Checkpoints to return: ``best``, ``last``, ``step=N``.
-    places
-        Where state and step checkpoints go.
-    tracking
-        Whether curves go to wandb too.
+    workspace
+        Where it writes, what it keeps, what it shows.
 
     Raises
     ------
@@ -63,16 +59,16 @@ def train(task: Task, keep: list[str], places: Places, tracking: Tracking) -> Tr
         the processes cannot share.
     """
     task = with_covariates(task)
-    _check_keep(keep, task.model.training.max_steps, task.model.training.ckpt_every_n_steps)
+    _check_keep(
+        workspace.keep, task.model.training.max_steps, task.model.training.ckpt_every_n_steps
+    )
     with joined() as ranks:
-        return _train(task, keep, places, tracking, ranks)
+        return _train(task, workspace, ranks)
 
 
-def _train(
-    task: Task, keep: list[str], places: Places, tracking: Tracking, ranks: Ranks
-) -> Trained | None:
-    settings = task.model.training
-    logger = wandb_logger(tracking, places.run) if tracking.wandb and not ranks.rank else None
+def _train(task: Task, workspace: Workspace, ranks: Ranks) -> Trained | None:
+    settings, tracking, keep = task.model.training, workspace.tracking, workspace.keep
+    logger = wandb_logger(tracking, workspace.run) if tracking.wandb and not ranks.rank else None
     loader = make_loader(task, task.plan, "train", task.seed, ranks)
     say_sets(loader)
     validation_sets, without = validation_batches(task)
@@ -90,10 +86,10 @@ def _train(
     curves = Curves(validation, every, last_step, lambda: loader.waited_s)
     checkpoints = Checkpoints(
         validation,
-        places.state,
-        places.checkpoints,
+        workspace.state,
+        workspace.checkpoints,
         settings.ckpt_every_n_steps,
-        _identity(task, places),
+        _identity(task, workspace),
     )
     resume = first_says(lambda: checkpoints.prepare(keep), ranks)
     with quiet(), torch.random.fork_rng():
@@ -104,11 +100,12 @@ def _train(
         if settings.compile:
             module.model.compile()
         orders = Orders(checkpoints.due, checkpoints.ask)
-        callbacks = [orders, Progress(last_step), validation, curves, checkpoints]
-        trainer = make_trainer(settings, places.state, logger, callbacks, ranks)
+        shown = [] if workspace.progress is None else [workspace.progress(last_step)]
+        callbacks = [orders, *shown, validation, curves, checkpoints]
+        trainer = make_trainer(settings, workspace.state, logger, callbacks, ranks)
         begin = time.perf_counter()
         with products(settings), stopping.patiently():
-            _run(trainer, module, loader, places.state, resume, validation)
+            _run(trainer, module, loader, workspace.state, resume, validation)
         log.info(
             "training took %.0f s, of which %.1f s waiting for cells",
             time.perf_counter() - begin,
@@ -151,8 +148,7 @@ def _train(
         architecture.to_json(),
         {name: arrays[name] for name in names},
         {name: chosen[name] for name in names},
-        metrics=(text := curves.text()),
-        curves=draw(text, chosen["best"]["step"]),
+        metrics=curves.text(),
         cell_set_len=task.model.cell_set_len,
         packages=("statetx", "numpy", "torch", "lightning", "safetensors"),
         facts=facts(task),
@@ -195,7 +191,7 @@ def _run(
         )
 
 
-def _check_keep(keep: list[str], max_steps: int, every: int) -> None:
+def _check_keep(keep: Sequence[str], max_steps: int, every: int) -> None:
     written = [f"step={step}" for step in range(every, max_steps + 1, every)]
     for name in keep:
         if name in ("best", "last"):
@@ -266,7 +262,7 @@ def _objective(model: Any) -> Objective:
     return Objective(model.loss, model.loss_chunks, weight, model.regularization)
 
 
-def _identity(task: Task, places: Places) -> str:
+def _identity(task: Task, workspace: Workspace) -> str:
     """Digest of what this training depends on.
 
     The name of the state directory stands for what is not seen here, the code and the cells.
@@ -275,4 +271,4 @@ def _identity(task: Task, places: Places) -> str:
     settings = task.model.model_dump(mode="json", exclude=unread)
     parts = [settings, task.seed, task.plan.digest, task.vocabulary, task.store.genes]
     parts += [task.match_by_batch, task.batches, features_digest(task)]
-    return digest([*parts, places.state.name])
+    return digest([*parts, workspace.state.name])

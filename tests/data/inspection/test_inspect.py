@@ -15,8 +15,8 @@ import pytest
 from scipy import sparse
 
 from statetx.config import Dataset
-from statetx.core.digests import followed_modules
 from statetx.core.errors import DataError
+from statetx.core.fingerprint import followed_modules
 from statetx.data.inspection import inspect as h5ad
 from statetx.data.inspection.design import Columns
 

@@ -53,7 +53,7 @@ def test_a_killed_packing_goes_on(
     code = (
         "import os, signal, sys\n"
         "from statetx.config import Dataset\n"
-        "from statetx.data import gather, pack\n"
+        "from statetx.data.pack import gather, pack\n"
         "real = gather.write_names\n"
         "def write_names(obs, cells, aliases):\n"
         "    if '/.L2' in obs.file.filename:\n"  # in the middle of the second line
@@ -179,7 +179,7 @@ def test_a_full_disk_leaves_nothing_half_made(
         "import resource, signal, sys\n"
         "import anndata\n"  # libraries may write caches: the limit comes after them
         "from statetx.config import Dataset\n"
-        "from statetx.data import pack\n"
+        "from statetx.data.pack import pack\n"
         "from statetx.core.errors import StatetxError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "made = Dataset.model_validate_json(sys.argv[1])\n"

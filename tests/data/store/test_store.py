@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from statetx.core.digests import followed_modules
 from statetx.core.errors import DataError, ResultsError
+from statetx.core.fingerprint import followed_modules
 from statetx.data.store.store import open_store
 
 CONTROL = "DMSO_TF_00"

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from statetx.config import Dataset, Evaluation, Simulate
-from statetx.core.digests import followed_modules
 from statetx.core.errors import ResultsError
+from statetx.core.fingerprint import followed_modules
 from statetx.data.pack.pack import pack
 from statetx.data.sets.control_matching import draw_controls
 from statetx.data.simulate import line_names, simulate

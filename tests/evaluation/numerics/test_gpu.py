@@ -14,6 +14,7 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 
 from statetx.evaluation.numerics import (
+    gene_sort_gpu,
     gpu,
 )
 from statetx.evaluation.numerics import (
@@ -28,6 +29,7 @@ from statetx.evaluation.numerics import (
 from statetx.evaluation.numerics import (
     rank_sum_gpu as gpu_ranks,
 )
+from statetx.evaluation.numerics.sorted_cells import SortedCells
 
 DEVICES = [
     "cpu",
@@ -72,7 +74,7 @@ def test_ranks_are_those_of_the_loops(
     there = ranked(control, device)
     for seed, density in ((2, 0.3), (3, 1.0), (4, 0.0)):
         cells = sparse.csr_matrix(expression(sizes[0], 40, density, seed, signed).astype(kinds[0]))
-        target = ranks.SortedCells.of(cells)
+        target = SortedCells.of(cells)
         expected = control.test(target)
         statistic, pvalue = there.test(target)
         np.testing.assert_array_equal(statistic, expected.statistic)
@@ -84,7 +86,7 @@ def test_far_tails_keep_their_digits(device: str) -> None:
     shift = np.linspace(0, 3, 30)
     x = np.abs(np.random.default_rng(0).normal(1 + shift, 1, (800, 30)))
     control = ranks.SortedControl.of(np.abs(np.random.default_rng(1).normal(1, 1, (1500, 30))))
-    target = ranks.SortedCells.of(x)
+    target = SortedCells.of(x)
     expected = control.test(target)
     assert 0 < expected.pvalue.min() < 1e-200
     np.testing.assert_array_equal(ranked(control, device).test(target)[1], expected.pvalue)
@@ -96,9 +98,9 @@ def test_blocks_of_genes_do_not_matter(
     device: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     control = ranks.SortedControl.of(expression(300, 40, 0.3, 1))
-    target = ranks.SortedCells.of(expression(900, 40, 0.5, 2))
+    target = SortedCells.of(expression(900, 40, 0.5, 2))
     expected = ranked(control, device).counts(target)
-    monkeypatch.setattr(gpu_ranks, "VALUES", block)
+    monkeypatch.setattr(gene_sort_gpu, "VALUES", block)
     for found, whole in zip(ranked(control, device).counts(target), expected, strict=True):
         np.testing.assert_array_equal(found, whole)
 
@@ -109,13 +111,13 @@ def test_blocks_of_genes_do_not_matter(
 def test_sorted_within_genes(
     device: str, kind: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_ranks, "VALUES", block)
+    monkeypatch.setattr(gene_sort_gpu, "VALUES", block)
     generator = np.random.default_rng(0)
     counts = np.append(generator.integers(0, 60, 50), 0)
     starts = np.append(0, np.cumsum(counts))
     values = generator.normal(size=starts[-1]).round(1).astype(kind)
     expected = np.concatenate([np.sort(part) for part in np.split(values, starts[1:-1])])
-    assert gpu_ranks.sort_genes(starts, values, torch.device(device))
+    assert gene_sort_gpu.sort_genes(starts, values, torch.device(device))
     np.testing.assert_array_equal(values, expected)
 
 
@@ -211,6 +213,7 @@ def give_all_to(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a device do everything, however small."""
     monkeypatch.setattr(gpu_pairs, "WORTH", 0)
     monkeypatch.setattr(gpu_ranks, "WORTH", 0)
+    monkeypatch.setattr(gene_sort_gpu, "WORTH", 0)
     for module in (pairs, gpu_ranks):
         monkeypatch.setattr(module, "gpu", lambda: torch.device(device))
 
@@ -274,7 +277,7 @@ def test_a_full_gpu_leaves_the_work_to_the_cpu(
 
 def test_torch_is_not_imported_without_a_driver() -> None:
     code = (
-        "import sys; from statetx.evaluation import gpu, pairs, ranks; gpu._DRIVERS = ()\n"
+        "import sys; from statetx.evaluation.numerics import gpu, pair_sums as pairs, rank_sum as ranks; gpu._DRIVERS = ()\n"
         "assert gpu.gpu_at_work() is None and gpu.gpu() is None and gpu.gpu_at_work() is None\n"
         "assert 'torch' not in sys.modules"
     )

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from statetx.core.errors import ModelError
+from statetx.models.kinds.pertsets import PertSetsPredictor
 from statetx.models.network.backbone import Shape
 from statetx.models.network.losses import energy
-from statetx.models.network.set_transformer import Architecture, PertSets, PertSetsPredictor
+from statetx.models.network.set_transformer import Architecture, PertSets
 
 FIXTURES = ["hvg_basalmlp", "hvg_basallinear", "hvg_noresidual"]
 UNUSED = ("gene_decoder.", "transformer_backbone.embed_tokens.")

@@ -17,8 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from statetx.core.digests import no_room
 from statetx.core.errors import DataError, StatetxError, did_you_mean
+from statetx.core.writes import no_room
 from statetx.data.h5ad.foreign import refuse_foreign, refuse_other_hdf5
 
 IN_MEMORY, MOST_ROWS, RATIO = 1 << 28, 1 << 24, 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,3 +120,15 @@ def _same_genes(first: Header, other: Header, what: str, a: list[str], b: list[s
         where=other.path,
         fix="bring all files to the same order: adata[:, genes]",
     )
+
+
+def refuse_repeat(path: Path, seen: dict[Path, Path]) -> None:
+    """Note a file in `seen`; refuse it when it is there already, under whatever name."""
+    place = Path(os.path.realpath(path))  # which, unlike `resolve`, takes links in a circle
+    if place in seen:
+        raise DataError(
+            "the same file is listed twice, which would double its cells",
+            where=f"{seen[place]} and {path}",
+            fix="list every file once in `files`",
+        )
+    seen[place] = path

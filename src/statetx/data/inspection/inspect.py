@@ -20,7 +20,7 @@ from statetx.data.h5ad.header import Column, Header, barcodes, column, header, o
 from statetx.data.h5ad.identity import identity
 from statetx.data.h5ad.matrix import Matrix, check_scale, check_values
 from statetx.data.h5ad.obs_columns import pieces
-from statetx.data.inspection.checks import check_together
+from statetx.data.inspection.checks import check_together, refuse_repeat
 from statetx.data.inspection.describe import FileReport, ObsColumn, describe, gene_names
 from statetx.data.inspection.design import Columns, Design, tally
 from statetx.data.inspection.estimate import (
@@ -32,7 +32,6 @@ from statetx.data.inspection.estimate import (
     value_bytes,
 )
 from statetx.data.inspection.scale import check_every_value
-from statetx.data.pack.survey import refuse_repeat
 from statetx.shared import labels
 
 __all__ = ["Needs", "Report", "cell_lines", "identity", "inspect"]

@@ -116,12 +116,12 @@ def _row_sums(part: sparse.csr_matrix) -> np.ndarray:
 
 def _count_behind(rows: list[sparse.csr_matrix]) -> float | None:
     """Return the largest count behind log1p values, as packing would recover it, or None."""
-    from statetx.data.pack import kernels as pack_kernels  # numba takes half a second to import
+    from statetx.data.h5ad import count_kernels  # numba takes half a second to import
 
     most = 0
     for part in rows:
         found, factor = np.empty(part.nnz, dtype=np.int32), np.empty(part.shape[0])
-        if not pack_kernels.recover_counts(
+        if not count_kernels.recover_counts(
             part.indptr, part.data, int(np.iinfo(np.uint16).max), found, factor
         ):
             return None

@@ -18,11 +18,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from statetx.config import Dataset
-from statetx.core.digests import sweep, whole
 from statetx.core.errors import DataError, ResultsError
+from statetx.core.writes import sweep, whole
 from statetx.data.h5ad.matrix import refuse_other_scale
 from statetx.data.h5ad.numbers import is_whole
-from statetx.data.pack import kernels as pack_kernels
+from statetx.data.pack import kernels
 from statetx.data.pack.line_obs import array, write_frame, write_names
 from statetx.data.pack.scatter import index_type
 from statetx.data.pack.segments import Cells, read_segments, sort_cells
@@ -151,7 +151,7 @@ def _write(
         numbers = {name: np.empty(rows.stop - rows.start) for name in ("total", "scale")}
         for segment, inside, source, places in cells.taken(rows):
             long = segment.records["nonzeros"][inside].astype(np.int64)
-            pack_kernels.take_rows(
+            kernels.take_rows(
                 source.astype(np.int64),
                 long,
                 segment.indices,

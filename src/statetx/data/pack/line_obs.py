@@ -8,7 +8,7 @@ import anndata
 import h5py
 import numpy as np
 
-from statetx.data.pack import kernels as pack_kernels
+from statetx.data.pack import kernels
 from statetx.data.pack.segments import Cells, per_file, used
 
 
@@ -79,7 +79,7 @@ def _repeated(names: np.ndarray) -> np.ndarray:
 
     By 64-bit hashes: should two names share one, both are told apart, which harms nobody.
     """
-    hashes = pack_kernels.hash_rows(names.view(np.uint8).reshape(len(names), names.dtype.itemsize))
+    hashes = kernels.hash_rows(names.view(np.uint8).reshape(len(names), names.dtype.itemsize))
     ordered = np.sort(hashes)
     again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     return np.isin(hashes, again) if again.size else np.zeros(len(names), dtype=bool)

@@ -21,8 +21,11 @@ import pandas as pd
 
 from statetx.config import Dataset
 from statetx.core import locks
-from statetx.core.digests import code_fingerprint, digest, versions, whole, write_json, write_text
+from statetx.core.digests import digest, versions
 from statetx.core.errors import DataError, ResultsError
+from statetx.core.fingerprint import code_fingerprint
+from statetx.core.text_files import write_json, write_text
+from statetx.core.writes import whole
 from statetx.data.h5ad.identity import identity
 from statetx.data.pack.gather import gather
 from statetx.data.pack.scatter import scatter

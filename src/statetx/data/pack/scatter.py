@@ -21,13 +21,16 @@ from scipy import sparse
 from tqdm import tqdm
 
 from statetx.config import Dataset
-from statetx.core.digests import digest, sweep, whole, write_json
+from statetx.core.digests import digest
 from statetx.core.errors import DataError
+from statetx.core.text_files import write_json
+from statetx.core.writes import sweep, whole
+from statetx.data.h5ad import count_kernels
 from statetx.data.h5ad.header import Header, barcodes, header, opened
 from statetx.data.h5ad.identity import identity
 from statetx.data.h5ad.matrix import Matrix, check_values, refuse_other_scale
 from statetx.data.h5ad.numbers import RowSums, is_integral, is_whole
-from statetx.data.pack import kernels as pack_kernels
+from statetx.data.pack import kernels
 from statetx.data.pack.content import Content
 from statetx.data.pack.survey import Survey, watched
 from statetx.data.store.layout import ALIGNMENT
@@ -276,7 +279,7 @@ def _encoded(
         np.divide(settings.target_sum, total, out=scale, where=total > 0)
     else:
         found = np.empty(values.nnz, dtype=np.int32)
-        if pack_kernels.recover_counts(values.indptr, values.data, LARGEST_COUNT, found, scale):
+        if count_kernels.recover_counts(values.indptr, values.data, LARGEST_COUNT, found, scale):
             counts = integral = True
             values = sparse.csr_matrix((found, values.indices, values.indptr), values.shape)
     largest = float(values.data.max()) if values.nnz else 0.0
@@ -296,7 +299,7 @@ def _write(part: _Part, found: Header, chunk: _Chunk, names: np.ndarray, start: 
     ends = np.cumsum(lengths)
     indices = np.empty(chunk.x.nnz, dtype=index_type(chunk.x.shape[1]))
     values = np.empty(chunk.x.nnz, dtype=chunk.kind)
-    pack_kernels.take_rows(
+    kernels.take_rows(
         chunk.x.indptr[order].astype(np.int64),
         lengths,
         chunk.x.indices,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from statetx.config import Dataset
-from statetx.core.digests import code_fingerprint, digest, write_json
+from statetx.core.digests import digest
 from statetx.core.errors import DataError, ResultsError
+from statetx.core.fingerprint import code_fingerprint
+from statetx.core.text_files import write_json
 from statetx.data.h5ad.header import Header, header
 from statetx.data.h5ad.identity import identity
-from statetx.data.inspection.checks import check_scales, check_together
+from statetx.data.inspection.checks import check_scales, check_together, refuse_repeat
 from statetx.data.pack.content import stamp
 from statetx.data.store.layout import FORMAT
 
@@ -185,18 +186,6 @@ def _no_repeats(paths: list[Path]) -> None:
     seen: dict[Path, Path] = {}
     for path in paths:
         refuse_repeat(path, seen)
-
-
-def refuse_repeat(path: Path, seen: dict[Path, Path]) -> None:
-    """Note a file in `seen`; refuse it when it is there already, under whatever name."""
-    place = Path(os.path.realpath(path))  # which, unlike `resolve`, takes links in a circle
-    if place in seen:
-        raise DataError(
-            "the same file is listed twice, which would double its cells",
-            where=f"{seen[place]} and {path}",
-            fix="list every file once in `files`",
-        )
-    seen[place] = path
 
 
 def _common_genes(headers: Sequence[Header]) -> list[str]:

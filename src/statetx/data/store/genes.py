@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from statetx.core.digests import write_text
 from statetx.core.errors import ResultsError
+from statetx.core.text_files import write_text
 from statetx.data.store import hvg, kernels
 from statetx.data.store.plan import Plan, read_plan
 from statetx.data.store.roles import conditions, control_runs

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from statetx.core.digests import digest, whole
+from statetx.core.digests import digest
 from statetx.core.errors import ResultsError
 from statetx.core.records import verify
+from statetx.core.writes import whole
 
 ROLES = ("train", "val", "test")
 COLUMNS = ("line", "perturbation", "role", "reason")

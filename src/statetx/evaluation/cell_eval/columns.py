@@ -24,6 +24,7 @@ from statetx.core.errors import ConfigError, did_you_mean
 from statetx.evaluation.cell_eval.clustering import clustering_agreement, why_absent
 from statetx.evaluation.cell_eval.de_columns import DE_COLUMNS, Column, Tests
 from statetx.evaluation.numerics.correlation import pearson
+from statetx.evaluation.numerics.vector_distances import distances_between
 from statetx.evaluation.scores.differential_expression import DETable
 
 log = logging.getLogger(__name__)
@@ -107,22 +108,6 @@ def _pearson_delta(panel: Panel) -> Column:
 def _errors(panel: Panel, delta: bool, power: int) -> Column:
     off = panel.pred_delta - panel.real_delta if delta else panel.pred - panel.real
     return [float(value) for value in (np.abs(off) ** power).mean(axis=1)]
-
-
-def distances_between(pred: np.ndarray, real: np.ndarray, kind: str) -> np.ndarray:
-    """Distances of every predicted [P, G] from every real delta [Q, G] -> [P, Q]; l1, l2, cosine.
-
-    A vector without length has cosine distance 1.
-    """
-    if kind == "l1":
-        return np.array([np.abs(row - real).sum(axis=1) for row in pred])
-    if kind == "l2":
-        return np.array([np.sqrt(((row - real) ** 2).sum(axis=1)) for row in pred])
-    lengths = np.linalg.norm(pred, axis=1), np.linalg.norm(real, axis=1)
-    unit = [
-        x / np.where(n == 0, 1.0, n)[:, None] for x, n in zip((pred, real), lengths, strict=True)
-    ]
-    return np.clip(1.0 - unit[0] @ unit[1].T, 0.0, 2.0)
 
 
 def _discrimination(panel: Panel, kind: str) -> Column:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from statetx.core.digests import whole
+from statetx.core.writes import whole
 from statetx.evaluation.cell_eval.de_columns import Column
 from statetx.shared.tables import field
 

@@ -22,7 +22,7 @@ from statetx.evaluation.held_out.reference_files import (
     write_scores,
 )
 from statetx.evaluation.numerics.csr_cells import compact
-from statetx.evaluation.numerics.rank_sum import SortedCells, mean_of
+from statetx.evaluation.numerics.sorted_cells import SortedCells, mean_of
 from statetx.evaluation.scores.columns import FALLBACK, IMPOSSIBLE
 from statetx.evaluation.scores.conditions import Condition, score
 from statetx.evaluation.scores.covariance import covariance_agreement

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 from statetx.config import Evaluation
-from statetx.core.digests import write_json
 from statetx.core.errors import ResultsError
+from statetx.core.text_files import write_json
 from statetx.data.store.plan import read_plan
 from statetx.data.store.store import open_store
 from statetx.evaluation.held_out.batch_controls import OwnControls

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from statetx.core.digests import whole
 from statetx.core.errors import ResultsError
 from statetx.core.records import verify
+from statetx.core.writes import whole
 from statetx.evaluation.held_out.held_out_line import Scene
 from statetx.evaluation.held_out.training_reference import OWN_LINE, MeanDelta
 from statetx.evaluation.scores.columns import COLUMNS, DROPPED, IDENTITY, REFERENCE, write_note

@@ -10,74 +10,24 @@ with any block of genes; p is computed from them on the CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from statetx.evaluation.numerics.gpu import attempt, gpu, gpu_at_work, has_room, send
+from statetx.evaluation.numerics.gpu import attempt, gpu, has_room, send
 from statetx.evaluation.numerics.rank_kernels import p_values
 
 if TYPE_CHECKING:
     import torch
 
-    from statetx.evaluation.numerics.rank_sum import SortedCells
-
-WORTH = 1 << 21
-"""Control values that are not zero from which a GPU tests against them: 10,000 cells, 2,000 genes, 10 %."""
-
-WORTH_SORTING = 1 << 16
-"""Values from which a GPU that is at work already sorts them."""
-
-VALUES = 1 << 24
-"""Values in a block of genes: 50 bytes each at the peak."""
+    from statetx.evaluation.numerics.sorted_cells import SortedCells
+from statetx.evaluation.numerics.gene_sort_gpu import WORTH, gene_blocks, genes_of_values
 
 RESIDENT_BYTES = 16
 """Of one control value on the device: its key, and itself where no other equals it."""
 
 MOST_CELLS = 2_097_151
 """Most cells of a test, both sides: their number cubed still fits int64."""
-
-
-def _gene_blocks(starts: np.ndarray) -> Iterator[slice]:
-    """Cut genes into blocks of at most `VALUES` values, or one gene."""
-    first, n_genes = 0, len(starts) - 1
-    while first < n_genes:
-        last = int(np.searchsorted(starts, starts[first] + VALUES, side="right")) - 1
-        yield slice(first, max(first + 1, last))
-        first = max(first + 1, last)
-
-
-def _genes(starts: torch.Tensor, n_values: int) -> torch.Tensor:
-    """Gene of each value, int64 [n_values], from where genes start [G + 1]."""
-    import torch
-
-    genes = torch.arange(len(starts) - 1, device=starts.device)
-    return torch.repeat_interleave(genes, starts.diff(), output_size=n_values)
-
-
-def sort_genes(starts: np.ndarray, values: np.ndarray, device: torch.device) -> bool:
-    """Sort the values of each gene, in place; return True.
-
-    Parameters
-    ----------
-    starts
-        int64 [G + 1], where each gene's values begin.
-    values
-        [nnz], float32 or float64.
-    device
-        Where to sort them.
-    """
-    import torch
-
-    for block in _gene_blocks(starts):
-        own = slice(starts[block.start], starts[block.stop])
-        part = values[own]
-        genes = _genes(send(starts[block.start : block.stop + 1], device), len(part)).int()
-        ordered, places = torch.sort(send(part, device), stable=True)
-        again = torch.sort(genes[places], stable=True).indices
-        values[own] = ordered[again].cpu().numpy()
-    return True
 
 
 class _Block(NamedTuple):
@@ -127,7 +77,7 @@ class RankedControl:
         self.n_cells, self.device = cells.n_cells, device
         self._zeros = cells.n_cells - np.diff(cells.starts)
         self._ties, self._negatives = ties.astype(np.int64), negatives
-        self._blocks = [self._block(cells, genes) for genes in _gene_blocks(cells.starts)]
+        self._blocks = [self._block(cells, genes) for genes in gene_blocks(cells.starts)]
 
     def _block(self, cells: SortedCells, genes: slice) -> _Block:
         import torch
@@ -137,7 +87,7 @@ class RankedControl:
         starts = send(bounds - bounds[0], self.device)
         distinct, rank = torch.unique(values, return_inverse=True)
         distinct = torch.cat([distinct, distinct.new_full((1,), math.inf)])
-        keys = _genes(starts, len(values)) * (2 * len(distinct)) + 2 * rank + 1
+        keys = genes_of_values(starts, len(values)) * (2 * len(distinct)) + 2 * rank + 1
         return _Block(genes, distinct, keys, starts, send(self._zeros[genes], self.device))
 
     def counts(self, target: SortedCells) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +107,7 @@ class RankedControl:
         for block in self._blocks:
             distinct = block.distinct.to(double or block.distinct.dtype)
             first = block.genes.start
-            for part in _gene_blocks(target.starts[first : block.genes.stop + 1]):
+            for part in gene_blocks(target.starts[first : block.genes.stop + 1]):
                 genes = slice(first + part.start, first + part.stop)
                 found = self._search(block._replace(distinct=distinct), part.start, target, genes)
                 twice_u[genes] += found[0]
@@ -174,7 +124,7 @@ class RankedControl:
         values = send(target.values[bounds[0] : bounds[-1]], self.device)
         # Of one type: otherwise torch converts the whole control in each search.
         values = values.to(block.distinct.dtype)
-        here = _genes(send(bounds, self.device), len(values))
+        here = genes_of_values(send(bounds, self.device), len(values))
         gene = here + skip
         rank = torch.searchsorted(block.distinct, values)
         key = gene * (2 * len(block.distinct)) + 2 * rank + (block.distinct[rank] == values)
@@ -210,13 +160,6 @@ class RankedControl:
 
 def _tie(count: Any) -> Any:
     return count * count * count - count
-
-
-def sort_if_worth(starts: np.ndarray, values: np.ndarray) -> bool:
-    """Do as `sort_genes` on the GPU, if there is one and enough to sort; return whether it was done."""
-    least_met = len(values) >= WORTH_SORTING
-    device = gpu() if len(values) >= WORTH else gpu_at_work() if least_met else None
-    return device is not None and bool(attempt(lambda: sort_genes(starts, values, device)))
 
 
 def ranked_if_worth(

@@ -63,8 +63,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from statetx.evaluation.cell_eval.columns import distances_between
 from statetx.evaluation.numerics.correlation import pearson, ranks
+from statetx.evaluation.numerics.vector_distances import distances_between
 from statetx.evaluation.scores.columns import COLUMNS, SCORED_ZERO, write_note
 from statetx.evaluation.scores.de_agreement import agreement
 from statetx.evaluation.scores.differential_expression import DETable

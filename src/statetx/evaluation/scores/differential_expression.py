@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from statetx.core.digests import whole
 from statetx.core.errors import ResultsError
 from statetx.core.records import verify
+from statetx.core.writes import whole
 from statetx.evaluation.numerics.csr_cells import Cells
-from statetx.evaluation.numerics.rank_sum import RankSum, SortedCells, SortedControl
+from statetx.evaluation.numerics.rank_sum import RankSum, SortedControl
+from statetx.evaluation.numerics.sorted_cells import SortedCells
 
 ALPHA = np.float32(0.05)
 """A gene is significant below this; compared in float32, as cell-eval does."""

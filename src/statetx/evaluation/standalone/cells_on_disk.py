@@ -11,8 +11,8 @@ from typing import IO, Any
 import numpy as np
 from scipy import sparse
 
-from statetx.core.digests import no_room
 from statetx.core.errors import ResultsError
+from statetx.core.writes import no_room
 from statetx.data.h5ad.matrix import Matrix
 from statetx.data.h5ad.numbers import computable_type
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from statetx.core.digests import whole
 from statetx.core.errors import DataError, did_you_mean
+from statetx.core.writes import whole
 from statetx.evaluation.cell_eval.de_columns import Tests
 from statetx.evaluation.scores.differential_expression import COLUMNS, DETable
 from statetx.shared.tables import encoding, first_line, is_parquet, separator

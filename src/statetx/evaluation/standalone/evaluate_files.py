@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from statetx.core.digests import staged, whole
 from statetx.core.errors import ConfigError, DataError, did_you_mean
+from statetx.core.writes import staged, whole
 from statetx.data.h5ad.gene_names import common_names
 from statetx.data.store.layout import check_case, folder_name
 from statetx.evaluation.cell_eval import columns as cell_eval

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from statetx.evaluation.numerics.rank_sum import SortedCells, SortedControl
+from statetx.evaluation.numerics.rank_sum import SortedControl
+from statetx.evaluation.numerics.sorted_cells import SortedCells
 from statetx.evaluation.scores.columns import COLUMNS, DROPPED, IDENTITY, write_note
 from statetx.evaluation.scores.conditions import Condition, score
 from statetx.evaluation.scores.covariance import covariance_agreement

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from statetx.evaluation.cell_eval import columns as cell_eval
 from statetx.evaluation.cell_eval.de_columns import Column, Tests
 from statetx.evaluation.numerics.pair_sums import centre_of
-from statetx.evaluation.numerics.rank_sum import SortedCells, SortedControl, mean_of
+from statetx.evaluation.numerics.rank_sum import SortedControl
+from statetx.evaluation.numerics.sorted_cells import SortedCells, mean_of
 from statetx.evaluation.scores.differential_expression import DERow, DETable, de_row, table_of
 from statetx.evaluation.scores.distances import EnergyFrom, Sample
 from statetx.evaluation.standalone.line_scores import Half, OurScores

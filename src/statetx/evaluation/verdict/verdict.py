@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from statetx.config import Evaluation
-from statetx.core.digests import versions, whole, write_json
+from statetx.core.digests import versions
+from statetx.core.text_files import write_json
+from statetx.core.writes import whole
 from statetx.evaluation.scores.columns import parse_note
 from statetx.evaluation.verdict.alarms import flags, undefined
 from statetx.evaluation.verdict.bootstrap import LEVEL, Estimate

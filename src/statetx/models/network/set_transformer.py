@@ -11,8 +11,7 @@ the cells, a residual in the space of the input, a gene decoder. Names are those
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from statetx.core.errors import ModelError
-from statetx.models.kinds.pertsets import FEATURES, PertSetsPredictor
 from statetx.models.network.architecture import Architecture, ConfidenceToken, mlp
 from statetx.models.network.backbone import Backbone, Shape
 from statetx.models.network.decoder import DECODERS
 from statetx.models.network.gpt2 import Gpt2Backbone
-from statetx.models.predictor import expect_tensors
 
 
 class Prediction(NamedTuple):
@@ -258,40 +255,3 @@ class PertSets(nn.Module):
             name: np.array(value.detach().float().cpu().numpy())
             for name, value in self.state_dict().items()
         }
-
-
-def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> PertSetsPredictor:
-    """Build the model of a model directory.
-
-    Raises
-    ------
-    ModelError
-        The weights or the vocabulary are not those of the architecture.
-    """
-    architecture = Architecture.from_json(meta["architecture"])
-    vocabulary = [str(label) for label in meta["perturbations"]]
-    arrays = dict(arrays)
-    features = arrays.pop(FEATURES, None)
-    expected = architecture.pert_dim if features is None else len(features)
-    if len(set(vocabulary)) != len(vocabulary) or len(vocabulary) != expected:
-        raise ModelError(
-            f"the vocabulary has {len(set(vocabulary))} different labels, "
-            f"the architecture has {expected}",
-            fix="model.json was edited: train or copy the model again",
-        )
-    batches = [str(name) for name in meta.get("batches") or []]
-    if architecture.batch_encoder and len(batches) != architecture.batch_dim:
-        raise ModelError(
-            f"model.json names {len(batches)} batches, the architecture has {architecture.batch_dim}",
-            fix="model.json was edited: train, copy or import the model again",
-        )
-    # Weights are read anyway: building on the meta device skips a random initialisation that is
-    # thrown away (seconds for the 200 M parameters of the Tahoe recipe).
-    with torch.device("meta"):
-        model = PertSets(architecture)
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    expect_tensors(arrays, shapes, "pertsets")
-    weights = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
-    model.load_state_dict(weights, strict=True, assign=True)
-    vectors = None if features is None else torch.from_numpy(np.array(features))
-    return PertSetsPredictor(model, vocabulary, vectors, batches)

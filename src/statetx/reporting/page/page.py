@@ -14,10 +14,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from statetx.core.digests import write_text
 from statetx.core.documents import Wanted, read_json
 from statetx.core.errors import ResultsError
 from statetx.core.records import verify
+from statetx.core.text_files import write_text
 from statetx.reporting import figures
 from statetx.reporting import numbers as words
 from statetx.reporting import verdict_rows as rows

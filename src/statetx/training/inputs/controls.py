@@ -9,7 +9,7 @@ import numpy as np
 from statetx.data.store.roles import control_rows
 
 if TYPE_CHECKING:  # the door to all ways of fitting imports this module
-    from statetx.training.fit import Task
+    from statetx.training.task import Task
 
 CELLS_PER_LINE = 256
 """Enough for a mean and for shares; keeps a training on 50 lines of 20,000 genes from reading its data twice."""

@@ -15,8 +15,8 @@ from statetx.core.digests import digest
 from statetx.core.errors import DataError, ModelError, did_you_mean
 from statetx.data.sets.set_table import SetTable
 from statetx.shared import labels as spelling
-from statetx.training.fit import Task
 from statetx.training.inputs.perturbation_features import Features, read_features
+from statetx.training.task import Task
 
 log = logging.getLogger("statetx.training")
 

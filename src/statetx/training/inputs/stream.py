@@ -10,10 +10,10 @@ import torch
 
 from statetx.data.sets.loader import SetBatch, SetLoader
 from statetx.data.store.plan import Plan
-from statetx.training.fit import Task
 from statetx.training.inputs.covariates import untrained_batches
 from statetx.training.loop.lightning_module import Batch, PertSetsModule
 from statetx.training.processes import Ranks, share
+from statetx.training.task import Task
 
 log = logging.getLogger("statetx.training")
 

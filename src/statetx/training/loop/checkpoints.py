@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from statetx.core import stopping
-from statetx.core.digests import whole
 from statetx.core.errors import ModelError
+from statetx.core.writes import whole
 from statetx.models.weights_file import write_weights
 from statetx.training.loop.callbacks import Validation, stepped
 from statetx.training.loop.lightning_module import PertSetsModule
@@ -80,7 +81,7 @@ class Checkpoints(lightning.Callback):
     def _step(self, name: str) -> Path:
         return self.checkpoints / f"{name}.safetensors"
 
-    def prepare(self, keep: list[str]) -> Path | None:
+    def prepare(self, keep: Sequence[str]) -> Path | None:
         """Return the state to resume from, or None; remove step checkpoints of other trainings.
 
         A state that is damaged is left aside for the one before it. Where a wanted step checkpoint

@@ -20,8 +20,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
 from statetx.config import Tracking, Training
-from statetx.core.digests import no_room
 from statetx.core.errors import ModelError
+from statetx.core.writes import no_room
 from statetx.training.processes import Ranks
 
 

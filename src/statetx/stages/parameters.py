@@ -6,97 +6,19 @@ Snakemake.
 
 from __future__ import annotations
 
-import os
-from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from statetx.config import BASELINES, Config
-from statetx.core import digests as provenance
-from statetx.core import documents
-from statetx.core.errors import ConfigError, ResultsError
+from statetx.core import digests, documents
+from statetx.core.errors import ConfigError
+from statetx.core.fingerprint import code_fingerprint
 from statetx.shared import labels
+from statetx.stages.fingerprints import code
 from statetx.stages.source_files import rooted, source_files
-
-CODE: dict[str, tuple[str, ...]] = {
-    "simulate": ("statetx.data.simulate",),
-    "pack": ("statetx.data.pack.pack",),
-    # Not splits.split, which also checks: a new check must not make every split stale.
-    "split": ("statetx.splits.plan_table",),
-    "genes": ("statetx.data.store.genes",),
-    "train": ("statetx.training.fit", "statetx.training.{way}", "statetx.models.kinds.{kind}"),
-    "predict": ("statetx.inference.predict", "statetx.models.kinds.{kind}"),
-    "reference": ("statetx.evaluation.held_out.reference",),
-    "evaluate": ("statetx.evaluation.held_out.evaluate",),
-    "verdict": ("statetx.evaluation.verdict.verdict",),
-    "prune": ("statetx.maintenance.prune",),
-    "report": ("statetx.reporting.page.page",),
-}
-"""Root modules of every stage; what they import inside the package counts too."""
-
-
-@cache
-def code(stage: str, kind: str | None = None) -> str:
-    """Fingerprint of the code of a stage when this process first asked for it."""
-    return code_now(stage, kind)
-
-
-def code_now(stage: str, kind: str | None = None) -> str:
-    """Fingerprint of the code that a stage runs, for a model of one kind where it has a model."""
-    way = "fit_baseline" if kind in BASELINES else "fit_network"
-    roots = [root.format(kind=kind, way=way) for root in CODE[stage] if kind or "{" not in root]
-    found = provenance.code_fingerprint(roots)
-    if stage == "report":
-        templates = Path(__file__).parents[1] / "reporting" / "page" / "templates"
-        files = sorted(path for path in templates.iterdir() if path.is_file())
-        found = provenance.digest([found, *(provenance.file_digest(path) for path in files)])
-    return found
-
 
 # ---------------------------------------------------------------------------------------------
 # where things are
-
-
-def pack_dir(dataset: str) -> Path:
-    """The packed store of a data set."""
-    return Path("results") / dataset / "pack"
-
-
-def split_dir(dataset: str, split: str) -> Path:
-    """The plan of a split."""
-    return Path("results") / dataset / split
-
-
-def parts_dir(dataset: str) -> Path:
-    """Where `pack` keeps what it needs to go on after an interruption."""
-    return Path(".state") / "pack" / dataset
-
-
-def genes_file(cfg: Config, dataset: str, split: str) -> Path | None:
-    """Genes chosen on a split; None: models on it work in all genes."""
-    n = cfg.n_hvg(split)
-    return None if n is None else split_dir(dataset, split) / "genes" / f"{n}.txt"
-
-
-def run_dir(dataset: str, split: str, model: str, seed: int) -> Path:
-    """Everything of one run."""
-    return split_dir(dataset, split) / model / f"seed{seed}"
-
-
-def state_dir(dataset: str, split: str, model: str, seed: int, made_from: Any) -> Path:
-    """Where a run keeps what it needs to resume, keyed by all that training depends on.
-
-    Without the key, a run whose learning rate changed would resume the old model and train zero
-    steps.
-    """
-    name = f"{state_prefix(dataset, split, model, seed)}{provenance.digest(made_from)}"
-    return Path(".state") / "train" / name
-
-
-def state_prefix(dataset: str, split: str, model: str, seed: int) -> str:
-    """Return how the names of all states of a run begin; no name holds a comma."""
-    return f"{dataset},{split},{model},seed{seed}-"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -125,9 +47,7 @@ def split_params(cfg: Config, split: str) -> dict[str, Any]:
     settings = {k: v for k, v in section.changed().items() if k not in unread}
     own = code("split")
     if settings.get("stratify", {}).get("drugs") == "effect":
-        own = provenance.digest(
-            [own, provenance.code_fingerprint(["statetx.splits.compounds.effects"])]
-        )
+        own = digests.digest([own, code_fingerprint(["statetx.splits.compounds.effects"])])
     if toml is not None:
         toml.get("statetx", {}).pop("made_from", None)
     return {
@@ -197,7 +117,7 @@ def features_digest(cfg: Config, model: str) -> str | None:
     if path is None:
         return None
     try:
-        return provenance.file_digest(path)
+        return digests.file_digest(path)
     except OSError as error:
         raise ConfigError(
             f"cannot read the features of perturbations: {error.strerror}",
@@ -258,33 +178,10 @@ def train_made_from(
     from statetx.data.store.plan import read_plan
 
     return {
-        "genes": None if genes is None else provenance.file_digest(genes),
+        "genes": None if genes is None else digests.file_digest(genes),
         "match_by_batch": match,
         "settings": settings,
         "code": code,
         "plan": read_plan(plan).digest,
-        "store": provenance.file_digest(store / "manifest.json"),
+        "store": digests.file_digest(store / "manifest.json"),
     }
-
-
-def check_writable(*places: str) -> None:
-    """Check that runs can write into directories of the working directory.
-
-    Raises
-    ------
-    ResultsError
-        One of them, or where it is to be made, cannot be written to.
-    """
-    for place in map(Path, places):
-        here = next(path for path in (place, *place.absolute().parents) if path.exists())
-        if not here.is_dir() or not os.access(here, os.W_OK | os.X_OK):
-            raise ResultsError(
-                f"cannot write into {str(place)!r}",
-                where=here.absolute(),
-                fix="make it a directory you may write to, or run in another directory",
-            )
-
-
-def raw_line(encoded: str) -> str:
-    """The cell line behind its name in paths."""
-    return unquote(encoded)

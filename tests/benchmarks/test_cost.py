@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
-from statetx.models.cost import (
+from cost import (
     BYTES_PER_WEIGHT,
     ENERGY_PRODUCTS,
     SHARE,
@@ -19,6 +16,9 @@ from statetx.models.cost import (
     parameters,
     words,
 )
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
 from statetx.models.network.architecture import Architecture
 from statetx.models.network.backbone import Shape
 from statetx.models.network.decoder import DecoderShape

@@ -1,0 +1,88 @@
+"""Which results are stale: made by other code, with other settings or from other inputs."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from statetx.config import Config
+from statetx.core import digests, records
+from statetx.core.errors import ResultsError, StatetxError
+from statetx.stages.steps import Step, all_steps, packed_lines
+
+
+def stale(cfg: Config) -> dict[Path, str]:
+    """Return the outputs that must be made anew, each with the reason.
+
+    Outputs that were never made are among them: asking for what would run anyway changes nothing.
+    """
+    found: dict[Path, str] = {}
+    checksums = cache(_recorded)
+    for step in all_steps(cfg):
+        why = _why_stale(step, checksums)
+        if why is not None:
+            found |= dict.fromkeys(step.outputs, why)
+    return found
+
+
+def refuse_stale_inputs(cfg: Config, step: Step) -> None:
+    """Check that a step reads what this configuration makes, down to the source data.
+
+    Raises
+    ------
+    ResultsError
+        Something was made with other settings, other code or from other files.
+    """
+    if not all(path.exists() for path in step.inputs):
+        return  # who reads the missing one says so
+    made = {path: other for other in all_steps(cfg, packed_lines) for path in other.outputs}
+    checksums = cache(_recorded)
+    waiting, seen = list(step.inputs), set()
+    while waiting:
+        path = waiting.pop()
+        other = made.get(path)
+        if other is None or other.record in seen:
+            continue
+        seen.add(other.record)
+        if (why := _why_stale(other, checksums)) is not None:
+            raise ResultsError(
+                f"{path.name} is not what this configuration makes: {why}",
+                where=path,
+                fix=f"run snakemake, or stage {other.stage} and those after it",
+            )
+        waiting.extend(other.inputs)
+
+
+def _why_stale(step: Step, checksums: Any) -> str | None:
+    for path in step.outputs:
+        if not path.exists():
+            return f"{path} does not exist"
+    try:
+        record = records.read_record(step.record)
+    except ResultsError as error:
+        return error.what
+    if record.code != step.code:
+        return f"the code of {step.stage} changed"
+    if record.settings != digests.as_json(step.settings):
+        return f"the settings of {step.stage} changed"
+    for name, (size, _) in record.files.items():
+        file = step.record.parent / name
+        if not file.is_file() or file.stat().st_size != size:
+            return f"{file} is not what was written"
+    known = {records.resolved(step.record, name): told for name, told in record.inputs.items()}
+    for path in step.inputs:
+        now, told = checksums(path), known.get(Path(path).absolute())
+        if now is not None and now != told:
+            return f"{path} changed"
+    return None
+
+
+def _recorded(path: Path) -> str | None:
+    """Return the checksum of an input by its record, or None: what makes it will be run."""
+    if path.name != "content.json" and not records.record_path(path).exists():
+        return None  # reading a whole store would take as long as making its record
+    try:
+        return records.known_checksum(path)
+    except (StatetxError, OSError):
+        return None

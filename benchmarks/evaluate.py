@@ -190,7 +190,7 @@ def de(folder: Path, python: Path, quick: bool, rounds: int) -> tuple[Rows, Figu
 def our_de(cells: ad.AnnData) -> Any:
     """Test all labels against the controls."""
     labels = cells.obs[LABEL].astype(str).to_numpy()
-    control = SortedControl.of(cells.X[labels == CONTROL])
+    control = SortedControl.from_cells(cells.X[labels == CONTROL])
     targets = ((name, cells.X[labels == name]) for name in sorted(set(labels) - {CONTROL}))
     return compare(targets, control, list(cells.var_names))
 

@@ -64,8 +64,8 @@ def cells(n: int, genes: int, density: float, seed: int) -> sparse.csr_matrix:
 
 def tests(control: sparse.csr_matrix, labels: list[sparse.csr_matrix]) -> Arrays:
     """Return U and p of every label, from the cells as they are stored."""
-    ranked = SortedControl.of(control)
-    return [values for label in labels for values in ranked.test(SortedCells.of(label))]
+    ranked = SortedControl.from_cells(control)
+    return [values for label in labels for values in ranked.test(SortedCells.from_cells(label))]
 
 
 def sums(control: sparse.csr_matrix, labels: list[sparse.csr_matrix]) -> Arrays:

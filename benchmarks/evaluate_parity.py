@@ -185,7 +185,7 @@ def de_differs(
     if names != (tested := sorted(set(labels) - {CONTROL})):
         missing = sorted(set(tested) ^ set(names))
         out.append(Difference("de", "(labels)", 0, math.nan, f"on one side only: {missing}", -1))
-    control = SortedControl.of(cells[labels == CONTROL])
+    control = SortedControl.from_cells(cells[labels == CONTROL])
     ours = compare(((name, cells[labels == name]) for name in names), control, genes)
     position = {name: i for i, name in enumerate(names)}
     frame = frame.assign(order=frame["target"].map(position)).sort_values("order", kind="stable")

@@ -134,7 +134,9 @@ def test_tables_of_tests_and_of_metrics_too(tmp_path: Path, form: tuple[str, str
 
     head = "target,feature,log2_fold_change,p_value,fdr"
     rows = [f"{label},{gene},1.5,0.1,NA" for label in LABELS for gene in ("NAN", "1e5")]
-    tests = SuppliedTable.read(write("de.csv", head, *rows), None).of("all", LABELS, ["NAN", "1e5"])
+    tests = SuppliedTable.read(write("de.csv", head, *rows), None).tests_of(
+        "all", LABELS, ["NAN", "1e5"]
+    )
     assert tests.log2_fold_change.shape == (len(LABELS), 2)
     assert (tests.log2_fold_change == 1.5).all()
     user = write("user.csv", "statistic,mse", "mean,1")

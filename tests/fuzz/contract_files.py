@@ -150,11 +150,11 @@ def predictions(home: Path) -> Result:
     from statetx.config import Evaluation
     from statetx.data.store.plan import read_plan
     from statetx.data.store.store import open_store
-    from statetx.evaluation.held_out.held_out_line import Scene
+    from statetx.evaluation.held_out.held_out_line import HeldOutLine
     from statetx.evaluation.held_out.predictions import Predictions
 
     store, settings = open_store(home / PACK, home / SPLIT / "genes/15.txt"), Evaluation()
-    scene = Scene.of(store, read_plan(home / SPLIT / "plan.parquet"), LINE, settings)
+    scene = HeldOutLine.from_plan(store, read_plan(home / SPLIT / "plan.parquet"), LINE, settings)
     read = Predictions(home / RUN / f"predictions/best/{LINE}.h5ad")
     read.check(scene)
     cells = {name: [read.cells(name), read.fallback(name)] for name in scene.perturbations}

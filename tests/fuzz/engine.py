@@ -191,11 +191,11 @@ def difference(good: Result, got: Result) -> str | None:
 
 def damaged(kind: Kind, sample: Path, seed: int, home: Path) -> str:
     """Make the damaged input of a seed in `home`; say how it was damaged."""
-    for attempt in range(20):
+    for on_gpu_or_none in range(20):
         shutil.rmtree(home, ignore_errors=True)
         shutil.copytree(sample, home, symlinks=True)
         with contextlib.suppress(Exception):  # not every change is possible everywhere
-            return kind.damage(home, random.Random(f"{kind.name} {seed} {attempt}"))
+            return kind.damage(home, random.Random(f"{kind.name} {seed} {on_gpu_or_none}"))
     raise RuntimeError(f"{kind.name}: no change is possible")
 
 

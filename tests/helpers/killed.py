@@ -79,7 +79,7 @@ def lie_in_wait(place: str, step: int) -> None:
         trainer.DirectIO.save_checkpoint = halved(state)  # type: ignore[method-assign]
 
 
-def attempt(arguments: dict[str, Any], *trap: Any) -> int:
+def on_gpu_or_none(arguments: dict[str, Any], *trap: Any) -> int:
     """Train in a fork; return its exit code, negative for a signal."""
     if (child := os.fork()) == 0:
         try:
@@ -123,9 +123,9 @@ def main(store: str, plan: str, out: str) -> None:
         }
 
     warm(arguments("whole"))
-    ends = [attempt(arguments("whole"))]
-    ends += [attempt(arguments("part"), *trap) for trap in traps]
-    ends.append(attempt(arguments("part")))
+    ends = [on_gpu_or_none(arguments("whole"))]
+    ends += [on_gpu_or_none(arguments("part"), *trap) for trap in traps]
+    ends.append(on_gpu_or_none(arguments("part")))
     left = [path.name for path in Path(tempfile.gettempdir()).iterdir()]
     print(json.dumps({"ends": ends, "traps": traps, "temporary": left}))
 

@@ -49,7 +49,7 @@ def test_the_mean_of_the_own_controls_is_moved(model_dirs, renamed, tmp_path: Pa
         got = found[found.obs["perturbation"] == label].X.mean(axis=0, dtype=np.float64)
         np.testing.assert_allclose(got, np.maximum(own + delta, 0.0), rtol=1e-5, atol=1e-5)
         assert found.X.max() <= np.log1p(1e4) + 1e-5
-        trained = model._controls.of("L01", got[None])
+        trained = model._controls.mean_of_line("L01", got[None])
         assert np.abs(own - trained).max() > 0.3  # the lines differ: the test would see a leak
 
 
@@ -70,7 +70,9 @@ def test_all_controls_of_a_trained_line_give_what_the_model_holds(
     controls = cells[cells.obs["drug_dose"] == CONTROL]
     for line in ("L01", "L03"):
         own = controls[controls.obs["cell_line"] == line].obsm["X_hvg"].mean(0, dtype=np.float64)
-        np.testing.assert_allclose(model._controls.of(line, own[None]), own, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            model._controls.mean_of_line(line, own[None]), own, rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("rule", ["0", "control_mean"])

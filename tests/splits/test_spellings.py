@@ -88,14 +88,14 @@ def test_doses_in_two_units_are_one_dose(generator: str) -> None:
 def test_one_spelling_of_each_draws_as_before() -> None:
     """Names are drawn as they stand: another sort order would be another split."""
     labels = ["SET+CEBPE", "CEBPE+RUNX1T1", "Erdafitinib ", "Zeta", "A", "ctrl+MYC"]
-    grid = Grid.of(source(labels).conditions, Reading("plain", ("ctrl",)))
+    grid = Grid.from_conditions(source(labels).conditions, Reading("plain", ("ctrl",)))
     assert grid.names("drug") == sorted(labels)
     assert grid.compounds == {}
 
 
 def test_a_drug_is_named_in_whatever_spelling() -> None:
     labels = ["Café", "KLF1+MYC", "CEBPA+ctrl", "SPI1"]
-    grid = Grid.of(source(labels).conditions, Reading("plain", ("ctrl",)))
+    grid = Grid.from_conditions(source(labels).conditions, Reading("plain", ("ctrl",)))
     given = [unicodedata.normalize("NFD", "Café "), "MYC + KLF1", "CEBPA"]
     assert grid.check(given, "drug", "drugs") == ["Café", "KLF1+MYC", "CEBPA+ctrl"]
     with pytest.raises(SplitError, match="no drug 'SPY1' in the data") as caught:
@@ -106,7 +106,9 @@ def test_a_drug_is_named_in_whatever_spelling() -> None:
 
 
 def test_a_drug_table_in_another_spelling() -> None:
-    grid = Grid.of(source(["MYC+KLF1", "Café"]).conditions, Reading("plain", ("ctrl",)))
+    grid = Grid.from_conditions(
+        source(["MYC+KLF1", "Café"]).conditions, Reading("plain", ("ctrl",))
+    )
     facts = {
         "listed": ["KLF1+MYC", unicodedata.normalize("NFD", "Café")],
         "groups": {"KLF1+MYC": "double"},

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from statetx.core.digests import digest
 from statetx.core.errors import ResultsError
-from statetx.core.writes import no_room as no_room
+from statetx.core.writes import disk_full as disk_full
 from statetx.core.writes import staged as staged
 from statetx.core.writes import sweep as sweep
 from statetx.core.writes import whole as whole

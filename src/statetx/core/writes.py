@@ -107,7 +107,7 @@ def _room(beside: Path, target: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield room / beside.name
     except (OSError, RuntimeError) as error:
-        if not no_room(error):
+        if not disk_full(error):
             raise
         raise ResultsError(
             "the disk is full; nothing half-made was left",
@@ -184,7 +184,7 @@ def _is_young(room: Path) -> bool:
         return True
 
 
-def no_room(error: BaseException) -> bool:
+def disk_full(error: BaseException) -> bool:
     """Whether a write failed for want of room; HDF5 says so in the text of its errors only."""
     known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     number = getattr(error, "errno", None)

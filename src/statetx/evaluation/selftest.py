@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from statetx.evaluation.standalone.line_scores import Half
-from statetx.evaluation.standalone.score_line import evaluate_halves
+from statetx.evaluation.standalone.line_scores import LineCells
+from statetx.evaluation.standalone.score_line import score_line
 
 DRUGS, DOSES, GENES, CELLS, CONTROLS = 4, (0.1, 1.0, 10.0), 120, 80, 300
 LABELS = [f"Drug{drug}_{dose:g}" for drug in range(DRUGS) for dose in DOSES]
@@ -112,15 +112,23 @@ class Screen:
 
     def scores(self, prediction: str) -> pd.DataFrame:
         """All columns of one prediction, ours and cell-eval's, one row per label."""
-        truth = Half(self.real, self.control, {})
-        predicted = Half(self.predictions[prediction], self.control, {})
+        truth = LineCells(self.real, self.control, {})
+        predicted = LineCells(self.predictions[prediction], self.control, {})
         mean = self.control.mean(axis=0, dtype=np.float64)
         reference = np.mean(
             [x.mean(axis=0, dtype=np.float64) - mean for x in self.real.values()], 0
         )
         genes = [f"gene{i:03d}" for i in range(GENES)]
-        found = evaluate_halves(
-            "planted", truth, predicted, predicted, genes, "full", CONTROLS, 0, reference
+        found = score_line(
+            "planted",
+            real=truth,
+            predicted=predicted,
+            predicted_on_real_scale=predicted,
+            genes=genes,
+            profile="full",
+            max_cells=CONTROLS,
+            seed=0,
+            reference=reference,
         )
         theirs = pd.DataFrame(found.columns, index=found.labels).astype(float)
         assert found.scores is not None  # asked for

@@ -111,7 +111,7 @@ class LoadedModel:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The perturbations, to be found in whatever spelling."""
-        return Vocabulary.of(self.meta)
+        return Vocabulary.from_meta(self.meta)
 
     @property
     def lines(self) -> list[str]:

@@ -31,9 +31,9 @@ class Vocabulary:
             self._meant.setdefault(reading.canonical(label), []).append(label)
 
     @classmethod
-    def of(cls, meta: Mapping[str, Any]) -> Vocabulary:
+    def from_meta(cls, meta: Mapping[str, Any]) -> Vocabulary:
         """Return the labels of ``model.json``."""
-        return cls(meta["perturbations"], Reading.of(meta, str(meta["control"])))
+        return cls(meta["perturbations"], Reading.from_settings(meta, str(meta["control"])))
 
     def find(self, label: str) -> str:
         """Return a label as the model spells it, the control for its aliases.

@@ -27,7 +27,7 @@ from statetx.core.errors import ConfigError
 from statetx.core.writes import whole
 from statetx.reporting import numbers as words
 from statetx.reporting.verdict_rows import Column, exponent, label
-from statetx.reporting.verdict_view import Board
+from statetx.reporting.verdict_view import VerdictView
 
 MADE_BY = "statetx"
 """Stands in the metadata of pictures that are files of their own."""
@@ -130,7 +130,7 @@ def svg(figure: Figure, name: str, description: str) -> str:
     return f'{head}><title id="{name}-title">{escaped}</title>{rest.strip()}'
 
 
-def forest(board: Board) -> str | None:
+def forest(board: VerdictView) -> str | None:
     """Dot plot of the headline metrics: references, baselines, models with intervals."""
     metrics = [m for m in board.metrics if m.get("headline")] or board.metrics[:1]
     metrics = [m for m in metrics if any(_point(c, m)[0] is not None for c in board.columns)]
@@ -166,7 +166,7 @@ def _point(
     return mean, low, high
 
 
-def _forest_panel(axes: Axes, board: Board, metric: dict[str, Any], names: bool) -> None:
+def _forest_panel(axes: Axes, board: VerdictView, metric: dict[str, Any], names: bool) -> None:
     power = exponent(metric, board.columns)
     places = words.decimals([_point(c, metric, power)[0] for c in board.columns])
     best: list[float] = []

@@ -40,7 +40,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Board:
+class VerdictView:
     """Everything that verdict.json says, in the order in which it is shown."""
 
     raw: dict[str, Any]
@@ -76,7 +76,7 @@ class Board:
         return [(role, GROUPS[role], n) for role, n in counted if n]
 
 
-def read(path: Path) -> Board:
+def read(path: Path) -> VerdictView:
     """Read verdict.json and lay it out.
 
     Raises
@@ -100,7 +100,7 @@ def read(path: Path) -> Board:
     return layout(raw)
 
 
-def layout(raw: dict[str, Any]) -> Board:
+def layout(raw: dict[str, Any]) -> VerdictView:
     """Lay out what verdict.json holds."""
     metrics = sorted(raw["metrics"], key=lambda m: SECTIONS.index(section(m)))
     columns = _columns(raw["rows"])
@@ -125,7 +125,7 @@ def layout(raw: dict[str, Any]) -> Board:
     means = {model.name for model in models if model.seed is None}
     told = [model for model in models if model.seed is None or model.name not in means]
     sentences = [_sentence(model, primary, headline, comparisons, columns) for model in told]
-    return Board(raw, columns, metrics, rows, models, primary, sentences, comparisons)
+    return VerdictView(raw, columns, metrics, rows, models, primary, sentences, comparisons)
 
 
 def metric_named(metrics: list[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class _Numbers:
     by_drug: dict[str, set[float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, labels: Iterable[str]) -> _Numbers:
+    def from_labels(cls, labels: Iterable[str]) -> _Numbers:
         out, written = cls(), pattern(FORMAT)
         for label in labels:
             out.labels += 1
@@ -98,7 +98,7 @@ def decided(labels: Iterable[str], controls: Sequence[str]) -> tuple[str, str]:
     """
     names = set(labels) - set(controls)
     names -= set(control_spellings(names, controls))
-    found = _Numbers.of(sorted(names))
+    found = _Numbers.from_labels(sorted(names))
     if not found.dosed:
         return PLAIN, "no label ends in a number"
     units = [unit for unit in found.units if unit]

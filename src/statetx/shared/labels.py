@@ -62,7 +62,7 @@ class Reading:
     controls: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, said: Mapping[str, Any], control: str) -> Reading:
+    def from_settings(cls, said: Mapping[str, Any], control: str) -> Reading:
         """Return the reading that a manifest, or ``model.json``, says; without a word: with doses.
 
         Raises

@@ -46,8 +46,8 @@ def resolve(
         for line, block in perturbed.groupby("line", sort=True)
     }
     lines = sorted(conditions["line"].unique())
-    zeroshot, fewshot = file.of(file.zeroshot, name), file.of(file.fewshot, name)
-    left_out = file.of(file.left_out, name)
+    zeroshot, fewshot = file.part_of(file.zeroshot, name), file.part_of(file.fewshot, name)
+    left_out = file.part_of(file.left_out, name)
     for table, names in (("zeroshot", zeroshot), ("fewshot", fewshot)):
         for line in sorted(set(names) - set(lines)):
             fix = did_you_mean(line, lines)

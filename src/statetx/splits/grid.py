@@ -64,7 +64,7 @@ class Grid:
     reading: Reading = WITH_DOSES
 
     @classmethod
-    def of(cls, conditions: pd.DataFrame, reading: Reading = WITH_DOSES) -> Grid:
+    def from_conditions(cls, conditions: pd.DataFrame, reading: Reading = WITH_DOSES) -> Grid:
         """Take the perturbed conditions out of ``Store.conditions``, batches merged.
 
         Raises

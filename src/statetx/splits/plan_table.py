@@ -71,7 +71,7 @@ def plan_table(
         The settings do not fit the conditions, or the content of the TOML is missing.
     """
     reading = Reading(kind, tuple(controls))
-    known = known_from(facts, Grid.of(conditions, reading), log)
+    known = known_from(facts, Grid.from_conditions(conditions, reading), log)
     if isinstance(settings, config.Generated):
         _tell_small_strata(known, log)
         made = generate(conditions, settings, fold, replace(known, effect=effect, reading=reading))

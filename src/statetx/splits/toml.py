@@ -76,7 +76,7 @@ class SplitFile:
         named = {key.partition(".")[0] for key in [*self.zeroshot, *self.fewshot]}
         return sorted({*self.training, *named})
 
-    def of(self, table: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    def part_of(self, table: Mapping[str, Any], dataset: str) -> dict[str, Any]:
         """Return the part of `zeroshot`, `fewshot` or `left_out` of one data set, by line."""
         split = {key: key.partition(".") for key in table}
         return {split[key][2]: value for key, value in table.items() if split[key][0] == dataset}

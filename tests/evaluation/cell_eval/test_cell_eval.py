@@ -30,7 +30,7 @@ def side(values: np.ndarray, labels: np.ndarray) -> dict:
     return {
         "": np.array([cells[p].mean(axis=0) for p in LABELS]),
         "_control": control.mean(axis=0),
-        "_de": compare(cells.items(), SortedControl.of(control), GENES),
+        "_de": compare(cells.items(), SortedControl.from_cells(control), GENES),
         "_energy": np.array([energy(cells[p], control, "V") for p in LABELS]),
     }
 
@@ -42,7 +42,7 @@ def panels() -> dict[str, Panel]:
     renamed = np.array([RELABELLED.get(label, label) for label in labels], dtype=object)
     truth = {f"real{k}": v for k, v in side(real, labels).items()}
     return {
-        name: Panel(LABELS, GENES, **truth, **{f"pred{k}": v for k, v in side(pred, told).items()})
+        name: Panel(labels=LABELS, genes=GENES, **truth, **{f"pred{k}": v for k, v in side(pred, told).items()})
         for name, told in (("results", labels), ("results_relabelled", renamed))
     }
 
@@ -156,9 +156,13 @@ def test_a_prediction_equal_to_its_control_has_no_correlation(panels) -> None:
     panel = panels["results"]
     noise = 1e-16 * np.random.default_rng(0).normal(size=panel.real.shape)
     silent = Panel(
-        panel.labels, panel.genes, panel.real, panel.real_control + noise,
-        panel.real_control, panel.real_control,
-    )  # fmt: skip
+        labels=panel.labels,
+        genes=panel.genes,
+        real=panel.real,
+        pred=panel.real_control + noise,
+        real_control=panel.real_control,
+        pred_control=panel.real_control,
+    )
     got = cell_eval.evaluate(silent, cell_eval.columns("anndata" if silent.real_energy else "pds"))
     assert got["discrimination_score_l1"]
     assert all(math.isnan(v) for v in cell_eval.PROFILE_COLUMNS["pearson_delta"](silent))

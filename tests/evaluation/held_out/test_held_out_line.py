@@ -25,7 +25,7 @@ from statetx.evaluation.cell_eval import columns as cell_eval
 from statetx.evaluation.held_out.evaluate import evaluate_run
 from statetx.evaluation.held_out.reference import reference
 from statetx.evaluation.scores.columns import COLUMNS, IDENTITY, IMPOSSIBLE, parse_note
-from statetx.evaluation.verdict.cohort import ENDS
+from statetx.evaluation.verdict.cohort import REFERENCES
 
 SETTINGS = Evaluation(max_cells=100)
 LINE = "L01"
@@ -126,7 +126,7 @@ def mean(path: Path) -> pd.Series:
 def test_files_and_columns(scored, made: Path, wide_plan: Path) -> None:
     out = scored("truth")
     names = read_plan(wide_plan).perturbations("test", LINE)
-    for path in (out / "scores.csv", *(made / f"{end}.csv" for end in ENDS)):
+    for path in (out / "scores.csv", *(made / f"{end}.csv" for end in REFERENCES)):
         table = pd.read_csv(path, keep_default_na=False, na_values=[""])
         assert list(table.columns) == [*IDENTITY, *COLUMNS, "note"]
         assert table["perturbation"].tolist() == names
@@ -207,7 +207,7 @@ def test_one_prediction_for_all_is_at_chance(scored) -> None:
 
 def test_rerun_gives_equal_bytes(store_dir, wide_plan, made, scored, tmp_path: Path) -> None:
     reference(store_dir, wide_plan, LINE, SETTINGS, tmp_path / "again")
-    for name in (*(f"{end}.csv" for end in ENDS), "bandwidths.json"):
+    for name in (*(f"{end}.csv" for end in REFERENCES), "bandwidths.json"):
         assert (tmp_path / "again" / name).read_bytes() == (made / name).read_bytes()
 
 

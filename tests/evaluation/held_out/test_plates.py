@@ -11,9 +11,9 @@ import pytest
 from line_samples import CONTROL, LINE, Line, Store, install
 
 from statetx.config import Evaluation
-from statetx.evaluation.held_out.batch_controls import OwnControls
+from statetx.evaluation.held_out.batch_controls import BatchControls
 from statetx.evaluation.held_out.evaluate import evaluate_run
-from statetx.evaluation.held_out.held_out_line import Scene
+from statetx.evaluation.held_out.held_out_line import HeldOutLine
 from statetx.evaluation.held_out.reference import reference
 from statetx.evaluation.numerics.rank_sum import SortedControl
 from statetx.evaluation.scores.differential_expression import compare
@@ -69,7 +69,7 @@ def test_a_null_drug_on_a_shifted_plate_has_no_significant_genes(monkeypatch, tm
     run(monkeypatch, line, tested, tmp_path)
     for table in ("reference/real_de.parquet", "scores/de.parquet"):
         assert (pd.read_parquet(tmp_path / table)["fdr"] < 0.05).mean() < 0.01
-    everywhere = SortedControl.of(line.expression(line.rows(CONTROL)))
+    everywhere = SortedControl.from_cells(line.expression(line.rows(CONTROL)))
     targets = [(name, line.expression(line.rows(name))) for name in tested]
     assert compare(targets, everywhere, Store(line).genes).significant.mean() > 0.4
 
@@ -114,21 +114,21 @@ def test_which_controls_are_a_conditions_own() -> None:
     shifts = plates("a", "b", "few", "none", size=0.8)
     parts = {CONTROL: [("a", 30, NOTHING), ("b", 12, NOTHING), ("few", 9, NOTHING)]}
     line = Line(parts, shifts)
-    scene = Scene(Store(line), line, [], 20, 0)
-    own = OwnControls(scene)
+    scene = HeldOutLine(Store(line), line, [], 20, 0)
+    own = BatchControls(scene)
     everything = scene.control_rows
     for batches in (["few"], ["a", "few"], ["none"], ["a", "b", "few"]):
-        np.testing.assert_array_equal(own.rows(np.array(batches)), everything)
-        assert own.of(np.array(batches)) is own.whole
-    b = own.rows(np.array(["b", "b"]))
+        np.testing.assert_array_equal(own.rows_for(np.array(batches)), everything)
+        assert own.for_batches(np.array(batches)) is own.all_controls
+    b = own.rows_for(np.array(["b", "b"]))
     assert set(line.where[b]) == {"b"}
     assert len(b) == 12
-    assert own.of(np.array(["b"])) is own.of(np.array(["b", "b"]))
-    both = own.rows(np.array(["b", "a"]))
+    assert own.for_batches(np.array(["b"])) is own.for_batches(np.array(["b", "b"]))
+    both = own.rows_for(np.array(["b", "a"]))
     assert len(both) == len(set(both)) == 20  # max_cells
     assert set(line.where[both]) == {"a", "b"}
-    half = OwnControls(scene, scene.halves(scene.all_control_rows, "control")[0])
-    assert len(half.rows(np.array(["b"]))) == 6  # batches are chosen on the whole line
+    half = BatchControls(scene, scene.halves(scene.all_control_rows, "control")[0])
+    assert len(half.rows_for(np.array(["b"]))) == 6  # batches are chosen on the whole line
 
 
 def test_drugs_without_effect_score_zero_at_both_ends(monkeypatch, tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_batches_that_differ_by_sampling_only_are_no_batches() -> None:
     spread = rng.gamma(0.5, 1.0, 300)
     cells = rng.normal(0.0, spread, (96, 300)).astype(np.float32) + 5
     labels = np.repeat([f"b{i}" for i in range(8)], 12)
-    alike = Controls.of([(cells, labels)])
+    alike = Controls.from_blocks([(cells, labels)])
     assert alike.known == frozenset()
     assert alike.directions.shape == (300, 0)
     shifted = cells + np.repeat(rng.normal(0.0, 0.5 * spread, (8, 300)), 12, axis=0)
-    assert Controls.of([(shifted.astype(np.float32), labels)]).known == set(labels)
+    assert Controls.from_blocks([(shifted.astype(np.float32), labels)]).known == set(labels)

@@ -10,14 +10,14 @@ import pytest
 from line_samples import CONTROL, LINE, Line, Store, install
 
 from statetx.config import Evaluation
-from statetx.evaluation.held_out.held_out_line import Scene
+from statetx.evaluation.held_out.held_out_line import HeldOutLine
 from statetx.evaluation.held_out.reference import reference
 from statetx.evaluation.scores.columns import COLUMNS, DROPPED, SCORED_ZERO, parse_note
 
 G = 120
 SETTINGS = Evaluation(max_cells=200)
 NOTHING = np.zeros(G)
-ENDS = ("floor", "mean_response", "interpolated_duplicate", "ceiling")
+REFERENCES = ("floor", "mean_response", "interpolated_duplicate", "ceiling")
 TESTED = [f"D{i:02d}" for i in range(12)]
 
 
@@ -47,7 +47,7 @@ def ends(
     }
     plan = install(monkeypatch, Line(parts, {"a": NOTHING}, seed), TESTED, home)
     reference("store", plan, LINE, SETTINGS, home / "out")
-    return {name: pd.read_csv(home / "out" / f"{name}.csv") for name in ENDS}
+    return {name: pd.read_csv(home / "out" / f"{name}.csv") for name in REFERENCES}
 
 
 def test_the_mean_response_knows_what_all_drugs_share_and_nothing_else(monkeypatch, tmp_path):
@@ -101,7 +101,7 @@ def test_the_duplicate_knows_nothing_of_the_half_to_be_predicted(monkeypatch, tm
     line = Line(parts, {"a": NOTHING})
     plan = install(monkeypatch, line, TESTED, tmp_path)
     reference("store", plan, LINE, SETTINGS, tmp_path / "before")
-    scene = Scene(Store(line), line, TESTED, SETTINGS.max_cells, SETTINGS.seed)
+    scene = HeldOutLine(Store(line), line, TESTED, SETTINGS.max_cells, SETTINGS.seed)
     truth, _ = scene.halves(scene.rows("D00"), "D00")
     line.cells[truth] += np.where(np.arange(G) % 2, 1.0, -1.0).astype(np.float32)
     reference("store", plan, LINE, SETTINGS, tmp_path / "after")
@@ -133,7 +133,7 @@ def test_a_plate_is_no_part_of_the_mean_response(monkeypatch, tmp_path) -> None:
     parts |= {name: [("abc"[i % 3], 40, shift)] for i, (name, shift) in enumerate(shifts.items())}
     plan = install(monkeypatch, Line(parts, plates), TESTED, tmp_path)
     reference("store", plan, LINE, SETTINGS, tmp_path / "out")
-    found = {name: pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in ENDS}
+    found = {name: pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in REFERENCES}
     assert found["mean_response"]["pds_cosine"].mean() == pytest.approx(0.5)
     assert (found["mean_response"]["pearson_delta_perturbed"] == 0).all()
     assert found["mean_response"]["pearson_delta"].mean() > 0.4

@@ -57,8 +57,8 @@ def expression(n: int, genes: int, density: float, seed: int, signed: bool = Fal
     return values - np.log(3) * (values > 0) if signed else values
 
 
-def ranked(control: ranks.SortedControl, device: str) -> gpu_ranks.RankedControl:
-    return gpu_ranks.RankedControl(
+def ranked(control: ranks.SortedControl, device: str) -> gpu_ranks.GpuControl:
+    return gpu_ranks.GpuControl(
         control.cells, control._ties, control._negatives, torch.device(device)
     )
 
@@ -70,11 +70,13 @@ def ranked(control: ranks.SortedControl, device: str) -> gpu_ranks.RankedControl
 def test_ranks_are_those_of_the_loops(
     device: str, sizes: tuple[int, int], signed: bool, kinds: tuple[str, str]
 ) -> None:
-    control = ranks.SortedControl.of(expression(sizes[1], 40, 0.3, 1, signed).astype(kinds[1]))
+    control = ranks.SortedControl.from_cells(
+        expression(sizes[1], 40, 0.3, 1, signed).astype(kinds[1])
+    )
     there = ranked(control, device)
     for seed, density in ((2, 0.3), (3, 1.0), (4, 0.0)):
         cells = sparse.csr_matrix(expression(sizes[0], 40, density, seed, signed).astype(kinds[0]))
-        target = SortedCells.of(cells)
+        target = SortedCells.from_cells(cells)
         expected = control.test(target)
         statistic, pvalue = there.test(target)
         np.testing.assert_array_equal(statistic, expected.statistic)
@@ -85,8 +87,10 @@ def test_ranks_are_those_of_the_loops(
 def test_far_tails_keep_their_digits(device: str) -> None:
     shift = np.linspace(0, 3, 30)
     x = np.abs(np.random.default_rng(0).normal(1 + shift, 1, (800, 30)))
-    control = ranks.SortedControl.of(np.abs(np.random.default_rng(1).normal(1, 1, (1500, 30))))
-    target = SortedCells.of(x)
+    control = ranks.SortedControl.from_cells(
+        np.abs(np.random.default_rng(1).normal(1, 1, (1500, 30)))
+    )
+    target = SortedCells.from_cells(x)
     expected = control.test(target)
     assert 0 < expected.pvalue.min() < 1e-200
     np.testing.assert_array_equal(ranked(control, device).test(target)[1], expected.pvalue)
@@ -97,8 +101,8 @@ def test_far_tails_keep_their_digits(device: str) -> None:
 def test_blocks_of_genes_do_not_matter(
     device: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    control = ranks.SortedControl.of(expression(300, 40, 0.3, 1))
-    target = SortedCells.of(expression(900, 40, 0.5, 2))
+    control = ranks.SortedControl.from_cells(expression(300, 40, 0.3, 1))
+    target = SortedCells.from_cells(expression(900, 40, 0.5, 2))
     expected = ranked(control, device).counts(target)
     monkeypatch.setattr(gene_sort_gpu, "VALUES", block)
     for found, whole in zip(ranked(control, device).counts(target), expected, strict=True):
@@ -211,9 +215,9 @@ def test_products_are_exact_whatever_a_training_has_set(device: str) -> None:
 
 def give_all_to(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a device do everything, however small."""
-    monkeypatch.setattr(gpu_pairs, "WORTH", 0)
-    monkeypatch.setattr(gpu_ranks, "WORTH", 0)
-    monkeypatch.setattr(gene_sort_gpu, "WORTH", 0)
+    monkeypatch.setattr(gpu_pairs, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(gpu_ranks, "LEAST_VALUES", 0)
+    monkeypatch.setattr(gene_sort_gpu, "LEAST_VALUES", 0)
     for module in (pairs, gpu_ranks):
         monkeypatch.setattr(module, "gpu", lambda: torch.device(device))
 
@@ -245,8 +249,8 @@ def test_the_public_functions_use_a_gpu(device: str, monkeypatch: pytest.MonkeyP
 
         monkeypatch.setattr(place, name, noted)
 
-    note(gpu_ranks, "sort_genes")
-    note(gpu_ranks.RankedControl, "_test")
+    note(gene_sort_gpu, "sort_genes")
+    note(gpu_ranks.GpuControl, "_test")
     note(gpu_pairs, "pair_sums")
     found = both_ways()
     assert called == ["sort_genes", "sort_genes", "_test", "pair_sums", "pair_sums"]
@@ -278,7 +282,7 @@ def test_a_full_gpu_leaves_the_work_to_the_cpu(
 def test_torch_is_not_imported_without_a_driver() -> None:
     code = (
         "import sys; from statetx.evaluation.numerics import gpu, pair_sums as pairs, rank_sum as ranks; gpu._DRIVERS = ()\n"
-        "assert gpu.gpu_at_work() is None and gpu.gpu() is None and gpu.gpu_at_work() is None\n"
+        "assert gpu.gpu_if_started() is None and gpu.gpu() is None and gpu.gpu_if_started() is None\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -38,22 +38,25 @@ def world() -> dict:
 
 
 def scored(world: dict, predicted: list[np.ndarray], reference=None, excluded=None):
-    controls = Controls.of([(world["control"], np.full(len(world["control"]), "a"))])
-    groups = [(Group.of(r), Group.of(q)) for r, q in zip(world["real"], predicted, strict=True)]
+    controls = Controls.from_blocks([(world["control"], np.full(len(world["control"]), "a"))])
+    groups = [
+        (Group.from_cells(r), Group.from_cells(q))
+        for r, q in zip(world["real"], predicted, strict=True)
+    ]
     reference = np.zeros(G) if reference is None else reference
     conditions = [
         Condition(
-            f"p{i}",
-            r,
-            q,
-            controls.delta(r.mean),
-            controls.delta(q.mean),
-            controls.matched(["a"]),
-            (reference, reference),
+            perturbation=f"p{i}",
+            real=r,
+            pred=q,
+            real_delta=controls.delta(r.mean),
+            pred_delta=controls.delta(q.mean),
+            control=controls.matched(["a"]),
+            references=(reference, reference),
         )
         for i, (r, q) in enumerate(groups)
     ]
-    ranked, genes = SortedControl.of(world["control"]), [f"g{i}" for i in range(G)]
+    ranked, genes = SortedControl.from_cells(world["control"]), [f"g{i}" for i in range(G)]
     tables = [
         compare([(f"p{i}", c) for i, c in enumerate(side)], ranked, genes)
         for side in (world["real"], predicted)
@@ -63,29 +66,29 @@ def scored(world: dict, predicted: list[np.ndarray], reference=None, excluded=No
 
 def test_streaming_means_are_plain_means() -> None:
     x = cells(103, 0.0, 0).astype(np.float32) + 100
-    blocks = Group.merged(Group.of(x[i : i + 10]) for i in range(0, 103, 10))
+    blocks = Group.merged(Group.from_cells(x[i : i + 10]) for i in range(0, 103, 10))
     np.testing.assert_allclose(blocks.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-12)
     expected = np.trace(np.cov(x.astype(float), rowvar=False))
     assert blocks.spread == pytest.approx(expected, rel=1e-9)
     assert blocks.noise == pytest.approx(expected / 103, rel=1e-9)
-    rest = blocks.without(Group.of(x[:40]))
+    rest = blocks.without(Group.from_cells(x[:40]))
     np.testing.assert_allclose(rest.mean, x[40:].mean(axis=0, dtype=np.float64), rtol=1e-9)
-    assert rest.spread == pytest.approx(Group.of(x[40:]).spread, rel=1e-6)
+    assert rest.spread == pytest.approx(Group.from_cells(x[40:]).spread, rel=1e-6)
     with pytest.raises(DataError):
         blocks.without(blocks)
     with pytest.raises(DataError):
-        Group.of(x[:0])
+        Group.from_cells(x[:0])
     with pytest.raises(DataError):
-        Controls.of([])
+        Controls.from_blocks([])
 
 
 def test_the_difference_between_batches_is_no_effect() -> None:
     plate = np.random.default_rng(3).normal(size=G)
     batches = np.repeat(["a", "b", "few"], [50, 50, 3])
     control = cells(103, 0.0, 1) + np.where(batches == "b", 1.0, 0.0)[:, None] * plate
-    controls = Controls.of([(control[:60], batches[:60]), (control[60:], batches[60:])])
+    controls = Controls.from_blocks([(control[:60], batches[:60]), (control[60:], batches[60:])])
     assert controls.directions.shape == (G, 2)
-    known = Controls.of([(control[:100], batches[:100])])
+    known = Controls.from_blocks([(control[:100], batches[:100])])
     assert known.directions.shape == (G, 1)
     b = controls.batches["b"].mean
     assert np.linalg.norm(controls.delta(b)) < 1e-9
@@ -98,11 +101,11 @@ def test_the_difference_between_batches_is_no_effect() -> None:
     expected = 0.25**2 * controls.batches["a"].noise + 0.75**2 * controls.batches["b"].noise
     assert mixed.noise == pytest.approx(expected)
     np.testing.assert_allclose(controls.matched(["few"]).mean, control.mean(axis=0))
-    half = Controls.of([(control[40:60], batches[40:60])], controls.known)
+    half = Controls.from_blocks([(control[40:60], batches[40:60])], controls.known)
     assert half.known == {"a", "b"}
     assert half.directions.shape == (G, 1)
-    assert Controls.of([(control[45:55], batches[45:55])]).known == set()
-    one = Controls.of([(control, np.full(103, "a"))])
+    assert Controls.from_blocks([(control[45:55], batches[45:55])]).known == set()
+    one = Controls.from_blocks([(control, np.full(103, "a"))])
     np.testing.assert_allclose(one.delta(b), b - control.mean(axis=0))
 
 
@@ -192,7 +195,7 @@ def test_the_error_is_half_the_squared_energy_distance_and_the_predictions_noise
     predicted = [x + 0.1 for x in world["real"]]
     got = scored(world, predicted)["mse_unbiased"]
     expected = [
-        (_squared_energy(q, r) / 2 + Group.of(q).noise) / G
+        (_squared_energy(q, r) / 2 + Group.from_cells(q).noise) / G
         for q, r in zip(predicted, world["real"], strict=True)
     ]
     np.testing.assert_allclose(got, expected, atol=1e-9)

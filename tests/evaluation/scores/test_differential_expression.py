@@ -28,7 +28,7 @@ def test_fold_changes_of_geometric_means() -> None:
     target[:, 4] = 1.0
     target[:, 5] = 0.0
     genes = [f"g{i}" for i in range(25)]
-    table = de.compare([("a", target)], SortedControl.of(control), genes)
+    table = de.compare([("a", target)], SortedControl.from_cells(control), genes)
     t, c = np.expm1(target.mean(0)), np.expm1(control.mean(0))
     np.testing.assert_allclose(table.target_mean[0], t)
     both = (t > 0) & (c > 0)
@@ -41,7 +41,7 @@ def test_fold_changes_of_geometric_means() -> None:
 
 
 def test_tables_survive_the_disk_and_select(tmp_path) -> None:
-    control = SortedControl.of(cells(50, 25, 7))
+    control = SortedControl.from_cells(cells(50, 25, 7))
     genes = [f"g{i}" for i in range(25)]
     table = de.compare([(p, cells(20, 25, i)) for i, p in enumerate("abc")], control, genes)
     de.write_table(table, tmp_path / "de.parquet")

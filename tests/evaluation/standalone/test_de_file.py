@@ -24,7 +24,7 @@ def table(predicted: bool) -> pd.DataFrame:
     """What pdex gives for the fixture."""
     _, values, labels = make(predicted)
     cells = ((label, values[labels == label]) for label in LABELS)
-    return compare(cells, SortedControl.of(values[labels == "ctrl"]), GENES).frame()
+    return compare(cells, SortedControl.from_cells(values[labels == "ctrl"]), GENES).frame()
 
 
 def spoiled(predicted: bool) -> pd.DataFrame:

@@ -110,7 +110,7 @@ def test_left_out_error_is_that_of_fitting_without_each_row() -> None:
     line, drug = rng.integers(3, size=20), rng.integers(4, size=20)
     narrow, wide = least_squares.one_hot(line, 3), least_squares.one_hot(drug, 4)
     targets = rng.standard_normal((20, 2))
-    sums = least_squares.Sums.of(narrow, wide, targets)
+    sums = least_squares.Sums.from_features(narrow, wide, targets)
     solution = sums.solve(0.7 * np.eye(3), 0.7)
     features = np.hstack([narrow.toarray(), wide.toarray()])
     expected = 0.0

@@ -49,7 +49,7 @@ def by_group(path: str, group: str = "moa", **keys: Any) -> dict[str, Any]:
 
 
 def told(facts: dict[str, Any], drugs: list[str], log: Findings | None = None) -> Known:
-    grid = Grid.of(conditions_of(["L0", "L1"], drugs))
+    grid = Grid.from_conditions(conditions_of(["L0", "L1"], drugs))
     return known_from(facts, grid, Findings() if log is None else log)
 
 

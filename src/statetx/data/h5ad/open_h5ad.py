@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from statetx.core.errors import DataError, StatetxError, did_you_mean
-from statetx.core.writes import no_room
+from statetx.core.writes import disk_full
 from statetx.data.h5ad.foreign import refuse_foreign, refuse_other_hdf5
 
 IN_MEMORY, MOST_ROWS, RATIO = 1 << 28, 1 << 24, 32
@@ -56,7 +56,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
             raise
         except Exception as error:
             # Only what the readers of h5ads raised is a fault of this file.
-            if no_room(error) or not _from_reader(error):
+            if disk_full(error) or not _from_reader(error):
                 raise
             raise unreadable(error, path, "this file") from error
 
@@ -77,7 +77,7 @@ def reading(path: Path, element: str) -> Iterator[None]:
     except StatetxError:
         raise
     except Exception as error:
-        if no_room(error):  # of a write inside the block: nothing is wrong with this file
+        if disk_full(error):  # of a write inside the block: nothing is wrong with this file
             raise
         raise unreadable(error, path, element) from error
 

@@ -301,7 +301,7 @@ class Store:
     @property
     def reading(self) -> Reading:
         """How perturbation labels are read."""
-        return Reading.of(self.manifest, self.control)
+        return Reading.from_settings(self.manifest, self.control)
 
     @property
     def lines(self) -> list[str]:

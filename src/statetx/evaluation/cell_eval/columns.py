@@ -37,7 +37,7 @@ NO_SPREAD = 1e-6
 """Numbers whose range is this share of their size are equal: float32 distances carry 1e-7."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Panel:
     """Both sides of one comparison.
 
@@ -87,7 +87,7 @@ class Panel:
         if self.real_de is None or self.pred_de is None:
             raise ValueError("this metric needs differential expression")
         real, pred = (
-            Tests.of(side) if isinstance(side, DETable) else side
+            Tests.from_table(side) if isinstance(side, DETable) else side
             for side in (self.real_de, self.pred_de)
         )
         return real, pred

@@ -39,7 +39,7 @@ class Tests:
     has_fold: np.ndarray
 
     @classmethod
-    def of(cls, table: DETable) -> Tests:
+    def from_table(cls, table: DETable) -> Tests:
         """Tests of a table that has all of them."""
         fold = table.log2_fold_change.astype(np.float32)
         every = np.ones(fold.shape, dtype=bool)

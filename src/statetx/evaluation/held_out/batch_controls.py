@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from statetx.evaluation.held_out.held_out_line import Scene
+from statetx.evaluation.held_out.held_out_line import HeldOutLine
 from statetx.evaluation.numerics.rank_sum import SortedControl
 from statetx.shared.seeds import generator
 
@@ -19,7 +19,7 @@ KEPT = 16
 """Sets of batches whose sorted controls stay in memory: 24 MB each for 1,500 x 2,000 values."""
 
 
-class OwnControls:
+class BatchControls:
     """Control cells of one line, sorted once for every set of batches that conditions lie in.
 
     Parameters
@@ -31,8 +31,8 @@ class OwnControls:
         line, so that halves of the controls stand for the same batches.
     """
 
-    def __init__(self, scene: Scene, among: np.ndarray | None = None) -> None:
-        self._scene, self._among = scene, among
+    def __init__(self, held_out: HeldOutLine, among: np.ndarray | None = None) -> None:
+        self._held_out, self._among = held_out, among
         self._sorted = lru_cache(maxsize=KEPT)(self._sort)
 
     def batches(self, cells: np.ndarray) -> tuple[str, ...]:
@@ -44,37 +44,37 @@ class OwnControls:
             Batch of each real cell of the condition. All controls serve if one of these batches
             has too few of its own, or if there are no others.
         """
-        own, controls = frozenset(map(str, cells)), self._scene.controls
-        if not own <= controls.known or own == controls.batches.keys():
+        batches, controls = frozenset(map(str, cells)), self._held_out.controls
+        if not batches <= controls.known or batches == controls.batches.keys():
             return ()
-        return tuple(sorted(own))
+        return tuple(sorted(batches))
 
-    def rows(self, cells: np.ndarray) -> np.ndarray:
+    def rows_for(self, cells: np.ndarray) -> np.ndarray:
         """Rows of the controls for cells of these batches, sorted, at most ``max_cells``."""
         return self._rows(self.batches(cells))
 
-    def of(self, cells: np.ndarray) -> SortedControl:
-        """The controls for cells of these batches, `whole` itself where all controls serve."""
-        own = self.batches(cells)
-        return self._sorted(own) if own else self.whole
+    def for_batches(self, cells: np.ndarray) -> SortedControl:
+        """The controls for cells of these batches, `all_controls` itself where all controls serve."""
+        batches = self.batches(cells)
+        return self._sorted(batches) if batches else self.all_controls
 
     @cached_property
-    def whole(self) -> SortedControl:
+    def all_controls(self) -> SortedControl:
         """All the line's controls, at most ``max_cells``."""
         return self._sort(())
 
-    def _rows(self, own: tuple[str, ...]) -> np.ndarray:
-        scene = self._scene
-        rows = scene.all_control_rows if self._among is None else self._among
-        if not own:
-            few = rows[np.isin(rows, scene.control_rows)]
+    def _rows(self, batches: tuple[str, ...]) -> np.ndarray:
+        held_out = self._held_out
+        rows = held_out.all_control_rows if self._among is None else self._among
+        if not batches:
+            few = rows[np.isin(rows, held_out.control_rows)]
             # The capped controls may all lie elsewhere only if there are a handful of them.
             return few if len(few) else rows
-        rows = rows[np.isin(scene.batches(rows), own)]
-        if len(rows) <= scene.max_cells:
+        rows = rows[np.isin(held_out.batches(rows), batches)]
+        if len(rows) <= held_out.max_cells:
             return rows
-        rng = generator("own controls", scene.seed, scene.line.name, *own)
-        return np.sort(rng.permutation(rows)[: scene.max_cells])
+        rng = generator("own controls", held_out.seed, held_out.line.name, *batches)
+        return np.sort(rng.permutation(rows)[: held_out.max_cells])
 
-    def _sort(self, own: tuple[str, ...]) -> SortedControl:
-        return SortedControl.of(self._scene.line.expression(self._rows(own)))
+    def _sort(self, batches: tuple[str, ...]) -> SortedControl:
+        return SortedControl.from_cells(self._held_out.line.expression(self._rows(batches)))

@@ -23,7 +23,7 @@ BLOCK = 4096
 
 
 @dataclass(frozen=True)
-class Scene:
+class HeldOutLine:
     """One line of a store, with the perturbations that a plan tests in it.
 
     Means of controls are over all of the line's controls; tests and distances compare with at most
@@ -50,7 +50,7 @@ class Scene:
     policy: str = "shared"
 
     @classmethod
-    def of(cls, store: Store, plan: Plan, line: str, settings: Evaluation) -> Scene:
+    def from_plan(cls, store: Store, plan: Plan, line: str, settings: Evaluation) -> HeldOutLine:
         """Open a line.
 
         Raises
@@ -125,7 +125,7 @@ class Scene:
 
     def sum_controls(self, rows: np.ndarray, chosen: frozenset[str] | None = None) -> Controls:
         """Sum up some control rows per batch, streamed; see `Controls` about `chosen`."""
-        return Controls.of(self._blocks(rows), chosen)
+        return Controls.from_blocks(self._blocks(rows), chosen)
 
     def _blocks(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(rows), BLOCK):

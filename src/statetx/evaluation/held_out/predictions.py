@@ -14,7 +14,7 @@ from anndata.io import read_elem, sparse_dataset
 
 from statetx.core.errors import ResultsError, did_you_mean
 from statetx.core.records import verify
-from statetx.evaluation.held_out.held_out_line import Scene
+from statetx.evaluation.held_out.held_out_line import HeldOutLine
 from statetx.shared.expression import impossible, largest_log1p
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class Predictions:
         """Share of a condition's cells that the model predicted by a fallback."""
         return float(self._fallback[self.rows[perturbation]].mean())
 
-    def check(self, scene: Scene) -> None:
+    def check(self, held_out: HeldOutLine) -> None:
         """Check line, genes, scale, labels and cell numbers against the line and the plan.
 
         Genes in another order are put into the store's, by name.
@@ -130,38 +130,38 @@ class Predictions:
         ResultsError
             They differ.
         """
-        other = [name for name in self._lines if name != scene.line.name]
+        other = [name for name in self._lines if name != held_out.line.name]
         if other:
             raise ResultsError(
-                f"these are cells of {other[0]!r}, not of {scene.line.name!r}",
+                f"these are cells of {other[0]!r}, not of {held_out.line.name!r}",
                 where=f"{self.path}, obs column 'cell_line'",
                 fix=AGAIN,
             )
-        if self.genes != scene.genes:
-            if sorted(self.genes) != sorted(scene.genes):
+        if self.genes != held_out.genes:
+            if sorted(self.genes) != sorted(held_out.genes):
                 raise ResultsError(
-                    _gene_difference(self.genes, scene.genes), where=self.path, fix=AGAIN
+                    _gene_difference(self.genes, held_out.genes), where=self.path, fix=AGAIN
                 )
             log.info("%s: genes put into the order of the store, by name", self.path)
             number = {gene: i for i, gene in enumerate(self.genes)}
-            self._place = np.array([number[gene] for gene in scene.genes])
-        wanted = set(scene.perturbations)
+            self._place = np.array([number[gene] for gene in held_out.genes])
+        wanted = set(held_out.perturbations)
         missing, extra = sorted(wanted - set(self.rows)), sorted(set(self.rows) - wanted)
         if missing:
             raise ResultsError(
                 f"no predicted cells for {missing[0]!r} ({len(missing)} of {len(wanted)} tested "
-                f"conditions of {scene.line.name!r} are missing)",
+                f"conditions of {held_out.line.name!r} are missing)",
                 where=self.path,
                 fix=f"{did_you_mean(missing[0], self.rows)} {AGAIN}",
             )
         if extra:
             raise ResultsError(
-                f"cells for {extra[0]!r}, which the plan does not test in {scene.line.name!r}",
+                f"cells for {extra[0]!r}, which the plan does not test in {held_out.line.name!r}",
                 where=self.path,
                 fix=f"{did_you_mean(extra[0], wanted)} {AGAIN}",
             )
-        for name in scene.perturbations:
-            real, predicted = len(scene.rows(name)), len(self.rows[name])
+        for name in held_out.perturbations:
+            real, predicted = len(held_out.rows(name)), len(self.rows[name])
             if real != predicted:
                 raise ResultsError(
                     f"{predicted} predicted cells for {name!r}, {real} real ones are scored",

@@ -10,10 +10,10 @@ from statetx.core.errors import ResultsError
 from statetx.core.text_files import write_json
 from statetx.data.store.plan import read_plan
 from statetx.data.store.store import open_store
-from statetx.evaluation.held_out.batch_controls import OwnControls
-from statetx.evaluation.held_out.held_out_line import Scene
-from statetx.evaluation.held_out.reference_files import Real, write_real, write_scores
-from statetx.evaluation.held_out.reference_predictions import Ends
+from statetx.evaluation.held_out.batch_controls import BatchControls
+from statetx.evaluation.held_out.held_out_line import HeldOutLine
+from statetx.evaluation.held_out.reference_files import RealCondition, write_real, write_scores
+from statetx.evaluation.held_out.reference_predictions import ReferencePredictions
 from statetx.evaluation.held_out.training_reference import bandwidths, mean_training_delta
 from statetx.evaluation.scores.differential_expression import DERow, de_row, table_of, write_table
 from statetx.evaluation.scores.distances import EnergyFrom
@@ -59,25 +59,25 @@ def reference(
         No such line, nothing tested in it, or a single control cell.
     """
     store, plan, out = open_store(store_dir, genes), read_plan(plan_path), Path(out_dir)
-    scene = Scene.of(store, plan, line, settings)
-    if len(scene.all_control_rows) < 2:
+    held_out = HeldOutLine.from_plan(store, plan, line, settings)
+    if len(held_out.all_control_rows) < 2:
         raise ResultsError(
             f"cell line {line!r} has fewer than 2 control cells: no noise of a control can be known",
             where=store_dir,
             fix="take the line out of the test set",
         )
-    if len(scene.all_control_rows) > settings.max_cells:
+    if len(held_out.all_control_rows) > settings.max_cells:
         log.warning(
             "cell line %s: tests and distances compare with %d of its %d controls (max_cells)",
             line,
-            len(scene.control_rows),
-            len(scene.all_control_rows),
+            len(held_out.control_rows),
+            len(held_out.all_control_rows),
         )
     widths = bandwidths(store, plan, line, settings.seed)
     training = mean_training_delta(store, plan, line, settings)
-    own = OwnControls(scene)
-    real, rows = _real_side(scene, own)
-    write_table(table_of(list(rows.values()), scene.genes), out / "real_de.parquet")
+    controls = BatchControls(held_out)
+    real, rows = _real_conditions(held_out, controls)
+    write_table(table_of(list(rows.values()), held_out.genes), out / "real_de.parquet")
     write_real(real, training, out / "pseudobulk.parquet")
     write_json(
         out / "bandwidths.json",
@@ -87,36 +87,38 @@ def reference(
             "gammas": widths.gammas,
             "n_cells": widths.n_cells,
             "taken_from": widths.taken_from,
-            "n_controls": len(scene.all_control_rows),
-            "n_controls_compared": len(scene.control_rows),
+            "n_controls": len(held_out.all_control_rows),
+            "n_controls_compared": len(held_out.control_rows),
             "max_cells": settings.max_cells,
             "seed": settings.seed,
         },
     )
-    ends = Ends(scene, own, real, rows, training, widths.gammas)
-    ceiling, duplicate = ends.replicates()
+    predictions = ReferencePredictions(held_out, controls, real, rows, training, widths.gammas)
+    ceiling, duplicate = predictions.replicates()
     untrained = "no training conditions to take the mean of"
     for name, table, missing in (
-        ("floor", ends.floor(), "fewer than 4 control cells"),
-        ("mean_response", ends.mean_response(), untrained),
+        ("floor", predictions.floor(), "fewer than 4 control cells"),
+        ("mean_response", predictions.mean_response(), untrained),
         ("ceiling", ceiling, FEW_CELLS),
-        ("interpolated_duplicate", duplicate, FEW_CELLS if ends.trained else untrained),
+        ("interpolated_duplicate", duplicate, FEW_CELLS if predictions.trained else untrained),
     ):
-        write_scores(scene, real, table, missing, out / f"{name}.csv")
+        write_scores(held_out, real, table, missing, out / f"{name}.csv")
 
 
-def _real_side(scene: Scene, own: OwnControls) -> tuple[dict[str, Real], dict[str, DERow]]:
-    energy_from = EnergyFrom(scene.control_cells)
+def _real_conditions(
+    held_out: HeldOutLine, controls: BatchControls
+) -> tuple[dict[str, RealCondition], dict[str, DERow]]:
+    energy_from = EnergyFrom(held_out.control_cells)
     real, rows = {}, {}
-    for name in scene.perturbations:
-        here = scene.rows(name)
-        cells, batches = scene.line.expression(here), scene.batches(here)
-        group = Group.of(cells)
-        real[name] = Real(
+    for name in held_out.perturbations:
+        here = held_out.rows(name)
+        cells, batches = held_out.line.expression(here), held_out.batches(here)
+        group = Group.from_cells(cells)
+        real[name] = RealCondition(
             group,
-            scene.controls.delta(group.mean),
-            scene.controls.matched(batches),
+            held_out.controls.delta(group.mean),
+            held_out.controls.matched(batches),
             energy_from(cells),
         )
-        rows[name] = de_row(name, cells, own.of(batches))
+        rows[name] = de_row(name, cells, controls.for_batches(batches))
     return real, rows

@@ -14,7 +14,7 @@ import pandas as pd
 from statetx.core.errors import ResultsError
 from statetx.core.records import verify
 from statetx.core.writes import whole
-from statetx.evaluation.held_out.held_out_line import Scene
+from statetx.evaluation.held_out.held_out_line import HeldOutLine
 from statetx.evaluation.held_out.training_reference import OWN_LINE, MeanDelta
 from statetx.evaluation.scores.columns import COLUMNS, DROPPED, IDENTITY, REFERENCE, write_note
 from statetx.evaluation.scores.differential_expression import DETable, read_table
@@ -25,7 +25,7 @@ TOO_FEW = "fewer than 2 real cells: no spread, no distance"
 
 
 @dataclass(frozen=True)
-class Real:
+class RealCondition:
     """The real side of one condition.
 
     Attributes
@@ -65,7 +65,7 @@ class Reference:
     """
 
     directory: Path
-    real: dict[str, Real]
+    real: dict[str, RealCondition]
     training: MeanDelta
     gammas: list[float]
     max_cells: int
@@ -87,7 +87,7 @@ class Reference:
         return [name for name, real in self.real.items() if real.cells.n >= 2]
 
 
-def write_real(real: Mapping[str, Real], training: MeanDelta, path: Path) -> None:
+def write_real(real: Mapping[str, RealCondition], training: MeanDelta, path: Path) -> None:
     """Write the real side as parquet: kinds real, control, delta, mean_training_delta."""
     rows = []
     for name, one in real.items():
@@ -140,7 +140,7 @@ def read_reference(directory: str | Path) -> Reference:
         }
         deltas = {str(n): np.asarray(row["values"]) for n, row in kinds["delta"].iterrows()}
         real = {
-            str(name): Real(
+            str(name): RealCondition(
                 Group(int(row["n"]), np.asarray(row["values"]), float(row["squares"])),
                 deltas[str(name)],
                 controls[str(name)],
@@ -169,7 +169,11 @@ def reference_note(training: MeanDelta) -> dict[str, str]:
 
 
 def write_scores(
-    scene: Scene, real: Mapping[str, Real], table: pd.DataFrame, missing: str, path: Path
+    held_out: HeldOutLine,
+    real: Mapping[str, RealCondition],
+    table: pd.DataFrame,
+    missing: str,
+    path: Path,
 ) -> None:
     """Write a table of scores: one row for every tested condition, NaN for those not scored.
 
@@ -188,11 +192,11 @@ def write_scores(
     """
     scored = {row["perturbation"]: row for row in table.to_dict("records")}
     rows = []
-    for name in scene.perturbations:
-        drug, dose = scene.identity(name)
+    for name in held_out.perturbations:
+        drug, dose = held_out.identity(name)
         n = real[name].cells.n
         row: dict[str, object] = dict(
-            zip(IDENTITY, (scene.line.name, name, drug, dose, n), strict=True)
+            zip(IDENTITY, (held_out.line.name, name, drug, dose, n), strict=True)
         )
         if name in scored:
             row |= {str(key): value for key, value in scored[name].items()}

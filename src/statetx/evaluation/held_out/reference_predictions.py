@@ -34,9 +34,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from statetx.evaluation.held_out.batch_controls import OwnControls
-from statetx.evaluation.held_out.held_out_line import Scene
-from statetx.evaluation.held_out.reference_files import Real, reference_note
+from statetx.evaluation.held_out.batch_controls import BatchControls
+from statetx.evaluation.held_out.held_out_line import HeldOutLine
+from statetx.evaluation.held_out.reference_files import RealCondition, reference_note
 from statetx.evaluation.held_out.training_reference import OWN_LINE, MeanDelta
 from statetx.evaluation.numerics.rank_sum import SortedControl
 from statetx.evaluation.scores.conditions import Condition, score
@@ -59,8 +59,8 @@ def _moved_group(cells: np.ndarray, mean: np.ndarray) -> Group:
 
     Equal predictions must tie in ``pds_cosine``, which rounding would break by chance.
     """
-    own = Group.of(cells)
-    return Group(own.n, mean, own.squares)
+    group = Group.from_cells(cells)
+    return Group(group.n, mean, group.squares)
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class _Side:
 
 
 @dataclass(frozen=True)
-class Ends:
+class ReferencePredictions:
     """Makes the references of one line; each is a table as `scores.score` returns it.
 
     Attributes
     ----------
-    scene, own
+    held_out, controls
         The line, and the controls that each condition is tested against.
     real, rows
         Perturbation -> real side, and its differential expression.
@@ -90,9 +90,9 @@ class Ends:
         Kernel widths of the MMD.
     """
 
-    scene: Scene
-    own: OwnControls
-    real: Mapping[str, Real]
+    held_out: HeldOutLine
+    controls: BatchControls
+    real: Mapping[str, RealCondition]
     rows: Mapping[str, DERow]
     training: MeanDelta
     gammas: list[float]
@@ -104,23 +104,23 @@ class Ends:
 
     def floor(self) -> pd.DataFrame:
         """Score held-out control cells."""
-        scene, table = self.scene, _Table(self)
-        largest = len(scene.all_control_rows) // 2
+        held_out, table = self.held_out, _Table(self)
+        largest = len(held_out.all_control_rows) // 2
         for name in self._named(2) if largest >= 2 else []:
-            batches = scene.batches(scene.rows(name))
-            drawn = scene.draw_controls(batches, min(len(batches), largest), f"floor:{name}")
-            cells = scene.line.expression(drawn)
-            pseudo = Group.of(cells)
-            rest = scene.controls.whole.without(pseudo)
-            left = np.setdiff1d(self.own.rows(batches), drawn)
+            batches = held_out.batches(held_out.rows(name))
+            drawn = held_out.draw_controls(batches, min(len(batches), largest), f"floor:{name}")
+            cells = held_out.line.expression(drawn)
+            pseudo = Group.from_cells(cells)
+            rest = held_out.controls.all_controls.without(pseudo)
+            left = np.setdiff1d(self.controls.rows_for(batches), drawn)
             if not len(left):
-                left = np.setdiff1d(scene.all_control_rows, drawn)
+                left = np.setdiff1d(held_out.all_control_rows, drawn)
             side = _Side(
                 cells,
                 pseudo,
-                scene.controls.between(pseudo.mean, rest.mean),
-                self._moved(scene.controls, rest.mean),
-                de_row(name, cells, SortedControl.of(scene.line.expression(left))),
+                held_out.controls.between(pseudo.mean, rest.mean),
+                self._moved(held_out.controls, rest.mean),
+                de_row(name, cells, SortedControl.from_cells(held_out.line.expression(left))),
             )
             table.add(name, self._real_side(name), side, self.real[name].control, pseudo.noise)
         return table.scored()
@@ -130,40 +130,43 @@ class Ends:
 
         The cells are drawn without replacement: a cell drawn twice has distance 0 to itself.
         """
-        scene, table, delta = self.scene, _Table(self), self.training.values
+        held_out, table, delta = self.held_out, _Table(self), self.training.values
         if delta is None:
             return table.scored()
-        profile = np.maximum(scene.controls.whole.mean + delta, 0.0)
+        profile = np.maximum(held_out.controls.all_controls.mean + delta, 0.0)
         for name in self._named(2):
-            batches = scene.batches(scene.rows(name))
-            n = min(len(batches), len(scene.all_control_rows))
-            drawn = scene.draw_controls(batches, n, f"mean response:{name}")
-            cells = self._scaled(scene.line.expression(drawn), profile, f"mean response:{name}")
-            test = de_row(name, cells, self.own.of(batches))
+            batches = held_out.batches(held_out.rows(name))
+            n = min(len(batches), len(held_out.all_control_rows))
+            drawn = held_out.draw_controls(batches, n, f"mean response:{name}")
+            cells = self._scaled(held_out.line.expression(drawn), profile, f"mean response:{name}")
+            test = de_row(name, cells, self.controls.for_batches(batches))
             side = _Side(
-                cells, _moved_group(cells, profile), scene.controls.delta(profile), delta, test
+                cells, _moved_group(cells, profile), held_out.controls.delta(profile), delta, test
             )
             table.add(name, self._real_side(name), side, self.real[name].control, 0.0)
         return table.scored()
 
     def replicates(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Score one half of the real cells as prediction of the other: as it is, and interpolated."""
-        scene = self.scene
+        held_out = self.held_out
         plain, mixed = _Table(self), _Table(self)
-        names = self._named(4) if len(scene.all_control_rows) >= 4 else []
-        halves = scene.halves(scene.all_control_rows, "control") if names else ()
-        controls = [scene.sum_controls(half, scene.controls.known) for half in halves]
-        own = [OwnControls(scene, half) for half in halves]
-        shifts = [self._moved(half, half.whole.mean) for half in controls]
+        names = self._named(4) if len(held_out.all_control_rows) >= 4 else []
+        halves = held_out.halves(held_out.all_control_rows, "control") if names else ()
+        controls = [held_out.sum_controls(half, held_out.controls.known) for half in halves]
+        sorted_halves = [BatchControls(held_out, half) for half in halves]
+        shifts = [self._moved(half, half.all_controls.mean) for half in controls]
         for name in names:
-            batches = scene.batches(scene.rows(name))
-            rows = scene.halves(scene.rows(name), name)
+            batches = held_out.batches(held_out.rows(name))
+            rows = held_out.halves(held_out.rows(name), name)
             sides, matched = [], []
             for i, half in enumerate(rows):
-                cells = scene.line.expression(half)
-                group, test = Group.of(cells), de_row(name, cells, own[i].of(batches))
+                cells = held_out.line.expression(half)
+                group, test = (
+                    Group.from_cells(cells),
+                    de_row(name, cells, sorted_halves[i].for_batches(batches)),
+                )
                 sides.append(_Side(cells, group, controls[i].delta(group.mean), shifts[i], test))
-                matched.append(controls[i].matched(scene.batches(half)))
+                matched.append(controls[i].matched(held_out.batches(half)))
             real, pred = sides
             plain.add(name, real, pred, matched[0], pred.group.noise)
             if pred.shift is None:
@@ -173,7 +176,7 @@ class Ends:
             q = benjamini_hochberg(pred.test.test.pvalue)
             mixture = (1 - q) * pred.group.mean + q * mean
             cells = self._scaled(pred.cells, mixture, f"interpolated:{name}")
-            test = de_row(name, cells, own[1].of(batches))
+            test = de_row(name, cells, sorted_halves[1].for_batches(batches))
             delta = controls[1].delta(mixture)
             side = _Side(cells, _moved_group(cells, mixture), delta, pred.shift, test)
             # No noise is taken off: like a model's, the mean as delivered is the prediction.
@@ -182,11 +185,11 @@ class Ends:
 
     @cached_property
     def _expressed(self) -> np.ndarray:
-        return expressed_in(self.scene.control_cells)
+        return expressed_in(self.held_out.control_cells)
 
     def _scaled(self, cells: np.ndarray, mean: np.ndarray, key: str) -> np.ndarray:
-        rng = generator("scaled", self.scene.seed, self.scene.line.name, key)
-        most = largest_log1p(self.scene.target_sum)
+        rng = generator("scaled", self.held_out.seed, self.held_out.line.name, key)
+        most = largest_log1p(self.held_out.target_sum)
         return move(cells, mean, self._expressed, rng, most)
 
     def _named(self, least: int) -> list[str]:
@@ -197,7 +200,7 @@ class Ends:
         """All real cells of a condition."""
         real = self.real[name]
         shift, test = self.training.values, self.rows[name]
-        return _Side(self.scene.cells(name), real.cells, real.delta, shift, test)
+        return _Side(self.held_out.cells(name), real.cells, real.delta, shift, test)
 
     def _moved(self, controls: Controls, mean: np.ndarray) -> np.ndarray | None:
         """Training reference [G] of a side that subtracts the control profile `mean` [G].
@@ -207,37 +210,39 @@ class Ends:
         delta = self.training.values
         if delta is None or self.training.taken_from != OWN_LINE:
             return delta
-        return controls.project(delta + self.scene.controls.whole.mean - mean)
+        return controls.project(delta + self.held_out.controls.all_controls.mean - mean)
 
 
 class _Table:
     """Collects conditions; of their cells only the scores stay."""
 
-    def __init__(self, ends: Ends) -> None:
-        self._ends = ends
+    def __init__(self, maker: ReferencePredictions) -> None:
+        self._maker = maker
         self._conditions: list[Condition] = []
         self._tests: tuple[list[DERow], list[DERow]] = ([], [])
 
     def add(self, name: str, real: _Side, pred: _Side, control: Profile, noise: float) -> None:
         """Take in a condition; `noise`: sampling noise that the predicted mean is known to have."""
-        distances, _ = all_distances(pred.cells, real.cells, self._ends.gammas)
+        distances, _ = all_distances(pred.cells, real.cells, self._maker.gammas)
         references = None
         if real.shift is not None and pred.shift is not None:
             references = real.shift, pred.shift
+        drug, dose = self._maker.held_out.identity(name)
         self._conditions.append(
             Condition(
-                name,
-                real.group,
-                pred.group,
-                real.delta,
-                pred.delta,
-                control,
-                references,
-                distances,
-                covariance_agreement(pred.cells, real.cells, real.test.log2_fold_change),
-                *self._ends.scene.identity(name),
-                reference_note(self._ends.training),
-                noise,
+                perturbation=name,
+                real=real.group,
+                pred=pred.group,
+                real_delta=real.delta,
+                pred_delta=pred.delta,
+                control=control,
+                references=references,
+                distances=distances,
+                covariance=covariance_agreement(pred.cells, real.cells, real.test.log2_fold_change),
+                drug=drug,
+                dose=dose,
+                notes=reference_note(self._maker.training),
+                pred_noise=noise,
             )
         )
         for tests, side in zip(self._tests, (real, pred), strict=True):
@@ -245,6 +250,6 @@ class _Table:
 
     def scored(self) -> pd.DataFrame:
         """Scores of all of them."""
-        scene = self._ends.scene
-        real, pred = (table_of(rows, scene.genes) for rows in self._tests)
-        return score(self._conditions, real, pred, scene.excluded)
+        held_out = self._maker.held_out
+        real, pred = (table_of(rows, held_out.genes) for rows in self._tests)
+        return score(self._conditions, real, pred, held_out.excluded)

@@ -10,7 +10,7 @@ from statetx.config import Evaluation
 from statetx.data.store.plan import Plan
 from statetx.data.store.roles import control_rows
 from statetx.data.store.store import Store, thinned
-from statetx.evaluation.held_out.held_out_line import Scene
+from statetx.evaluation.held_out.held_out_line import HeldOutLine
 from statetx.evaluation.scores.distances import gamma_grid, median_squared_distance
 from statetx.shared.seeds import generator
 
@@ -55,15 +55,17 @@ def mean_training_delta(store: Store, plan: Plan, line: str, settings: Evaluatio
     conditions takes those of all lines.
     """
     pairs, taken_from = training_conditions(plan, line)
-    total, scenes = np.zeros(len(store.genes)), dict[str, Scene]()
+    total, scenes = np.zeros(len(store.genes)), dict[str, HeldOutLine]()
     for name, perturbation in pairs:
         if name not in scenes:
             # Controls of one line at a time: they are the larger part of the memory.
             cap, seed = settings.max_cells, settings.seed
-            scenes = {name: Scene(store, store.line(name), [], cap, seed, "train", plan.controls)}
-        scene = scenes[name]
-        mean = scene.cells(perturbation).mean(axis=0, dtype=np.float64)
-        total += scene.controls.delta(mean)
+            scenes = {
+                name: HeldOutLine(store, store.line(name), [], cap, seed, "train", plan.controls)
+            }
+        held_out = scenes[name]
+        mean = held_out.cells(perturbation).mean(axis=0, dtype=np.float64)
+        total += held_out.controls.delta(mean)
     return MeanDelta(total / len(pairs) if pairs else None, len(pairs), taken_from)
 
 

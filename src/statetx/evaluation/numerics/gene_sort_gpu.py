@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from statetx.evaluation.numerics.gpu import attempt, gpu, gpu_at_work, send
+from statetx.evaluation.numerics.gpu import gpu, gpu_if_started, on_gpu_or_none, send
 
 if TYPE_CHECKING:
     import torch
 
-WORTH = 1 << 21
+LEAST_VALUES = 1 << 21
 """Values that are not zero from which a GPU is started for them: 10,000 cells, 2,000 genes, 10 %."""
 
-WORTH_SORTING = 1 << 16
+LEAST_VALUES_STARTED = 1 << 16
 """Values from which a GPU that is at work already sorts them."""
 
 VALUES = 1 << 24
@@ -63,8 +63,11 @@ def sort_genes(starts: np.ndarray, values: np.ndarray, device: torch.device) -> 
     return True
 
 
-def sort_if_worth(starts: np.ndarray, values: np.ndarray) -> bool:
+def sort_on_gpu_if_worth(starts: np.ndarray, values: np.ndarray) -> bool:
     """Do as `sort_genes` on the GPU, if there is one and enough to sort; return whether it was done."""
-    least_met = len(values) >= WORTH_SORTING
-    device = gpu() if len(values) >= WORTH else gpu_at_work() if least_met else None
-    return device is not None and bool(attempt(lambda: sort_genes(starts, values, device)))
+    device = None
+    if len(values) >= LEAST_VALUES:
+        device = gpu()
+    elif len(values) >= LEAST_VALUES_STARTED:
+        device = gpu_if_started()
+    return device is not None and bool(on_gpu_or_none(lambda: sort_genes(starts, values, device)))

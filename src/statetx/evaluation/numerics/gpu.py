@@ -49,19 +49,19 @@ def gpu() -> torch.device | None:
     return device
 
 
-def gpu_at_work() -> torch.device | None:
+def gpu_if_started() -> torch.device | None:
     """The GPU if this process has started it already."""
     return gpu() if gpu.cache_info().currsize else None
 
 
-def has_room(n_bytes: int, device: torch.device) -> bool:
+def fits_on(n_bytes: int, device: torch.device) -> bool:
     """Whether so much may stay on a device: a quarter of what is free, a training may want the rest."""
     import torch
 
     return device.type != "cuda" or 4 * n_bytes <= torch.cuda.mem_get_info(device)[0]
 
 
-def attempt(what: Callable[[], T]) -> T | None:
+def on_gpu_or_none(what: Callable[[], T]) -> T | None:
     """Do something on the GPU; None if that fails, for want of memory above all.
 
     The caller then does it on the CPU, to the same numbers: a GPU may be shared with a training.

@@ -21,7 +21,7 @@ from scipy import sparse
 
 from statetx.evaluation.numerics import pair_sums_gpu as gpu_pairs
 from statetx.evaluation.numerics.csr_cells import SPARSE, as_rows
-from statetx.evaluation.numerics.gpu import attempt, gpu
+from statetx.evaluation.numerics.gpu import gpu, on_gpu_or_none
 from statetx.evaluation.numerics.pair_kernels import (
     GENES,
     WIDTH,
@@ -255,11 +255,11 @@ def _from_one(constant: Cloud, others: Cloud, gammas: Sequence[float]) -> np.nda
 
 def _on_gpu(x: Cloud, y: Cloud | None, gammas: Sequence[float]) -> np.ndarray | None:
     """The sums from a GPU, if there is one and that is worth it."""
-    worth = len(x) * len(x if y is None else y) * x.width >= gpu_pairs.WORTH
+    worth = len(x) * len(x if y is None else y) * x.width >= gpu_pairs.LEAST_PRODUCTS
     device = gpu() if worth else None
     if device is None:
         return None
-    return attempt(
+    return on_gpu_or_none(
         lambda: gpu_pairs.pair_sums(x.on(device), None if y is None else y.on(device), gammas)
     )
 

@@ -21,7 +21,7 @@ from statetx.evaluation.numerics.pair_kernels import CLOSE
 if TYPE_CHECKING:
     import torch
 
-WORTH = 2_000_000_000
+LEAST_PRODUCTS = 2_000_000_000
 """Multiply-adds of a call of `pair_sums` from which a GPU does it: 1,000 x 1,000 cells, 2,000 genes."""
 
 ROWS = 4096

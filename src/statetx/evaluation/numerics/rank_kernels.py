@@ -250,7 +250,7 @@ def rank_genes(statistic: Array, pvalue: Array, *sides: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def rank_genes_alone(statistic: Array, pvalue: Array, *sides: Any) -> None:
+def rank_genes_single_threaded(statistic: Array, pvalue: Array, *sides: Any) -> None:
     """The same as `rank_genes` on the calling thread, which may be one of several."""
     for gene in range(len(statistic)):
         _rank_gene(gene, statistic, pvalue, *sides)

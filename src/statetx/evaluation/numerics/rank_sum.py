@@ -23,11 +23,11 @@ from statetx.evaluation.numerics.csr_cells import Cells
 from statetx.evaluation.numerics.rank_kernels import (
     SMALL,
     rank_genes,
-    rank_genes_alone,
+    rank_genes_single_threaded,
     threads_for,
     tie_terms,
 )
-from statetx.evaluation.numerics.rank_sum_gpu import RankedControl, ranked_if_worth
+from statetx.evaluation.numerics.rank_sum_gpu import GpuControl, gpu_control_if_worth
 from statetx.evaluation.numerics.sorted_cells import SortedCells
 
 
@@ -59,25 +59,25 @@ class SortedControl:
     cells: SortedCells
     _ties: np.ndarray = field(repr=False)
     _negatives: np.ndarray = field(repr=False)
-    _on_gpu: RankedControl | None = field(repr=False)
+    _on_gpu: GpuControl | None = field(repr=False)
 
     @classmethod
-    def of(cls, cells: Cells) -> SortedControl:
+    def from_cells(cls, cells: Cells) -> SortedControl:
         """Sort control cells [n, G]; raises as `SortedCells.of`."""
-        own = SortedCells.of(cells)
+        own = SortedCells.from_cells(cells)
         ties, negatives = np.zeros(cells.shape[1]), np.zeros(cells.shape[1], dtype=np.int64)
         with threads_for(len(own.values)):
             tie_terms(own.starts, own.values, ties, negatives)
-        return cls(own, ties, negatives, ranked_if_worth(own, ties, negatives))
+        return cls(own, ties, negatives, gpu_control_if_worth(own, ties, negatives))
 
-    def test(self, target: SortedCells, alone: bool = False) -> RankSum:
+    def test(self, target: SortedCells, single_threaded: bool = False) -> RankSum:
         """Compare target cells with these controls.
 
         Parameters
         ----------
         target
             Sorted cells.
-        alone
+        single_threaded
             On the calling thread, for callers that are several.
 
         Raises
@@ -97,7 +97,7 @@ class SortedControl:
             own, control = (side.astype(np.dtype(np.float64)) for side in (own, control))
         statistic, pvalue = np.empty(len(own.mean)), np.empty(len(own.mean))
         work = len(own.values) + min(8 * len(own.values), len(control.values))
-        kernel = rank_genes_alone if alone or work < SMALL else rank_genes
+        kernel = rank_genes_single_threaded if single_threaded or work < SMALL else rank_genes
         kernel(
             statistic,
             pvalue,
@@ -130,4 +130,4 @@ def rank_sum(target: Cells, control: Cells) -> RankSum:
     DataError
         No cells on a side, different numbers of genes, or values that are not finite.
     """
-    return SortedControl.of(control).test(SortedCells.of(target))
+    return SortedControl.from_cells(control).test(SortedCells.from_cells(target))

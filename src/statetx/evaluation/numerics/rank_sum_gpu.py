@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from statetx.evaluation.numerics.gpu import attempt, gpu, has_room, send
+from statetx.evaluation.numerics.gpu import fits_on, gpu, on_gpu_or_none, send
 from statetx.evaluation.numerics.rank_kernels import p_values
 
 if TYPE_CHECKING:
     import torch
 
     from statetx.evaluation.numerics.sorted_cells import SortedCells
-from statetx.evaluation.numerics.gene_sort_gpu import WORTH, gene_blocks, genes_of_values
+from statetx.evaluation.numerics.gene_sort_gpu import LEAST_VALUES, gene_blocks, genes_of_values
 
 RESIDENT_BYTES = 16
 """Of one control value on the device: its key, and itself where no other equals it."""
@@ -54,7 +54,7 @@ class _Block(NamedTuple):
     zeros: torch.Tensor
 
 
-class RankedControl:
+class GpuControl:
     """Sorted control cells that lie on a device, to be compared with many targets.
 
     They take up to `RESIDENT_BYTES` per value that is not zero.
@@ -149,7 +149,7 @@ class RankedControl:
         """
         if self.n_cells + target.n_cells > MOST_CELLS:
             return None
-        return attempt(lambda: self._test(target))
+        return on_gpu_or_none(lambda: self._test(target))
 
     def _test(self, target: SortedCells) -> tuple[np.ndarray, np.ndarray]:
         twice_u, ties = self.counts(target)
@@ -162,11 +162,11 @@ def _tie(count: Any) -> Any:
     return count * count * count - count
 
 
-def ranked_if_worth(
+def gpu_control_if_worth(
     cells: SortedCells, ties: np.ndarray, negatives: np.ndarray
-) -> RankedControl | None:
+) -> GpuControl | None:
     """Put control cells on the GPU; None without one, or if they are too few or too many for it."""
-    device = gpu() if len(cells.values) >= WORTH else None
-    if device is None or not has_room(RESIDENT_BYTES * len(cells.values), device):
+    device = gpu() if len(cells.values) >= LEAST_VALUES else None
+    if device is None or not fits_on(RESIDENT_BYTES * len(cells.values), device):
         return None
-    return attempt(lambda: RankedControl(cells, ties, negatives, device))
+    return on_gpu_or_none(lambda: GpuControl(cells, ties, negatives, device))

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from statetx.core.errors import DataError
 from statetx.evaluation.numerics.csr_cells import Cells, as_rows
-from statetx.evaluation.numerics.gene_sort_gpu import sort_if_worth
+from statetx.evaluation.numerics.gene_sort_gpu import sort_on_gpu_if_worth
 from statetx.evaluation.numerics.rank_kernels import (
     gather_genes,
 )
@@ -38,7 +38,7 @@ class SortedCells:
     mean: np.ndarray
 
     @classmethod
-    def of(cls, cells: Cells) -> SortedCells:
+    def from_cells(cls, cells: Cells) -> SortedCells:
         """Sort cells.
 
         Parameters
@@ -65,7 +65,7 @@ class SortedCells:
                 "cells hold NaN or infinite values: ranks are undefined",
                 fix="mend or drop these cells",
             )
-        if not sort_if_worth(starts, values):
+        if not sort_on_gpu_if_worth(starts, values):
             for start, stop in itertools.pairwise(starts.tolist()):
                 # numpy sorts in vector registers: 4 times as fast as the sort inside compiled loops.
                 values[start:stop].sort()

@@ -88,7 +88,7 @@ SILENT = 1e-6
 """A delta shorter than this share of its profile is no effect: storing cells as float32 leaves 6e-8."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Condition:
     """Both sides of one condition, summed up.
 

@@ -160,12 +160,14 @@ class DERow:
 
 
 def de_row(
-    label: str, cells: Cells | SortedCells, control: SortedControl, alone: bool = False
+    label: str, cells: Cells | SortedCells, control: SortedControl, single_threaded: bool = False
 ) -> DERow:
-    """Test one perturbation against the controls; `alone` as for `SortedControl.test`."""
-    own = cells if isinstance(cells, SortedCells) else SortedCells.of(cells)
+    """Test one perturbation against the controls; `single_threaded` as for `SortedControl.test`."""
+    own = cells if isinstance(cells, SortedCells) else SortedCells.from_cells(cells)
     ref = control.cells
-    return DERow(label, own.n_cells, ref.n_cells, own.mean, ref.mean, control.test(own, alone))
+    return DERow(
+        label, own.n_cells, ref.n_cells, own.mean, ref.mean, control.test(own, single_threaded)
+    )
 
 
 def table_of(rows: Sequence[DERow], genes: Sequence[str]) -> DETable:

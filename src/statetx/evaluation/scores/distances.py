@@ -146,7 +146,7 @@ def all_distances(
     groups
         Both sides summed up, if they are already.
     """
-    pooled = Group.merged(groups or (Group.of(pred), Group.of(real)))
+    pooled = Group.merged(groups or (Group.from_cells(pred), Group.from_cells(real)))
     width = pooled.spread / 2  # a quarter of the mean squared distance of two of the cells
     tahoe = [1 / (width * 2**i) for i in range(5)] if width > 0 else []
     both = _both(pred, real, [*gammas, *CELLOT, *tahoe], centre)

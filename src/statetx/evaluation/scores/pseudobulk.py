@@ -36,7 +36,7 @@ class Group:
     squares: float
 
     @classmethod
-    def of(cls, cells: Any) -> Group:
+    def from_cells(cls, cells: Any) -> Group:
         """Sum up cells [n, G], n >= 1, dense or sparse, in float64."""
         n = cells.shape[0]
         if n == 0:
@@ -131,7 +131,7 @@ class Controls:
     chosen: frozenset[str] | None = None
 
     @classmethod
-    def of(
+    def from_blocks(
         cls,
         blocks: Iterable[tuple[np.ndarray, np.ndarray]],
         chosen: frozenset[str] | None = None,
@@ -140,14 +140,14 @@ class Controls:
         found: dict[str, Group] = {}
         for cells, labels in blocks:
             for batch in sorted(set(labels)):
-                group = Group.of(cells[labels == batch])
+                group = Group.from_cells(cells[labels == batch])
                 found[batch] = Group.merged([found[batch], group]) if batch in found else group
         if not found:
             raise DataError("there are no control cells")
         return cls(found, chosen)
 
     @cached_property
-    def whole(self) -> Group:
+    def all_controls(self) -> Group:
         """All controls as one group."""
         return Group.merged(self.batches[batch] for batch in sorted(self.batches))
 
@@ -157,7 +157,7 @@ class Controls:
         if self.chosen is not None:
             return self.chosen & self.batches.keys()
         large = {b: g for b, g in self.batches.items() if g.n >= LEAST_BATCH_CONTROLS}
-        total = self.whole
+        total = self.all_controls
         off = [group.mean - total.mean for group in large.values()]
         found = sum(float(shift @ shift) for shift in off)
         expected = sum(group.noise * (1 - group.n / total.n) for group in large.values())
@@ -167,10 +167,12 @@ class Controls:
     def directions(self) -> np.ndarray:
         """Orthonormal directions in which batches of controls leave their common mean: [G, k]."""
         if len(self.known) < 2:
-            return np.zeros((len(self.whole.mean), 0))
-        shifts = np.array([self.batches[b].mean - self.whole.mean for b in sorted(self.known)])
+            return np.zeros((len(self.all_controls.mean), 0))
+        shifts = np.array(
+            [self.batches[b].mean - self.all_controls.mean for b in sorted(self.known)]
+        )
         _, sizes, axes = np.linalg.svd(shifts, full_matrices=False)
-        real = sizes > 1e-6 * np.linalg.norm(self.whole.mean)
+        real = sizes > 1e-6 * np.linalg.norm(self.all_controls.mean)
         kept = min(int(real.sum()), int(MOST_DIRECTIONS * shifts.shape[1]))
         return axes[:kept].T
 
@@ -191,7 +193,7 @@ class Controls:
         mean
             float64 [G], mean profile of a condition, real or predicted.
         """
-        return self.between(mean, self.whole.mean)
+        return self.between(mean, self.all_controls.mean)
 
     def between(self, mean: np.ndarray, control: np.ndarray) -> np.ndarray:
         """The same as `delta` for another control profile [G]."""
@@ -214,7 +216,7 @@ class Controls:
         batches
             Batch label of every cell of the condition.
         """
-        whole = self.whole
+        whole = self.all_controls
         labels, counts = np.unique(np.asarray(batches, dtype=str), return_counts=True)
         mean, noise = np.zeros_like(whole.mean), 0.0
         pooled = 0.0

@@ -19,7 +19,7 @@ from statetx.data.h5ad.obs_columns import in_order
 from statetx.data.h5ad.open_h5ad import opened
 from statetx.evaluation.cell_eval.de_columns import Column
 from statetx.evaluation.cell_eval.tables import describe, write_ceiling, write_results
-from statetx.evaluation.standalone.cells_file import Scale, Side, read_side
+from statetx.evaluation.standalone.cells_file import CellsFile, Scale, read_cells_file
 from statetx.evaluation.standalone.earlier_results import CEILING_FILES, check_tables
 from statetx.evaluation.standalone.evaluate_files import (
     ByLabel,
@@ -29,9 +29,9 @@ from statetx.evaluation.standalone.evaluate_files import (
     rows_of,
     target_of,
 )
-from statetx.evaluation.standalone.line_scores import Half
+from statetx.evaluation.standalone.line_scores import LineCells
 from statetx.evaluation.standalone.same_labels import matched
-from statetx.evaluation.standalone.score_line import Result, evaluate_halves
+from statetx.evaluation.standalone.score_line import Result, score_line
 from statetx.shared.labels import AUTO
 from statetx.shared.labels import controls as control_labels
 
@@ -83,7 +83,7 @@ def ceiling_files(
         A table would replace a file that must stay.
     """
     check_settings(profile, skip, scale)
-    side = read_side(real, pert_col, control_pert, celltype_col, embed_key, scale)
+    side = read_cells_file(real, pert_col, control_pert, celltype_col, embed_key, scale)
     controls = control_labels(control_pert)
     control = controls[0]
     (side,), _, _ = matched([side], labels, controls)
@@ -93,8 +93,17 @@ def ceiling_files(
     results = {}
     for line in homes:
         truth, own = _halves(side, line, control, order, scale, seed)
-        results[line] = evaluate_halves(
-            line, truth, own, own, side.genes, profile, 0, seed, skip=skip, with_scores=False
+        results[line] = score_line(
+            line,
+            real=truth,
+            predicted=own,
+            predicted_on_real_scale=own,
+            genes=side.genes,
+            profile=profile,
+            max_cells=0,
+            seed=seed,
+            skip=skip,
+            with_scores=False,
         )
     for line, result in results.items():
         write_results(result.labels, result.columns, homes[line] / "ceiling_results.csv")
@@ -111,7 +120,7 @@ def ceiling_of(name: str, column: Column) -> float:
     return 2 * mean / (1 + mean)
 
 
-def _visited(side: Side, pert_col: str) -> list[str]:
+def _visited(side: CellsFile, pert_col: str) -> list[str]:
     """Labels as pandas groups them, which decides who gets which random numbers: in the order of a
     column's categories, else sorted."""
     with opened(side.path) as file:
@@ -120,9 +129,9 @@ def _visited(side: Side, pert_col: str) -> list[str]:
 
 
 def _halves(
-    side: Side, line: str, control: str, order: Sequence[str], scale: Scale, seed: int
-) -> tuple[Half, Half]:
-    rows = side.of(line)
+    side: CellsFile, line: str, control: str, order: Sequence[str], scale: Scale, seed: int
+) -> tuple[LineCells, LineCells]:
+    rows = side.rows_of_line(line)
     found = rows_of(rows, side.labels[rows])
     generator = np.random.default_rng(seed)
     parts: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
@@ -157,5 +166,5 @@ def _halves(
         view = ByLabel(side, part, target)
         cells = view[control]
         part.pop(control)
-        out.append(Half(view, cells, embedded))
+        out.append(LineCells(view, cells, embedded))
     return out[0], out[1]

@@ -38,7 +38,7 @@ Scale = Literal["log1p", "counts"]
 
 
 @dataclass(frozen=True)
-class Side:
+class CellsFile:
     """One file.
 
     Attributes
@@ -61,12 +61,12 @@ class Side:
     lines: np.ndarray
     embedding: np.ndarray | None
 
-    def of(self, line: str) -> np.ndarray:
+    def rows_of_line(self, line: str) -> np.ndarray:
         """Rows of a cell line."""
         return np.flatnonzero(self.lines == line)
 
 
-def read_side(
+def read_cells_file(
     path: str | Path,
     pert_col: str,
     control_pert: str | Sequence[str],
@@ -74,7 +74,7 @@ def read_side(
     embed_key: str | None,
     scale: Scale,
     clip: bool = False,
-) -> Side:
+) -> CellsFile:
     """Read and check one file; see `standalone.evaluate_files`.
 
     Parameters
@@ -122,7 +122,7 @@ def read_side(
     labels = columns[pert_col].copy()
     labels[np.isin(labels, aliases)] = first
     lines = columns[celltype_col] if celltype_col else np.full(len(labels), "all", dtype=object)
-    return Side(path, names, cells, labels, lines, embedding)
+    return CellsFile(path, names, cells, labels, lines, embedding)
 
 
 def _spelt_out(labels: Column) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from statetx.core.errors import ResultsError
-from statetx.core.writes import no_room
+from statetx.core.writes import disk_full
 from statetx.data.h5ad.matrix import Matrix
 from statetx.data.h5ad.numbers import computable_type
 
@@ -91,7 +91,7 @@ class StoredCells:
             values.flush()
             places.flush()
         except OSError as error:
-            if not no_room(error):
+            if not disk_full(error):
                 raise
             raise ResultsError(
                 f"no room for a copy of the cells: {error.strerror}",

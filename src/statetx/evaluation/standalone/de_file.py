@@ -110,7 +110,7 @@ class SuppliedTable:
         column = pa.chunked_array([pa.array(targets, pa.string())])
         return replace(self, table=self.table.set_column(at, "target", column))
 
-    def of(self, line: str, labels: Sequence[str], genes: Sequence[str]) -> Tests:
+    def tests_of(self, line: str, labels: Sequence[str], genes: Sequence[str]) -> Tests:
         """Tests of one cell line, [P, G] as `labels` and `genes`; rows may lack.
 
         Raises

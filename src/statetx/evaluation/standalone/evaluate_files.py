@@ -20,17 +20,17 @@ from statetx.evaluation.cell_eval import columns as cell_eval
 from statetx.evaluation.cell_eval.de_columns import Tests
 from statetx.evaluation.cell_eval.tables import write_aggregate, write_results
 from statetx.evaluation.standalone.cells_file import (
+    CellsFile,
     Scale,
-    Side,
     log_normalised,
     median_total,
-    read_side,
+    read_cells_file,
 )
 from statetx.evaluation.standalone.de_file import SuppliedTable, write_tests
 from statetx.evaluation.standalone.earlier_results import SCORE_FILES, check_tables
-from statetx.evaluation.standalone.line_scores import Half
+from statetx.evaluation.standalone.line_scores import LineCells
 from statetx.evaluation.standalone.same_labels import matched
-from statetx.evaluation.standalone.score_line import Result, evaluate_halves
+from statetx.evaluation.standalone.score_line import Result, score_line
 from statetx.evaluation.standalone.shared_labels import (
     keep_common,
     refuse_other_labels,
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 class ByLabel(Mapping[str, Any]):
     """Cells of each label of one line, taken out of a file's when asked for."""
 
-    def __init__(self, side: Side, rows: dict[str, np.ndarray], target: float | None) -> None:
+    def __init__(self, side: CellsFile, rows: dict[str, np.ndarray], target: float | None) -> None:
         self._side, self._rows, self._target = side, rows, target
 
     def __getitem__(self, label: str) -> Any:
@@ -149,7 +149,7 @@ def evaluate_files(
     check_settings(profile, skip, scale)
     with ThreadPoolExecutor(2) as pool:
         truth_side, pred_side = pool.map(
-            lambda path, clip: read_side(
+            lambda path, clip: read_cells_file(
                 path, pert_col, control_pert, celltype_col, embed_key, scale, clip
             ),
             (real, pred),
@@ -170,15 +170,15 @@ def evaluate_files(
     with staged(Path(out)) as stage:
         for line, home in homes.items():
             truth, own, shared = _halves(truth_side, pred_side, line, control, scale)
-            result = evaluate_halves(
+            result = score_line(
                 line,
-                truth,
-                own,
-                shared,
-                truth_side.genes,
-                profile,
-                max_cells,
-                seed,
+                real=truth,
+                predicted=own,
+                predicted_on_real_scale=shared,
+                genes=truth_side.genes,
+                profile=profile,
+                max_cells=max_cells,
+                seed=seed,
                 skip=skip,
                 with_scores=with_scores,
                 supplied=supplied[line],
@@ -208,7 +208,7 @@ def check_settings(profile: str, skip: Sequence[str], scale: Scale) -> None:
         raise ConfigError(f"no scale {scale!r}", fix=did_you_mean(scale, ["log1p", "counts"]))
 
 
-def homes_of(side: Side, out: str | Path, celltype_col: str | None) -> dict[str, Path]:
+def homes_of(side: CellsFile, out: str | Path, celltype_col: str | None) -> dict[str, Path]:
     """Directory of every cell line, lines sorted."""
     homes = {
         line: Path(out) / folder_name(line) if celltype_col else Path(out)
@@ -225,7 +225,7 @@ def homes_of(side: Side, out: str | Path, celltype_col: str | None) -> dict[str,
 
 
 def _supplied(
-    real: Side,
+    real: CellsFile,
     control: str,
     celltype_col: str | None,
     paths: Mapping[str, str | Path | None],
@@ -241,12 +241,14 @@ def _supplied(
     }
     out = {}
     for line in lines:
-        labels = sorted(set(real.labels[real.of(line)]) - {control})
-        out[line] = {name: table.of(line, labels, real.genes) for name, table in tables.items()}
+        labels = sorted(set(real.labels[real.rows_of_line(line)]) - {control})
+        out[line] = {
+            name: table.tests_of(line, labels, real.genes) for name, table in tables.items()
+        }
     return out
 
 
-def _check_fit(real: Side, pred: Side) -> Side:
+def _check_fit(real: CellsFile, pred: CellsFile) -> CellsFile:
     """Return the prediction with its genes in the order of the real cells."""
     alone = [sorted(set(x.genes) - set(y.genes)) for x, y in ((real, pred), (pred, real))]
     if any(alone):
@@ -275,10 +277,10 @@ def _check_fit(real: Side, pred: Side) -> Side:
 
 
 def _halves(
-    real: Side, pred: Side, line: str, control: str, scale: Scale
-) -> tuple[Half, Half, Half]:
+    real: CellsFile, pred: CellsFile, line: str, control: str, scale: Scale
+) -> tuple[LineCells, LineCells, LineCells]:
     """Real side, prediction as cell-eval sees it, and prediction on the real side's scale."""
-    rows = [side.of(line) for side in (real, pred)]
+    rows = [side.rows_of_line(line) for side in (real, pred)]
     labels = [side.labels[own] for side, own in zip((real, pred), rows, strict=True)]
     if control not in labels[0]:
         raise no_control(real, line, control)
@@ -313,22 +315,22 @@ def _halves(
     for where in found:
         where.pop(control, None)
     return (
-        Half(views[0], real_control, embedded[0]),
-        Half(views[1], own_control, embedded[1]),
-        Half(shared, real_control, {}),
+        LineCells(views[0], real_control, embedded[0]),
+        LineCells(views[1], own_control, embedded[1]),
+        LineCells(shared, real_control, {}),
     )
 
 
-def no_control(side: Side, line: str, control: str) -> DataError:
+def no_control(side: CellsFile, line: str, control: str) -> DataError:
     """Say that a line lacks its control."""
     return DataError(
         f"no control cells {control!r} in cell line {line!r}",
         where=side.path,
-        fix=did_you_mean(control, sorted(set(side.labels[side.of(line)]))),
+        fix=did_you_mean(control, sorted(set(side.labels[side.rows_of_line(line)]))),
     )
 
 
-def target_of(side: Side, rows: np.ndarray, scale: Scale) -> float | None:
+def target_of(side: CellsFile, rows: np.ndarray, scale: Scale) -> float | None:
     """Total that the counts of these cells are normalised to; None: they are normalised."""
     if scale == "log1p":
         return None

@@ -29,7 +29,7 @@ from statetx.shared.seeds import generator
 
 
 @dataclass(frozen=True)
-class Half:
+class LineCells:
     """One side of one cell line, on the log1p scale.
 
     Attributes
@@ -61,7 +61,7 @@ class OurScores:
     known
         Its perturbations, taken apart.
     max_cells, seed, reference
-        As for `one_line.evaluate_halves`.
+        As for `one_line.score_line`.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class OurScores:
     def __init__(
         self,
         line: str,
-        truth: Half,
+        truth: LineCells,
         ranked: SortedControl,
         known: Mapping[str, Label],
         max_cells: int,
@@ -84,7 +84,7 @@ class OurScores:
         self.line, self.ranked, self._max_cells = line, ranked, max_cells
         self._known = known
         self._rng = generator("standalone", seed, line)
-        whole_control = Group.of(truth.control)
+        whole_control = Group.from_cells(truth.control)
         self._profile = Profile(whole_control.mean, whole_control.noise)
         self.centre = whole_control.mean
         self._gammas = _gammas(truth, len(known), self._rng)
@@ -95,63 +95,71 @@ class OurScores:
         self._n: dict[str, int] = {}
 
     def add(
-        self,
-        label: str,
-        real: Any,
-        pred: Any,
-        real_known: DERow | SortedCells,
-        pred_known: DERow | SortedCells | None,
+        self, label: str, cells: Mapping[str, Any], known: Mapping[str, DERow | SortedCells]
     ) -> dict[str, Sample | None]:
         """Take in one condition.
 
         Parameters
         ----------
-        label, real, pred
-            Its cells on both sides.
-        real_known, pred_known
-            All cells of a side, tested against the real controls or ready to be.
+        label
+            The perturbation.
+        cells
+            ``real`` and ``pred``: its cells on each side, [n, G].
+        known
+            All cells of a side, tested against the real controls or ready to be; a side may be
+            absent.
 
         Returns
         -------
-        Both sides as samples; None: not all of the cells are in it.
+        dict
+            Both sides as samples; None: not all of the cells are in it.
         """
+        real, predicted = cells["real"], cells["pred"]
         self._n[label] = real.shape[0]
-        n = min(real.shape[0], pred.shape[0], self._max_cells)
+        n = min(real.shape[0], predicted.shape[0], self._max_cells)
         if n < 2 or not self._enough_controls:
             return {"real": None, "pred": None}
-        cells = real, pred
-        few = [at_most(side, n, self._rng) for side in cells]
-        groups = [Group.of(side) for side in cells]
-        whole = all(x.shape == y.shape for x, y in zip(few, cells, strict=True))
-        distances, samples = all_distances(
-            few[1], few[0], self._gammas, self.centre, groups if whole else None
+        few_real = at_most(real, n, self._rng)
+        few_predicted = at_most(predicted, n, self._rng)
+        groups = Group.from_cells(real), Group.from_cells(predicted)
+        complete = few_real.shape == real.shape and few_predicted.shape == predicted.shape
+        distances, (sample_predicted, sample_real) = all_distances(
+            few_predicted, few_real, self._gammas, self.centre, groups if complete else None
         )
-        for tests, chosen, known in zip(self._tests, few, (real_known, pred_known), strict=True):
-            if known is None or chosen.shape[0] < (
-                known.n_target if isinstance(known, DERow) else known.n_cells
-            ):
-                known = SortedCells.of(chosen)
-            tests.append(known if isinstance(known, DERow) else de_row(label, known, self.ranked))
-        taken = self._known[label]
+        tests = (
+            self._tested(label, few_real, known.get("real")),
+            self._tested(label, few_predicted, known.get("pred")),
+        )
+        for rows, test in zip(self._tests, tests, strict=True):
+            rows.append(test)
+        described = self._known[label]
         self._conditions.append(
             Condition(
-                label,
-                groups[0],
-                groups[1],
-                groups[0].mean - self._profile.mean,
-                groups[1].mean - self._profile.mean,
-                self._profile,
-                self._references,
-                distances,
-                covariance_agreement(few[1], few[0], self._tests[0][-1].log2_fold_change),
-                taken.drug,
-                float("nan") if taken.dose is None else taken.dose,
+                perturbation=label,
+                real=groups[0],
+                pred=groups[1],
+                real_delta=groups[0].mean - self._profile.mean,
+                pred_delta=groups[1].mean - self._profile.mean,
+                control=self._profile,
+                references=self._references,
+                distances=distances,
+                covariance=covariance_agreement(few_predicted, few_real, tests[0].log2_fold_change),
+                drug=described.drug,
+                dose=float("nan") if described.dose is None else described.dose,
             )
         )
         return {
-            name: sample if len(sample) == side.shape[0] else None
-            for name, sample, side in zip(("pred", "real"), samples, cells[::-1], strict=True)
+            "pred": sample_predicted if len(sample_predicted) == predicted.shape[0] else None,
+            "real": sample_real if len(sample_real) == real.shape[0] else None,
         }
+
+    def _tested(self, label: str, cells: Any, known: DERow | SortedCells | None) -> DERow:
+        """Return the test of some cells, which `known` may hold if it is of as many."""
+        if isinstance(known, DERow) and known.n_target <= cells.shape[0]:
+            return known
+        if not isinstance(known, SortedCells) or known.n_cells > cells.shape[0]:
+            known = SortedCells.from_cells(cells)
+        return de_row(label, known, self.ranked)
 
     def table(self, labels: list[str], genes: list[str]) -> pd.DataFrame:
         """Scores of all conditions, one row per label."""
@@ -177,7 +185,7 @@ def _dense(cells: Any) -> np.ndarray:
     return cells.toarray() if sparse.issparse(cells) else np.asarray(cells)
 
 
-def _gammas(truth: Half, n_labels: int, rng: np.random.Generator) -> list[float]:
+def _gammas(truth: LineCells, n_labels: int, rng: np.random.Generator) -> list[float]:
     """Kernel widths from at most 500 treated and 500 control real cells."""
     each = -(-500 // n_labels)
     treated = [_dense(at_most(truth.cells[label], each, rng)) for label in sorted(truth.cells)]

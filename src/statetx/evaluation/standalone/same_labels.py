@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from statetx.evaluation.standalone.cells_file import Side
+from statetx.evaluation.standalone.cells_file import CellsFile
 from statetx.shared.label_counts import IF_IDS, counted
 from statetx.shared.label_kinds import read_as
 from statetx.shared.labels import Reading, Spellings
@@ -20,8 +20,8 @@ SHOWN = 4
 
 
 def matched(
-    sides: Sequence[Side], setting: str, controls: Sequence[str]
-) -> tuple[list[Side], Reading, Spellings]:
+    sides: Sequence[CellsFile], setting: str, controls: Sequence[str]
+) -> tuple[list[CellsFile], Reading, Spellings]:
     """Return files with one spelling of every label and line: that of the first file.
 
     Cells of one file under several spellings of a label, or of a line, are pooled; both is said.
@@ -54,7 +54,7 @@ def matched(
     return out, reading, labels
 
 
-def _meaning(side: Side, what: str, values: np.ndarray, names: Spellings) -> np.ndarray:
+def _meaning(side: CellsFile, what: str, values: np.ndarray, names: Spellings) -> np.ndarray:
     """Return names in their one spelling; say which were another, and which are pooled."""
     own = sorted(set(values))
     names.add(own)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -22,7 +22,7 @@ from statetx.evaluation.numerics.rank_sum import SortedControl
 from statetx.evaluation.numerics.sorted_cells import SortedCells, mean_of
 from statetx.evaluation.scores.differential_expression import DERow, DETable, de_row, table_of
 from statetx.evaluation.scores.distances import EnergyFrom, Sample
-from statetx.evaluation.standalone.line_scores import Half, OurScores
+from statetx.evaluation.standalone.line_scores import LineCells, OurScores
 from statetx.shared.labels import WITH_DOSES, Reading
 
 MOST_AHEAD = 8
@@ -51,11 +51,12 @@ class Result:
     tables: dict[str, DETable]
 
 
-def evaluate_halves(
+def score_line(
     line: str,
-    truth: Half,
-    own: Half,
-    shared: Half,
+    *,
+    real: LineCells,
+    predicted: LineCells,
+    predicted_on_real_scale: LineCells,
     genes: list[str],
     profile: str,
     max_cells: int,
@@ -72,9 +73,12 @@ def evaluate_halves(
     ----------
     line
         Its name.
-    truth, own, shared
-        Real side, prediction with its own controls (for cell-eval's columns), and prediction on the
-        real side's scale with the real controls (for ours).
+    real
+        Real cells and controls.
+    predicted
+        Predicted cells with the controls of their own file, for cell-eval's columns.
+    predicted_on_real_scale
+        Predicted cells on the scale of the real file with the real controls, for our scores.
     genes
         The G genes.
     profile, max_cells, seed
@@ -89,86 +93,151 @@ def evaluate_halves(
     reading
         How labels are read.
     """
-    supplied = supplied or {}
-    labels = sorted(truth.cells)
+    supplied, labels = supplied or {}, sorted(real.cells)
     chosen = cell_eval.columns(profile, skip)
-    with_de, with_energy = cell_eval.needs_de(chosen), cell_eval.needs_energy(chosen)
-    sides = {"real": truth, "pred": own}
-    ranked = dict.fromkeys(sides, SortedControl.of(truth.control))
-    centre = centre_of(truth.control)
-    far = dict.fromkeys(sides, EnergyFrom(truth.control, centre))
-    if not _are_same(truth.control, own.control):
-        ranked["pred"] = SortedControl.of(own.control)
-        far["pred"] = EnergyFrom(own.control, centre)
+    sides = {"real": real, "pred": predicted}
+    with_de = cell_eval.needs_de(chosen)
+    collected = _Collected(
+        sides,
+        tested=[name for name in sides if with_de and name not in supplied],
+        needs_energy=cell_eval.needs_energy(chosen),
+    )
     ours = None
     if with_scores:
-        ours = OurScores(
-            line, truth, ranked["real"], reading.described(labels), max_cells, seed, reference
-        )
-    on_one_scale = shared.cells is own.cells
-    means: dict[str, list[np.ndarray]] = {name: [] for name in sides}
-    rows: dict[str, list[DERow]] = {name: [] for name in sides}
-    energies: dict[str, list[float]] = {name: [] for name in sides}
-    tested = {name: ranked[name] for name in sides if with_de and name not in supplied}
-    alone = ours is None and not with_energy
-    for label, cells, in_order, tests in _ahead(line, labels, sides, tested if alone else {}):
-        known: dict[str, DERow | SortedCells] = dict(in_order)
-        for name in sides:
-            means[name].append(in_order[name].mean)
-            if name in tested:
-                test = tests[name] if alone else de_row(label, in_order[name], ranked[name])
-                rows[name].append(test)
-                if ranked[name] is ranked["real"]:
-                    known[name] = test
-        samples: dict[str, Sample | None] = dict.fromkeys(sides)
-        if ours and on_one_scale:
-            samples = ours.add(label, cells["real"], cells["pred"], known["real"], known["pred"])
+        described, controls = reading.described(labels), collected.controls["real"]
+        ours = OurScores(line, real, controls, described, max_cells, seed, reference)
+    # Then tests are all there is to do, and threads share the labels.
+    only_tests = ours is None and not collected.needs_energy
+    against = {name: collected.controls[name] for name in collected.tested} if only_tests else {}
+    for ready in _read_ahead(line, labels, sides, against):
+        compared = collected.add(ready)
+        samples: Mapping[str, Sample | None] = {}
+        if ours and predicted_on_real_scale.cells is predicted.cells:
+            samples = ours.add(ready.label, ready.cells, compared)
         elif ours:
-            found = ours.add(label, cells["real"], shared.cells[label], known["real"], None)
-            samples["real"] = found["real"]
-        if with_energy:
-            for name, sample in samples.items():
-                energies[name].append(far[name](cells[name] if sample is None else sample))
-    computed = {name: table_of(own_rows, genes) for name, own_rows in rows.items() if own_rows}
+            cells = {
+                "real": ready.cells["real"],
+                "pred": predicted_on_real_scale.cells[ready.label],
+            }
+            found = ours.add(ready.label, cells, {"real": compared["real"]})
+            samples = {"real": found["real"]}
+        if collected.needs_energy:
+            collected.add_energies(ready, samples)
+    computed = collected.tables(genes)
     tables: Mapping[str, DETable | Tests] = {**computed, **supplied} if with_de else {}
-    embedded = _embedded(labels, sides)
-    panel = cell_eval.Panel(
-        labels,
-        genes,
-        np.array(means["real"]),
-        np.array(means["pred"]),
-        mean_of(truth.control),
-        mean_of(own.control),
-        tables.get("real"),
-        tables.get("pred"),
-        np.array(energies["real"]) if with_energy else None,
-        np.array(energies["pred"]) if with_energy else None,
-        embedded.get("real"),
-        embedded.get("pred"),
-    )
-    columns = cell_eval.evaluate(panel, chosen)
+    columns = cell_eval.evaluate(collected.panel(labels, genes, tables), chosen)
     scores = ours.table(labels, genes) if ours else None
     return Result(labels, columns, scores, computed)
 
 
-def _ahead(
-    line: str, labels: list[str], sides: dict[str, Half], against: dict[str, SortedControl]
-) -> Iterator[tuple[str, dict[str, Any], dict[str, SortedCells], dict[str, DERow]]]:
-    """Cells of one label after the other: as they are, sorted, and tested `against` controls.
+class _Ready(NamedTuple):
+    """The cells of one label on each side: as they are, sorted, and tested if that was asked for."""
+
+    label: str
+    cells: dict[str, Any]
+    sorted: dict[str, SortedCells]
+    tests: dict[str, DERow]
+
+
+class _Collected:
+    """What cell-eval's columns need of each side, ``real`` and ``pred``, label by label.
+
+    Attributes
+    ----------
+    controls
+        Sorted controls of each side; one object where both files hold the same controls.
+    tested
+        Sides whose differential expression is computed.
+    needs_energy
+        Whether energy distances from the controls are wanted.
+    """
+
+    def __init__(
+        self, sides: Mapping[str, LineCells], *, tested: Sequence[str], needs_energy: bool
+    ) -> None:
+        self._sides, self.tested, self.needs_energy = sides, tested, needs_energy
+        real, predicted = sides["real"].control, sides["pred"].control
+        centre = centre_of(real)
+        self.controls = dict.fromkeys(sides, SortedControl.from_cells(real))
+        self._energy_from = dict.fromkeys(sides, EnergyFrom(real, centre))
+        if not _are_same(real, predicted):
+            self.controls["pred"] = SortedControl.from_cells(predicted)
+            self._energy_from["pred"] = EnergyFrom(predicted, centre)
+        self._means: dict[str, list[np.ndarray]] = {name: [] for name in sides}
+        self._rows: dict[str, list[DERow]] = {name: [] for name in sides}
+        self._energies: dict[str, list[float]] = {name: [] for name in sides}
+
+    def add(self, ready: _Ready) -> dict[str, DERow | SortedCells]:
+        """Take in a label; return each side tested against the real controls, or ready to be."""
+        known: dict[str, DERow | SortedCells] = dict(ready.sorted)
+        for name in self._sides:
+            self._means[name].append(ready.sorted[name].mean)
+            if name not in self.tested:
+                continue
+            controls = self.controls[name]
+            test = ready.tests.get(name) or de_row(ready.label, ready.sorted[name], controls)
+            self._rows[name].append(test)
+            if controls is self.controls["real"]:
+                known[name] = test
+        return known
+
+    def add_energies(self, ready: _Ready, samples: Mapping[str, Sample | None]) -> None:
+        """Take in energy distances from the controls; `samples` hold the cells as pairs are summed."""
+        for name in self._sides:
+            sample = samples.get(name)
+            cells = ready.cells[name] if sample is None else sample
+            self._energies[name].append(self._energy_from[name](cells))
+
+    def tables(self, genes: list[str]) -> dict[str, DETable]:
+        """Return the differential expression that was computed, by side."""
+        return {name: table_of(rows, genes) for name, rows in self._rows.items() if rows}
+
+    def panel(
+        self, labels: list[str], genes: list[str], tables: Mapping[str, DETable | Tests]
+    ) -> cell_eval.Panel:
+        """Return both sides as cell-eval compares them."""
+        embedded = _embedded(labels, self._sides)
+        energies = {
+            name: np.array(values) if self.needs_energy else None
+            for name, values in self._energies.items()
+        }
+        return cell_eval.Panel(
+            labels=labels,
+            genes=genes,
+            real=np.array(self._means["real"]),
+            pred=np.array(self._means["pred"]),
+            real_control=mean_of(self._sides["real"].control),
+            pred_control=mean_of(self._sides["pred"].control),
+            real_de=tables.get("real"),
+            pred_de=tables.get("pred"),
+            real_energy=energies["real"],
+            pred_energy=energies["pred"],
+            real_embedded=embedded.get("real"),
+            pred_embedded=embedded.get("pred"),
+        )
+
+
+def _read_ahead(
+    line: str,
+    labels: list[str],
+    sides: Mapping[str, LineCells],
+    against: Mapping[str, SortedControl],
+) -> Iterator[_Ready]:
+    """Yield the cells of one label after the other, sorted, and tested `against` controls.
 
     The following labels are read meanwhile. With tests to make, which is then all there is to do,
     threads do whole labels side by side: one label on all threads was no faster than on one. Beside
     sums over pairs, which take all threads, that would cost 5 %.
     """
 
-    def read(label: str) -> tuple[str, dict[str, Any], dict[str, SortedCells], dict[str, DERow]]:
-        cells = {name: half.cells[label] for name, half in sides.items()}
-        in_order = {name: SortedCells.of(side) for name, side in cells.items()}
+    def read(label: str) -> _Ready:
+        cells = {name: side.cells[label] for name, side in sides.items()}
+        ready = {name: SortedCells.from_cells(found) for name, found in cells.items()}
         tests = {
-            name: de_row(label, in_order[name], control, alone=True)
+            name: de_row(label, ready[name], control, single_threaded=True)
             for name, control in against.items()
         }
-        return label, cells, in_order, tests
+        return _Ready(label, cells, ready, tests)
 
     workers = min(numba.get_num_threads(), MOST_AHEAD) if against else 1
     following = iter(labels)
@@ -181,13 +250,13 @@ def _ahead(
             yield ready
 
 
-def _embedded(labels: list[str], sides: dict[str, Half]) -> dict[str, np.ndarray]:
+def _embedded(labels: list[str], sides: Mapping[str, LineCells]) -> dict[str, np.ndarray]:
     if not sides["real"].embedded:
         return {}
     (control,) = set(sides["real"].embedded) - set(labels)
     return {
-        name: np.array([half.embedded[p] - half.embedded[control] for p in labels])
-        for name, half in sides.items()
+        name: np.array([side.embedded[p] - side.embedded[control] for p in labels])
+        for name, side in sides.items()
     }
 
 

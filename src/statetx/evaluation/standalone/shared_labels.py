@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from statetx.core.errors import DataError, did_you_mean
-from statetx.evaluation.standalone.cells_file import Side
+from statetx.evaluation.standalone.cells_file import CellsFile
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ SHOWN = 10
 """Names that a message lists; the rest is counted."""
 
 
-def keep_common(real: Side, pred: Side, control: str) -> tuple[Side, Side]:
+def keep_common(real: CellsFile, pred: CellsFile, control: str) -> tuple[CellsFile, CellsFile]:
     """Return both sides without the lines and perturbations that only one holds; each is named.
 
     Controls stay wherever they are.
@@ -32,11 +32,11 @@ def keep_common(real: Side, pred: Side, control: str) -> tuple[Side, Side]:
     lines = [set(side.lines) for side in (real, pred)]
     some = False
     for line in sorted(lines[0] | lines[1]):
-        labels = [set(side.labels[side.of(line)]) for side in (real, pred)]
+        labels = [set(side.labels[side.rows_of_line(line)]) for side in (real, pred)]
         common = (labels[0] & labels[1]) - {control} if line in lines[0] & lines[1] else set()
         some = some or bool(common)
         for side, keep, what in sides:
-            rows = side.of(line)
+            rows = side.rows_of_line(line)
             alone = sorted(set(side.labels[rows]) - common - {control})
             if common and alone:
                 log.warning(
@@ -57,7 +57,7 @@ def keep_common(real: Side, pred: Side, control: str) -> tuple[Side, Side]:
     return first, second
 
 
-def _only(side: Side, rows: np.ndarray) -> Side:
+def _only(side: CellsFile, rows: np.ndarray) -> CellsFile:
     if len(rows) == len(side.lines):
         return side
     return replace(
@@ -69,7 +69,7 @@ def _only(side: Side, rows: np.ndarray) -> Side:
     )
 
 
-def refuse_other_lines(real: Side, pred: Side) -> None:
+def refuse_other_lines(real: CellsFile, pred: CellsFile) -> None:
     """Refuse cell lines that only one side holds.
 
     Raises
@@ -80,7 +80,7 @@ def refuse_other_lines(real: Side, pred: Side) -> None:
     _refuse(real, pred, set(real.lines), set(pred.lines), "cell lines", "")
 
 
-def refuse_other_labels(real: Side, pred: Side, line: str, control: str) -> None:
+def refuse_other_labels(real: CellsFile, pred: CellsFile, line: str, control: str) -> None:
     """Refuse perturbations of a line that only one side holds, or a line without any.
 
     Raises
@@ -88,17 +88,19 @@ def refuse_other_labels(real: Side, pred: Side, line: str, control: str) -> None
     DataError
         Naming them, and the file that lacks them.
     """
-    held = [set(side.labels[side.of(line)]) - {control} for side in (real, pred)]
+    held = [set(side.labels[side.rows_of_line(line)]) - {control} for side in (real, pred)]
     _refuse(real, pred, held[0], held[1], "perturbations", f" of cell line {line!r}")
     if not held[0]:
         raise DataError(
             f"cell line {line!r} holds nothing but controls",
             where=pred.path,
-            fix=did_you_mean(control, sorted(set(pred.labels[pred.of(line)]))),
+            fix=did_you_mean(control, sorted(set(pred.labels[pred.rows_of_line(line)]))),
         )
 
 
-def _refuse(real: Side, pred: Side, there: set[str], here: set[str], what: str, of: str) -> None:
+def _refuse(
+    real: CellsFile, pred: CellsFile, there: set[str], here: set[str], what: str, of: str
+) -> None:
     lacking, more = sorted(there - here), sorted(here - there)
     if not lacking and not more:
         return

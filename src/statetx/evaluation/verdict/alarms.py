@@ -9,7 +9,7 @@ from typing import Any
 from statetx.evaluation.scores.columns import FALLBACK, IMPOSSIBLE, REFERENCE, parse_note
 from statetx.evaluation.verdict.cohort import Contender
 from statetx.evaluation.verdict.metrics import METRICS
-from statetx.evaluation.verdict.pooled_scores import Bench
+from statetx.evaluation.verdict.pooled_scores import PooledScores
 
 COLLAPSED = 0.1
 """Predictions that vary less than this share of the truth are flagged."""
@@ -19,10 +19,10 @@ DRIFT = 3.0
 """Predicted effects this many times too large or too small are flagged."""
 
 
-def undefined(bench: Bench) -> list[dict[str, Any]]:
+def undefined(pooled: PooledScores) -> list[dict[str, Any]]:
     """What a metric leaves out for everybody, because the real cells do not define it."""
     found: Counter[tuple[str, str]] = Counter()
-    for row in bench.cohort.of("baseline", "model")[0].table.to_dict("records"):
+    for row in pooled.cohort.with_role("baseline", "model")[0].table.to_dict("records"):
         note = parse_note(row["note"])
         for metric in METRICS:
             if math.isnan(row[metric.column]):
@@ -34,17 +34,17 @@ def undefined(bench: Bench) -> list[dict[str, Any]]:
     ]
 
 
-def flags(bench: Bench) -> list[dict[str, Any]]:
+def flags(pooled: PooledScores) -> list[dict[str, Any]]:
     """What a reader should know about a contender before believing its numbers."""
     out: list[dict[str, Any]] = []
 
     def flag(one: Contender, message: str) -> None:
         out.append({"name": one.name, "seed": one.seed, "message": message})
 
-    for one in bench.cohort.of("baseline", "model"):
+    for one in pooled.cohort.with_role("baseline", "model"):
         if one.seed is None:
             continue  # the mean of seeds that are looked at one by one
-        i, notes = bench.number(one), one.table["note"].map(parse_note)
+        i, notes = pooled.number(one), one.table["note"].map(parse_note)
         impossible = [note[IMPOSSIBLE] for note in notes if IMPOSSIBLE in note]
         if impossible:
             flag(
@@ -55,7 +55,7 @@ def flags(bench: Bench) -> list[dict[str, Any]]:
         fallbacks = [note[FALLBACK] for note in notes if FALLBACK in note]
         if fallbacks:
             flag(one, f"{len(fallbacks)} of {len(notes)} conditions: {fallbacks[0]}")
-        variety = bench.judged["variety"].estimates[i].mean
+        variety = pooled.pooled_metric["variety"].estimates[i].mean
         predicted, real = _likeness(one)
         alike = f"predicted effects of different drugs correlate by {predicted:.2f}, real ones by {real:.2f}"
         if variety < COLLAPSED:
@@ -67,14 +67,14 @@ def flags(bench: Bench) -> list[dict[str, Any]]:
             )
         elif predicted > real + ALIKE * max(0.0, 1 - real):
             flag(one, f"drugs are predicted to be too much alike: {alike}")
-        spread = bench.judged["spread_ratio"].estimates[i].mean
+        spread = pooled.pooled_metric["spread_ratio"].estimates[i].mean
         if spread < COLLAPSED:
             flag(
                 one,
                 f"cells of one predicted condition hardly differ: {spread:.2f} of the real "
                 "variance, so every small shift is significant",
             )
-        length = bench.judged["delta_norm_ratio"].estimates[i].mean
+        length = pooled.pooled_metric["delta_norm_ratio"].estimates[i].mean
         if one.role == "model" and not 1 / DRIFT < length < DRIFT:
             flag(
                 one,
@@ -85,7 +85,7 @@ def flags(bench: Bench) -> list[dict[str, Any]]:
             undefined = one.undefined(metric.column)
             if undefined:
                 flag(one, f"{metric.label}: undefined for {undefined} conditions, scored 0")
-    references = bench.cohort.of("baseline", "model")[0].table["note"].map(parse_note)
+    references = pooled.cohort.with_role("baseline", "model")[0].table["note"].map(parse_note)
     borrowed = [note[REFERENCE] for note in references if REFERENCE in note]
     if borrowed:
         message = f"perturbed reference in {len(borrowed)} of {len(references)} conditions: "

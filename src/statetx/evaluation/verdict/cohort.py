@@ -19,7 +19,7 @@ from statetx.shared.tables import read_table
 KEY = ["split", "line", "perturbation"]
 TEXT = ("line", "perturbation", "drug", "note")
 WANTED = Wanted("the scores", ResultsError, "run the evaluate stage again")
-ENDS = ("floor", "mean_response", "interpolated_duplicate", "ceiling")
+REFERENCES = ("floor", "mean_response", "interpolated_duplicate", "ceiling")
 """Names and roles of the references; each is a file ``<name>.csv``."""
 OPTIONAL_ENDS = ("mean_response", "interpolated_duplicate")
 """Without them there is no dynamic range, but a verdict: a floor and a ceiling suffice for it."""
@@ -41,7 +41,7 @@ class RunScores:
 
 @dataclass(frozen=True)
 class RefScores:
-    """Reference of one line: split, line, directory of floor.csv and the other `ENDS`."""
+    """Reference of one line: split, line, directory of floor.csv and the other `REFERENCES`."""
 
     split: str
     line: str
@@ -94,7 +94,7 @@ class Cohort:
     contenders: list[Contender]
     dropped: list[dict[str, str]]
 
-    def of(self, *roles: str) -> list[Contender]:
+    def with_role(self, *roles: str) -> list[Contender]:
         """Contenders of some roles."""
         return [one for one in self.contenders if one.role in roles]
 
@@ -133,12 +133,12 @@ def gather(runs: Sequence[RunScores], references: Sequence[RefScores]) -> Cohort
     if not runs:
         raise ResultsError("there are no runs to judge", fix="name models in the experiment")
     groups: dict[tuple[str, str, str | None, int | None], list[pd.DataFrame]] = {}
-    for end in ENDS:
-        found = [verify(ref.directory / f"{end}.csv").is_file() for ref in references]
-        if end in OPTIONAL_ENDS and not any(found):
+    for reference in REFERENCES:
+        found = [verify(ref.directory / f"{reference}.csv").is_file() for ref in references]
+        if reference in OPTIONAL_ENDS and not any(found):
             continue
-        groups[end, end, None, None] = [
-            _read(ref.directory / f"{end}.csv", ref.split, ref.line) for ref in references
+        groups[reference, reference, None, None] = [
+            _read(ref.directory / f"{reference}.csv", ref.split, ref.line) for ref in references
         ]
     for run in runs:
         role = "baseline" if run.kind in BASELINES else "model"

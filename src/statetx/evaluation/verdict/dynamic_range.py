@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import t
 
 from statetx.evaluation.verdict.bootstrap import LEVEL, Estimate, over_seeds
-from statetx.evaluation.verdict.pooled_scores import Bench, Judged
+from statetx.evaluation.verdict.pooled_scores import PooledMetric, PooledScores
 
 LEAST = 0.05
 """A metric with a smaller dynamic range ranks nothing on this data."""
@@ -48,7 +48,7 @@ class DynamicRange:
         return max(known, default=float("nan"))
 
 
-def ends_differ(bench: Bench, judged: Judged) -> bool:
+def floor_and_ceiling_differ(pooled: PooledScores, pooled_metric: PooledMetric) -> bool:
     """Whether the ceiling is better than the floor beyond doubt, on the conditions at hand.
 
     The question is about these conditions, not about other drugs: drugs of unequal strength, each with a
@@ -60,10 +60,10 @@ def ends_differ(bench: Bench, judged: Judged) -> bool:
     bench, judged
         All contenders, and the metric.
     """
-    floor, ceiling = bench.end("floor"), bench.end("ceiling")
-    if floor is None or ceiling is None or not judged.sign:
+    floor, ceiling = pooled.reference("floor"), pooled.reference("ceiling")
+    if floor is None or ceiling is None or not pooled_metric.sign:
         return False
-    gaps = judged.sign * (judged.values(ceiling) - judged.values(floor))
+    gaps = pooled_metric.sign * (pooled_metric.values(ceiling) - pooled_metric.values(floor))
     gaps = gaps[np.isfinite(gaps)]
     if len(gaps) < FEWEST:
         return bool(len(gaps) and (gaps > 0).all())
@@ -71,7 +71,7 @@ def ends_differ(bench: Bench, judged: Judged) -> bool:
     return bool(gaps.mean() > tail * gaps.std(ddof=1) / math.sqrt(len(gaps)))
 
 
-def dynamic_range(bench: Bench, judged: Judged) -> DynamicRange | None:
+def dynamic_range(pooled: PooledScores, pooled_metric: PooledMetric) -> DynamicRange | None:
     """Compute the dynamic range of a metric; None for a diagnostic or without references.
 
     Parameters
@@ -79,27 +79,34 @@ def dynamic_range(bench: Bench, judged: Judged) -> DynamicRange | None:
     bench, judged
         All contenders, and the metric.
     """
-    negative = bench.end(judged.metric.negative)
-    positives = {name: at for name in POSITIVES if (at := bench.end(name)) is not None}
-    if not judged.sign or negative is None or bench.end("mean_response") is None or not positives:
+    negative = pooled.reference(pooled_metric.metric.negative)
+    positives = {name: at for name in POSITIVES if (at := pooled.reference(name)) is not None}
+    if (
+        not pooled_metric.sign
+        or negative is None
+        or pooled.reference("mean_response") is None
+        or not positives
+    ):
         return None
-    low = judged.values(negative)
-    room = judged.sign * (judged.metric.perfect - low)
+    low = pooled_metric.values(negative)
+    room = pooled_metric.sign * (pooled_metric.metric.perfect - low)
     known = np.isfinite(room)
     for at in positives.values():
-        known &= np.isfinite(judged.values(at))
+        known &= np.isfinite(pooled_metric.values(at))
     fractions = {}
     for name, at in positives.items():
-        gain = judged.sign * (judged.values(at) - low)[known]
+        gain = pooled_metric.sign * (pooled_metric.values(at) - low)[known]
         share = np.where(room[known] > 0, gain / (np.maximum(room[known], 0.0) + SMALL), 0.0)
         clipped = np.clip(share, -1.0, 1.0)
         fractions[name] = float(np.median(clipped)) if len(clipped) else float("nan")
-    first = bench.number(bench.cohort.of("baseline", "model")[0])
-    undefined = int((np.isfinite(judged.values(first)) & ~known).sum())
-    return DynamicRange(judged.metric.negative, fractions, int(known.sum()), undefined)
+    first = pooled.number(pooled.cohort.with_role("baseline", "model")[0])
+    undefined = int((np.isfinite(pooled_metric.values(first)) & ~known).sum())
+    return DynamicRange(pooled_metric.metric.negative, fractions, int(known.sum()), undefined)
 
 
-def explained(bench: Bench, judged: Judged, one: int) -> tuple[Estimate, int] | None:
+def explained(
+    pooled: PooledScores, pooled_metric: PooledMetric, one: int
+) -> tuple[Estimate, int] | None:
     """Share of the way from the floor (0) to the ceiling (1) that a contender goes.
 
     A ratio of sums over the conditions where all three are defined: single conditions of weak effect
@@ -117,19 +124,21 @@ def explained(bench: Bench, judged: Judged, one: int) -> tuple[Estimate, int] | 
     The share, and the number of the contender's conditions that floor or ceiling leave out; None where
     the ceiling is not clearly better than the floor.
     """
-    floor, ceiling = bench.end("floor"), bench.end("ceiling")
-    if floor is None or ceiling is None or not ends_differ(bench, judged):
+    floor, ceiling = pooled.reference("floor"), pooled.reference("ceiling")
+    if floor is None or ceiling is None or not floor_and_ceiling_differ(pooled, pooled_metric):
         return None
-    seeds = bench.seeds_of(one) or [one]
-    there = np.isfinite(judged.values(floor)) & np.isfinite(judged.values(ceiling))
+    seeds = pooled.seeds_of(one) or [one]
+    there = np.isfinite(pooled_metric.values(floor)) & np.isfinite(pooled_metric.values(ceiling))
     shares = []
     for i in seeds:
-        among = there & np.isfinite(judged.values(i))
+        among = there & np.isfinite(pooled_metric.values(i))
         # Both in the direction of better, so that the lower part is above zero.
-        way = _turned(bench.gap(judged, ceiling, floor, among), judged.sign)
-        shares.append(_turned(bench.gap(judged, i, floor, among), judged.sign).over(way))
-    share = shares[0] if len(shares) == 1 else over_seeds(shares, bench.settings.seed)
-    return share, int((np.isfinite(judged.values(one)) & ~there).sum())
+        way = _turned(pooled.gap(pooled_metric, ceiling, floor, among), pooled_metric.sign)
+        shares.append(
+            _turned(pooled.gap(pooled_metric, i, floor, among), pooled_metric.sign).over(way)
+        )
+    share = shares[0] if len(shares) == 1 else over_seeds(shares, pooled.settings.seed)
+    return share, int((np.isfinite(pooled_metric.values(one)) & ~there).sum())
 
 
 def _turned(estimate: Estimate, sign: int) -> Estimate:

@@ -15,7 +15,7 @@ from statetx.evaluation.verdict.metrics import METRICS, Metric
 
 
 @dataclass(frozen=True)
-class Judged:
+class PooledMetric:
     """One metric over all contenders.
 
     Attributes
@@ -45,7 +45,7 @@ class Judged:
         return values
 
 
-class Bench:
+class PooledScores:
     """All contenders and metrics of an experiment, pooled."""
 
     def __init__(self, cohort: Cohort, settings: Evaluation) -> None:
@@ -62,11 +62,11 @@ class Bench:
             if one.role == "model" and one.seed is None
         }
         self.unit = self._pooling(np.ones(len(self.single), dtype=bool)).unit
-        self.judged = {metric.name: self._judge(metric) for metric in METRICS}
-        judged = cohort.of("baseline", "model")[0].table
-        strength = self._averaged(judged["mse_control"].to_numpy(dtype=float))
+        self.pooled_metric = {metric.name: self._judge(metric) for metric in METRICS}
+        pooled_metric = cohort.with_role("baseline", "model")[0].table
+        strength = self._averaged(pooled_metric["mse_control"].to_numpy(dtype=float))
         self.strata = _terciles(strength)
-        models = {one.name for one in cohort.of("model")}
+        models = {one.name for one in cohort.with_role("model")}
         self.call_level = 1 - (1 - LEVEL) / max(1, len(models))
 
     def _pooling(self, where: np.ndarray) -> Pooling:
@@ -83,7 +83,7 @@ class Bench:
         number = np.bincount(self._place[known], minlength=len(self.single))
         return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
-    def _judge(self, metric: Metric) -> Judged:
+    def _judge(self, metric: Metric) -> PooledMetric:
         names = [metric.column, *([metric.over] if metric.over else [])]
         shared = np.ones(len(self.single), dtype=bool)
         rows = []
@@ -96,7 +96,7 @@ class Bench:
         estimates = [self._pool(own, np.isfinite(own[0])) for own in columns]
         for i, seeds in self._seeds.items():
             estimates[i] = over_seeds([estimates[j] for j in seeds], self.settings.seed)
-        return Judged(
+        return PooledMetric(
             metric,
             columns,
             estimates,
@@ -113,13 +113,13 @@ class Bench:
         """Position of a contender."""
         return next(i for i, other in enumerate(self.cohort.contenders) if other is one)
 
-    def end(self, role: str) -> int | None:
+    def reference(self, role: str) -> int | None:
         """Position of a reference."""
-        found = self.cohort.of(role)
+        found = self.cohort.with_role(role)
         return self.number(found[0]) if found else None
 
     def gap(
-        self, judged: Judged, one: int, other: int, among: np.ndarray | None = None
+        self, pooled_metric: PooledMetric, one: int, other: int, among: np.ndarray | None = None
     ) -> Estimate:
         """`one` minus `other`, pooled over the conditions where both are defined.
 
@@ -134,31 +134,35 @@ class Bench:
             bool [n], conditions to look at; all by default.
         """
         if one in self._seeds:
-            gaps = [self.gap(judged, i, other, among) for i in self._seeds[one]]
+            gaps = [self.gap(pooled_metric, i, other, among) for i in self._seeds[one]]
             return over_seeds(gaps, self.settings.seed)
-        where = np.isfinite(judged.values(one)) & np.isfinite(judged.values(other))
+        where = np.isfinite(pooled_metric.values(one)) & np.isfinite(pooled_metric.values(other))
         if among is not None:
             where = where & among
-        return self._pool(judged.columns[one], where).minus(
-            self._pool(judged.columns[other], where)
+        return self._pool(pooled_metric.columns[one], where).minus(
+            self._pool(pooled_metric.columns[other], where)
         )
 
     def seeds_of(self, one: int) -> list[int]:
         """Positions of the seeds that contender `one` is the mean of; empty: it is no mean."""
         return self._seeds.get(one, [])
 
-    def clearly_better(self, judged: Judged, one: int | None, other: int | None) -> bool:
+    def clearly_better(
+        self, pooled_metric: PooledMetric, one: int | None, other: int | None
+    ) -> bool:
         """Whether contender `one` is better than `other` beyond doubt in this metric."""
         if one is None or other is None:
             return False
-        gap = self.gap(judged, one, other)
-        if not math.isfinite(gap.mean) or judged.sign * gap.mean <= 0:
+        gap = self.gap(pooled_metric, one, other)
+        if not math.isfinite(gap.mean) or pooled_metric.sign * gap.mean <= 0:
             return False
         low, high = gap.interval()
         if low is not None and high is not None:
-            return min(judged.sign * low, judged.sign * high) > 0
-        by_line = judged.pooling.line_means(judged.values(one) - judged.values(other))
-        return bool((judged.sign * by_line[np.isfinite(by_line)] > 0).all())
+            return min(pooled_metric.sign * low, pooled_metric.sign * high) > 0
+        by_line = pooled_metric.pooling.line_means(
+            pooled_metric.values(one) - pooled_metric.values(other)
+        )
+        return bool((pooled_metric.sign * by_line[np.isfinite(by_line)] > 0).all())
 
 
 def _terciles(strength: np.ndarray) -> dict[str, np.ndarray]:

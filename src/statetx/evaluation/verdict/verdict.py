@@ -19,9 +19,14 @@ from statetx.evaluation.scores.columns import parse_note
 from statetx.evaluation.verdict.alarms import flags, undefined
 from statetx.evaluation.verdict.bootstrap import LEVEL, Estimate
 from statetx.evaluation.verdict.cohort import Contender, RefScores, RunScores, gather
-from statetx.evaluation.verdict.dynamic_range import LEAST, dynamic_range, ends_differ, explained
+from statetx.evaluation.verdict.dynamic_range import (
+    LEAST,
+    dynamic_range,
+    explained,
+    floor_and_ceiling_differ,
+)
 from statetx.evaluation.verdict.metrics import METRICS
-from statetx.evaluation.verdict.pooled_scores import Bench, Judged
+from statetx.evaluation.verdict.pooled_scores import PooledMetric, PooledScores
 from statetx.shared.tables import write_table
 
 __all__ = ["RefScores", "RunScores", "verdict"]
@@ -63,14 +68,14 @@ def verdict(
         A file is missing, or runs were scored on different conditions.
     """
     cohort = gather(runs, references)
-    bench = Bench(cohort, settings)
+    pooled = PooledScores(cohort, settings)
     named = {"experiment", "dataset", "checkpoint"}
-    rows = [_row(bench, one) for one in cohort.contenders]
+    rows = [_row(pooled, one) for one in cohort.contenders]
     comparisons = [
-        _compare(bench, judged, one)
-        for judged in bench.judged.values()
-        if judged.sign
-        for one in cohort.of("model")
+        _compare(pooled, pooled_metric, one)
+        for pooled_metric in pooled.pooled_metric.values()
+        if pooled_metric.sign
+        for one in cohort.with_role("model")
     ]
     document = {
         "format": 1,
@@ -79,25 +84,27 @@ def verdict(
         "splits": sorted({run.split for run in runs}),
         "checkpoint": meta.get("checkpoint"),
         "cohort": {
-            "n_conditions": len(bench.single),
-            "n_lines": int(bench.single["line"].nunique()),
-            "n_drugs": int(bench.single["drug"].nunique()),
+            "n_conditions": len(pooled.single),
+            "n_lines": int(pooled.single["line"].nunique()),
+            "n_drugs": int(pooled.single["drug"].nunique()),
             "dropped": cohort.dropped,
-            "undefined": undefined(bench),
+            "undefined": undefined(pooled),
         },
         "interval": {
-            "unit": bench.unit.name,
+            "unit": pooled.unit.name,
             "n_bootstrap": settings.n_bootstrap,
             "level": LEVEL,
-            "call_level": bench.call_level,
-            "reason": bench.unit.reason,
+            "call_level": pooled.call_level,
+            "reason": pooled.unit.reason,
         },
-        "metrics": [_metric(bench, judged) for judged in bench.judged.values()],
+        "metrics": [
+            _metric(pooled, pooled_metric) for pooled_metric in pooled.pooled_metric.values()
+        ],
         "rows": rows,
         "comparisons": comparisons,
-        "per_line": _per_line(bench),
-        "strata": _strata(bench),
-        "flags": flags(bench),
+        "per_line": _per_line(pooled),
+        "strata": _strata(pooled),
+        "flags": flags(pooled),
         "provenance": {
             **{key: value for key, value in meta.items() if key not in named},
             "seed": settings.seed,
@@ -109,20 +116,20 @@ def verdict(
         write_table(_leaderboard(rows, comparisons), part)
 
 
-def _row(bench: Bench, one: Contender) -> dict[str, Any]:
-    i = bench.number(one)
+def _row(pooled: PooledScores, one: Contender) -> dict[str, Any]:
+    i = pooled.number(one)
     metrics = {}
-    for name, judged in bench.judged.items():
-        low, high = judged.estimates[i].interval()
+    for name, pooled_metric in pooled.pooled_metric.items():
+        low, high = pooled_metric.estimates[i].interval()
         metrics[name] = {
-            "mean": judged.estimates[i].mean,
+            "mean": pooled_metric.estimates[i].mean,
             "low": low,
             "high": high,
-            "n": int(np.isfinite(judged.values(i)).sum()),
-            "undefined": one.undefined(judged.metric.column),
+            "n": int(np.isfinite(pooled_metric.values(i)).sum()),
+            "undefined": one.undefined(pooled_metric.metric.column),
         }
-        if judged.metric.explained:
-            metrics[name] |= _explained(bench, judged, i)
+        if pooled_metric.metric.explained:
+            metrics[name] |= _explained(pooled, pooled_metric, i)
     return {
         "name": one.name,
         "role": one.role,
@@ -132,8 +139,8 @@ def _row(bench: Bench, one: Contender) -> dict[str, Any]:
     }
 
 
-def _explained(bench: Bench, judged: Judged, one: int) -> dict[str, Any]:
-    found = explained(bench, judged, one)
+def _explained(pooled: PooledScores, pooled_metric: PooledMetric, one: int) -> dict[str, Any]:
+    found = explained(pooled, pooled_metric, one)
     names = ("explained", "explained_low", "explained_high", "explained_undefined")
     if found is None:
         return dict.fromkeys(names)
@@ -141,20 +148,20 @@ def _explained(bench: Bench, judged: Judged, one: int) -> dict[str, Any]:
     return dict(zip(names, (share.mean, *share.interval(), undefined), strict=True))
 
 
-def _metric(bench: Bench, judged: Judged) -> dict[str, Any]:
-    metric = judged.metric
+def _metric(pooled: PooledScores, pooled_metric: PooledMetric) -> dict[str, Any]:
+    metric = pooled_metric.metric
     reason = None
-    apart = ends_differ(bench, judged)
-    spanned = dynamic_range(bench, judged)
+    apart = floor_and_ceiling_differ(pooled, pooled_metric)
+    spanned = dynamic_range(pooled, pooled_metric)
     # Unknown (no training conditions, so no mean response) is no reason to grey a metric.
     has_range = apart and not (spanned and spanned.fraction < LEAST)
-    if not judged.sign:
+    if not pooled_metric.sign:
         reason = "a diagnostic: neither more nor less of it is better"
-    elif not any(np.isfinite(columns).any() for columns in judged.columns):
+    elif not any(np.isfinite(columns).any() for columns in pooled_metric.columns):
         reason = "undefined for every condition"
         notes = [
             parse_note(note).get(metric.column)
-            for one in bench.cohort.of("baseline", "model")
+            for one in pooled.cohort.with_role("baseline", "model")
             for note in one.table["note"]
         ]
         common = Counter(note for note in notes if note).most_common(1)
@@ -187,30 +194,32 @@ def _metric(bench: Bench, judged: Judged) -> dict[str, Any]:
     }
 
 
-def _best_baseline(bench: Bench, judged: Judged, seed: int | None) -> Contender | None:
+def _best_baseline(
+    pooled: PooledScores, pooled_metric: PooledMetric, seed: int | None
+) -> Contender | None:
     """The baseline with the best pooled mean; of its seeds the model's own, if there is one."""
     means: dict[str, list[float]] = {}
-    for one in bench.cohort.of("baseline"):
-        mean = judged.estimates[bench.number(one)].mean
+    for one in pooled.cohort.with_role("baseline"):
+        mean = pooled_metric.estimates[pooled.number(one)].mean
         if math.isfinite(mean):
-            means.setdefault(one.name, []).append(judged.sign * mean)
+            means.setdefault(one.name, []).append(pooled_metric.sign * mean)
     if not means:
         return None
     best = max(sorted(means), key=lambda name: float(np.mean(means[name])))
-    twins = [one for one in bench.cohort.of("baseline") if one.name == best]
+    twins = [one for one in pooled.cohort.with_role("baseline") if one.name == best]
     return next((one for one in twins if one.seed == seed), twins[0])
 
 
-def _compare(bench: Bench, judged: Judged, one: Contender) -> dict[str, Any]:
-    i, against = bench.number(one), _best_baseline(bench, judged, one.seed)
+def _compare(pooled: PooledScores, pooled_metric: PooledMetric, one: Contender) -> dict[str, Any]:
+    i, against = pooled.number(one), _best_baseline(pooled, pooled_metric, one.seed)
     out: dict[str, Any] = {
         "model": one.name,
         "seed": one.seed,
-        "metric": judged.metric.name,
+        "metric": pooled_metric.metric.name,
         "against": None if against is None else against.name,
         **dict.fromkeys(("difference", "low", "high", "wins", "p")),
-        "n": int(np.isfinite(judged.values(i)).sum()),
-        "unit": judged.pooling.unit.name,
+        "n": int(np.isfinite(pooled_metric.values(i)).sum()),
+        "unit": pooled_metric.pooling.unit.name,
         "call": "UNDECIDED",
         "reason": None,
         "scaled": None,
@@ -221,9 +230,9 @@ def _compare(bench: Bench, judged: Judged, one: Contender) -> dict[str, Any]:
             "there is no baseline to compare with" if out["n"] else "undefined for every condition"
         )
         return out
-    j = bench.number(against)
-    difference = bench.gap(judged, i, j)
-    paired = judged.sign * (judged.values(i) - judged.values(j))
+    j = pooled.number(against)
+    difference = pooled.gap(pooled_metric, i, j)
+    paired = pooled_metric.sign * (pooled_metric.values(i) - pooled_metric.values(j))
     known = paired[np.isfinite(paired)]
     low, high = difference.interval()
     out |= {
@@ -231,52 +240,56 @@ def _compare(bench: Bench, judged: Judged, one: Contender) -> dict[str, Any]:
         "low": low,
         "high": high,
         "wins": float(((known > 0) + 0.5 * (known == 0)).mean()),
-        "p": judged.pooling.sign_flip(paired, bench.settings.seed),
+        "p": pooled_metric.pooling.sign_flip(paired, pooled.settings.seed),
     }
     if low is None or high is None:
-        out["reason"] = judged.pooling.unit.reason or "too few draws are defined"
+        out["reason"] = pooled_metric.pooling.unit.reason or "too few draws are defined"
     else:
-        out["call"] = _call(judged, difference, bench.call_level)
-        if out["call"] != _call(judged, difference, LEVEL):
+        out["call"] = _call(pooled_metric, difference, pooled.call_level)
+        if out["call"] != _call(pooled_metric, difference, LEVEL):
             out["reason"] = "beyond 0 for one model alone, not for the best of all models here"
-    ceiling = bench.end("ceiling")
-    if bench.clearly_better(judged, ceiling, j) and ceiling is not None:
-        there = np.isfinite(judged.values(ceiling))
-        room = bench.gap(judged, ceiling, j).mean
-        out["scaled"] = bench.gap(judged, i, j, there).mean / room
+    ceiling = pooled.reference("ceiling")
+    if pooled.clearly_better(pooled_metric, ceiling, j) and ceiling is not None:
+        there = np.isfinite(pooled_metric.values(ceiling))
+        room = pooled.gap(pooled_metric, ceiling, j).mean
+        out["scaled"] = pooled.gap(pooled_metric, i, j, there).mean / room
     else:
         out["scaled_reason"] = f"the ceiling is not clearly better than {against.name}"
     return out
 
 
-def _call(judged: Judged, difference: Estimate, level: float) -> str:
+def _call(pooled_metric: PooledMetric, difference: Estimate, level: float) -> str:
     low, high = difference.interval(level)
     if low is None or high is None:
         return "UNDECIDED"
-    ends = sorted((judged.sign * low, judged.sign * high))
+    ends = sorted((pooled_metric.sign * low, pooled_metric.sign * high))
     return "BETTER" if ends[0] > 0 else "WORSE" if ends[1] < 0 else "SAME"
 
 
-def _strata(bench: Bench) -> list[dict[str, Any]]:
+def _strata(pooled: PooledScores) -> list[dict[str, Any]]:
     """Models against the best baseline among conditions of weak, medium and strong real effect."""
     out = []
-    for judged in bench.judged.values():
-        if not judged.sign:
+    for pooled_metric in pooled.pooled_metric.values():
+        if not pooled_metric.sign:
             continue
-        for one in bench.cohort.of("model"):
-            against = _best_baseline(bench, judged, one.seed)
+        for one in pooled.cohort.with_role("model"):
+            against = _best_baseline(pooled, pooled_metric, one.seed)
             if against is None:
                 continue
-            i, j = bench.number(one), bench.number(against)
-            for name, among in bench.strata.items():
-                gap = bench.gap(judged, i, j, among)
+            i, j = pooled.number(one), pooled.number(against)
+            for name, among in pooled.strata.items():
+                gap = pooled.gap(pooled_metric, i, j, among)
                 low, high = gap.interval()
-                known = among & np.isfinite(judged.values(i)) & np.isfinite(judged.values(j))
+                known = (
+                    among
+                    & np.isfinite(pooled_metric.values(i))
+                    & np.isfinite(pooled_metric.values(j))
+                )
                 out.append(
                     {
                         "model": one.name,
                         "seed": one.seed,
-                        "metric": judged.metric.name,
+                        "metric": pooled_metric.metric.name,
                         "against": against.name,
                         "stratum": name,
                         "n": int(known.sum()),
@@ -288,10 +301,10 @@ def _strata(bench: Bench) -> list[dict[str, Any]]:
     return out
 
 
-def _per_line(bench: Bench) -> list[dict[str, Any]]:
+def _per_line(pooled: PooledScores) -> list[dict[str, Any]]:
     """Mean of every contender in every line of every split (a ratio: of that line's sums)."""
     out = []
-    for one in bench.cohort.contenders:
+    for one in pooled.cohort.contenders:
         for (split, line), part in one.table.groupby(["split", "line"], sort=True):
             metrics: dict[str, float] = {}
             for metric in METRICS:
@@ -316,7 +329,7 @@ def _per_line(bench: Bench) -> list[dict[str, Any]]:
 
 
 def _leaderboard(rows: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> pd.DataFrame:
-    judged = {(c["model"], c["seed"], c["metric"]): c for c in comparisons}
+    pooled_metric = {(c["model"], c["seed"], c["metric"]): c for c in comparisons}
     extra = (
         "against",
         "difference",
@@ -333,7 +346,9 @@ def _leaderboard(rows: list[dict[str, Any]], comparisons: list[dict[str, Any]]) 
     for row in rows:
         for name, values in row["metrics"].items():
             found = (
-                judged.get((row["name"], row["seed"], name), {}) if row["role"] == "model" else {}
+                pooled_metric.get((row["name"], row["seed"], name), {})
+                if row["role"] == "model"
+                else {}
             )
             compared = {
                 f"difference_{key}" if key in ("low", "high") else key: found.get(key)

@@ -69,7 +69,7 @@ class ControlMeans:
     def __init__(self, lines: list[str], means: np.ndarray) -> None:
         self._means = dict(zip(lines, means.astype(np.float64), strict=True))
 
-    def of(self, line: str, cells: np.ndarray) -> np.ndarray:
+    def mean_of_line(self, line: str, cells: np.ndarray) -> np.ndarray:
         """Return the control pseudobulk [G] of `line`, or of `cells` when the line is new."""
         known = self._means.get(line)
         return cells.mean(axis=0, dtype=np.float64) if known is None else known
@@ -120,7 +120,7 @@ class MovedControls(ABC):
             return Predicted(np.array(control, dtype=np.float32), False)
         delta, fallback = self.delta(line, perturbation)
         rng = np.random.default_rng(zlib.crc32(f"{line}\0{perturbation}".encode()))
-        mean = self._controls.of(line, control) + delta
+        mean = self._controls.mean_of_line(line, control) + delta
         return Predicted(move(control, mean, expressed_in(control), rng, self._most), fallback)
 
     def to(self, device: str) -> Self:

@@ -76,7 +76,9 @@ class Sums:
     wide_targets: np.ndarray
 
     @classmethod
-    def of(cls, narrow: sparse.csr_matrix, wide: sparse.csr_matrix, targets: np.ndarray) -> Sums:
+    def from_features(
+        cls, narrow: sparse.csr_matrix, wide: sparse.csr_matrix, targets: np.ndarray
+    ) -> Sums:
         """Sum over all rows.
 
         Parameters

@@ -38,7 +38,7 @@ def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     # The mean of a over a group, which the data leave open, is pulled to zero: it costs no accuracy.
     member = one_hot(groups[:n], int(groups.max()) + 1).toarray()
     features = one_hot(line, n), one_hot(label, len(labels))
-    fitted = Sums.of(*features, statistics.deltas).solve(member @ member.T)
+    fitted = Sums.from_features(*features, statistics.deltas).solve(member @ member.T)
     return (
         {
             "control_lines": statistics.lines,

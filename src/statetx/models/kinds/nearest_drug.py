@@ -157,4 +157,6 @@ def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> NearestDr
         "similarities": (labels, labels),
     }
     expect_tensors(arrays, shapes, "nearest_drug")
-    return NearestDrug(architecture, arrays, meta["control"], Reading.of(meta, meta["control"]))
+    return NearestDrug(
+        architecture, arrays, meta["control"], Reading.from_settings(meta, meta["control"])
+    )

@@ -63,7 +63,7 @@ def fit(
     mean = statistics.mean_delta()
     axes = None if n_components is None else _principal_axes(statistics.deltas, mean, n_components)
     targets = statistics.deltas if axes is None else _scores(statistics.deltas, mean, axes)
-    sums = Sums.of(narrow, wide, targets)
+    sums = Sums.from_features(narrow, wide, targets)
     free_intercept = np.diag([0.0] + [1.0] * len(lines))
     errors = [
         sums.left_out_error(sums.solve(penalty * free_intercept, penalty), targets)
@@ -221,4 +221,6 @@ def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Ridge:
         "mean_log10_doses": (sloped,),
     }
     expect_tensors(arrays, shapes, "ridge")
-    return Ridge(architecture, arrays, meta["control"], Reading.of(meta, meta["control"]))
+    return Ridge(
+        architecture, arrays, meta["control"], Reading.from_settings(meta, meta["control"])
+    )

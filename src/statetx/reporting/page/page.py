@@ -25,7 +25,7 @@ from statetx.reporting import verdict_view as boards
 from statetx.reporting.page import run_files as runs
 from statetx.reporting.page import split_summary as splits
 from statetx.reporting.page.run_files import RunFiles
-from statetx.reporting.verdict_view import Board
+from statetx.reporting.verdict_view import VerdictView
 from statetx.shared.labels import Reading
 
 __all__ = ["RunFiles", "page"]
@@ -66,7 +66,7 @@ def page(
     files = runs.as_run_files(model_dirs)
     read = splits.read_plans({name: Path(path) for name, path in plans.items()})
     cells = splits.cells_per_condition(Path(manifest))
-    reading = Reading.of(store, str(store.get("control_pert") or ""))
+    reading = Reading.from_settings(store, str(store.get("control_pert") or ""))
     curves = [runs.curve(run) for run in files]
     drawn = [(c.title, c.table, c.chosen) for c in curves if c.table is not None]
     raw = told.raw
@@ -153,7 +153,7 @@ def _store_facts(store: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def strata(told: Board) -> dict[str, Any] | None:
+def strata(told: VerdictView) -> dict[str, Any] | None:
     """Lay out models x strength of the real effect: difference from the best baseline.
 
     Returns
@@ -193,7 +193,7 @@ def strata(told: Board) -> dict[str, Any] | None:
     }
 
 
-def heatmap(told: Board) -> dict[str, Any] | None:
+def heatmap(told: VerdictView) -> dict[str, Any] | None:
     """Lay out cell lines × models of the main headline metric, with colours and numbers.
 
     Returns
@@ -255,7 +255,7 @@ def _means(columns: Sequence[rows.Column], metric: str, power: int) -> list[floa
 
 
 def _notes(
-    told: Board, plans: Mapping[str, Any], files: Sequence[RunFiles]
+    told: VerdictView, plans: Mapping[str, Any], files: Sequence[RunFiles]
 ) -> list[tuple[str, str]]:
     """(about, message): the verdict's flags, then what does not fit together here."""
     notes = []

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from statetx.reporting import numbers as words
 from statetx.reporting import verdict_view as boards
-from statetx.reporting.verdict_view import Board
+from statetx.reporting.verdict_view import VerdictView
 
 _TONES = {"BETTER": "bold blue", "WORSE": "bold red", "SAME": "bold", "UNDECIDED": "bold yellow"}
 _ASCII = str.maketrans(
@@ -66,7 +66,7 @@ def print_verdict(verdict: Path, file: TextIO | None = None) -> None:
     out.flush()
 
 
-def _head(told: Board) -> Group:
+def _head(told: VerdictView) -> Group:
     parts = [Text()]
     for item in told.sentences:
         before, _, after = item.text.partition(item.call)
@@ -80,7 +80,7 @@ def _head(told: Board) -> Group:
     return Group(*parts)
 
 
-def _table(told: Board, narrow: bool = False) -> Table:
+def _table(told: VerdictView, narrow: bool = False) -> Table:
     shown = [column.role not in LEFT_TO_THE_PAGE for column in told.columns]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0))
     grid.add_column(Text("metric"))
@@ -117,7 +117,7 @@ def _table(told: Board, narrow: bool = False) -> Table:
     return grid
 
 
-def _foot(told: Board) -> Group:
+def _foot(told: VerdictView) -> Group:
     cohort, between = told.raw.get("cohort") or {}, told.raw.get("interval") or {}
     scored = words.count(cohort.get("n_conditions"), "condition")
     lines = words.count(cohort.get("n_lines"), "cell line")

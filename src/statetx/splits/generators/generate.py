@@ -56,7 +56,7 @@ def generate(
         The settings do not fit the conditions.
     """
     known = known or Known()
-    grid = Grid.of(conditions, known.reading).by_compound(known.structures)
+    grid = Grid.from_conditions(conditions, known.reading).by_compound(known.structures)
     kind = settings.generator  # type: ignore[attr-defined]
     if isinstance(settings, config.Folds):
         roles = _folds(grid, settings, fold, known, "line" if kind == "line_folds" else "drug")

@@ -21,7 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from statetx.config import Tracking, Training
 from statetx.core.errors import ModelError
-from statetx.core.writes import no_room
+from statetx.core.writes import disk_full
 from statetx.training.processes import Ranks
 
 
@@ -48,7 +48,7 @@ class DirectIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
         except RuntimeError as error:  # torch's own words for a write that failed
             cause: BaseException | None = error
-            while cause is not None and not no_room(cause):
+            while cause is not None and not disk_full(cause):
                 cause = cause.__context__
             if cause is None:
                 raise

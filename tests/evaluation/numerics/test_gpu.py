@@ -218,7 +218,7 @@ def give_all_to(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_pairs, "LEAST_PRODUCTS", 0)
     monkeypatch.setattr(gpu_ranks, "LEAST_VALUES", 0)
     monkeypatch.setattr(gene_sort_gpu, "LEAST_VALUES", 0)
-    for module in (pairs, gpu_ranks):
+    for module in (pairs, gpu_ranks, gene_sort_gpu):
         monkeypatch.setattr(module, "gpu", lambda: torch.device(device))
 
 

@@ -16,7 +16,6 @@ from statetx.config.root import Config
 from statetx.core.errors import ModelError
 from statetx.data.store.plan import read_plan, write_plan
 from statetx.stages import parameters, paths
-from statetx.training import fit_network as gradient
 from statetx.training.loop.lightning_module import PertSetsModule
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -28,12 +27,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "plan": {"plan_path": True},
     "control matching": {"match_by_batch": (False,)},
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the curves would take longer than these trainings."""
-    monkeypatch.setattr(gradient, "draw", lambda *_: "<svg/>")
 
 
 @pytest.fixture

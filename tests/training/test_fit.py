@@ -58,7 +58,7 @@ def test_what_training_writes(
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     stale = tmp_path / "run" / "checkpoints" / "step=8.safetensors"
     stale.write_bytes(b"of an earlier training")
-    out = train(small(), keep=["best", "step=4"])
+    out = train(small(), keep=["best", "step=4"], draw=lambda text, best: f"<svg>{best}</svg>")
     names = {path.name for path in out.iterdir()}
     assert names == {
         *("model.json", "genes.txt", "golden.npz", "metrics.csv", "config.yaml", "curves.svg"),

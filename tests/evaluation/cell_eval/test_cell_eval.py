@@ -42,7 +42,12 @@ def panels() -> dict[str, Panel]:
     renamed = np.array([RELABELLED.get(label, label) for label in labels], dtype=object)
     truth = {f"real{k}": v for k, v in side(real, labels).items()}
     return {
-        name: Panel(labels=LABELS, genes=GENES, **truth, **{f"pred{k}": v for k, v in side(pred, told).items()})
+        name: Panel(
+            labels=LABELS,
+            genes=GENES,
+            **truth,
+            **{f"pred{k}": v for k, v in side(pred, told).items()},
+        )
         for name, told in (("results", labels), ("results_relabelled", renamed))
     }
 

@@ -71,7 +71,9 @@ def test_one_thread_and_several_find_the_same() -> None:
     x, y = (np.log1p(generator.poisson(3, (n, 120)) * 1.0) for n in (1000, 2500))
     control, target = ranks.SortedControl.from_cells(y), SortedCells.from_cells(x)
     assert len(target.values) + min(8 * len(target.values), len(control.cells.values)) > ranks.SMALL
-    for one, several in zip(control.test(target, single_threaded=True), control.test(target), strict=True):
+    for one, several in zip(
+        control.test(target, single_threaded=True), control.test(target), strict=True
+    ):
         np.testing.assert_array_equal(one, several)
 
 

@@ -27,7 +27,7 @@ from statetx.models import model_dir
 from statetx.models.network.architecture import Architecture
 from statetx.models.network.backbone import Shape
 from statetx.models.network.set_transformer import PertSets
-from statetx.training import fit_network as gradient
+from statetx.training import fit_network
 from statetx.training.fit import _task
 from statetx.training.inputs import stream
 from statetx.training.inputs.covariates import with_covariates
@@ -35,12 +35,6 @@ from statetx.training.loop.lightning_module import BATCH_WEIGHT, Batch, Objectiv
 
 TOKEN = {"batches": "token", "sets": {"within_batch": True}}
 ENCODER = {"batches": "encoder"}
-
-
-@pytest.fixture(autouse=True)
-def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the curves would take longer than these trainings."""
-    monkeypatch.setattr(gradient, "draw", lambda *_: "<svg/>")
 
 
 def _plates(store: Path) -> list[str]:
@@ -126,7 +120,7 @@ def test_gradients_reach_the_embedding_of_the_batches_that_are_there(tmp_path: P
     module = PertSetsModule(network, small(max_steps=1).training, 0)
     ids = torch.tensor([[0, 2, 2, 0, 0, 2, 0]] * 4)
     before = network.batch_encoder.weight.detach().clone()
-    trainer = gradient.make_trainer(module.settings, tmp_path, None, [])
+    trainer = fit_network.make_trainer(module.settings, tmp_path, None, [])
     trainer.fit(module, _Once(_batch()._replace(batches=ids)))
     moved = (network.batch_encoder.weight != before).all(1).tolist()
     assert moved == [True, False, True]

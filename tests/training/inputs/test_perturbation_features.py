@@ -25,7 +25,7 @@ from statetx.inference.infer import infer
 from statetx.inference.predict import predict
 from statetx.models import model_dir
 from statetx.models.kinds.pertsets import FEATURES
-from statetx.training import fit_network as gradient
+from statetx.training import fit_network
 from statetx.training.fit import fit
 from statetx.training.inputs.perturbation_features import read_features
 from statetx.training.loop.lightning_module import PertSetsModule
@@ -34,12 +34,6 @@ CONTROL = "DMSO_TF_00"
 NEW = ["Drug01_0.5", "Drug01_5"]
 """Tested, never trained."""
 KEY = "perturbation_features_file"
-
-
-@pytest.fixture(autouse=True)
-def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the curves would take longer than these trainings."""
-    monkeypatch.setattr(gradient, "draw", lambda *_: "<svg/>")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +89,7 @@ def test_features_are_what_the_network_is_given(
     table.to_csv(tmp_path / "f.csv")
     seen: list[tuple[str, np.ndarray]] = []
 
-    class Watched(gradient.PertSets):  # type: ignore[name-defined, misc]
+    class Watched(fit_network.PertSets):  # type: ignore[name-defined, misc]
         def forward(self, control: Any, given: Any, *rest: Any) -> Any:
             seen.append(("train" if self.training else "val", given.numpy()))
             return super().forward(control, given, *rest)
@@ -105,7 +99,7 @@ def test_features_are_what_the_network_is_given(
     monkeypatch.setattr(
         PertSetsModule, "_given", lambda s, b: (ids.append(b.perturbation.numpy()), given(s, b))[1]
     )
-    monkeypatch.setattr(gradient, "PertSets", Watched)
+    monkeypatch.setattr(fit_network, "PertSets", Watched)
     out = train(small(**{KEY: str(tmp_path / "f.csv")}), plan_path=plan)
     labels = json.loads((out / "model.json").read_text())["perturbations"]
     rows = np.vstack([np.zeros(4), table.loc[labels[1:]].to_numpy()]).astype(np.float32)

@@ -18,18 +18,11 @@ from small_model import small
 
 from statetx.core.errors import ResultsError
 from statetx.models import weights_file
-from statetx.training import fit_network as gradient
 from statetx.training.loop import trainer
 from statetx.training.loop.lightning_module import PertSetsModule
 
 KEEP = ["best", "last", "step=2", "step=4"]
 SETTINGS = {"max_steps": 8, "val_freq": 2, "ema_decay": 0.4}
-
-
-@pytest.fixture(autouse=True)
-def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the curves would take longer than these trainings."""
-    monkeypatch.setattr(gradient, "draw", lambda *_: "<svg/>")
 
 
 def _same(one: Path, two: Path) -> bool:
@@ -117,7 +110,6 @@ def test_the_state_before_survives_and_training_goes_on(
         with pytest.raises(ResultsError, match="the disk is full") as caught:
             train(settings, "part", keep=KEEP)
         monkeypatch.undo()
-    monkeypatch.setattr(gradient, "draw", lambda *_: "<svg/>")
     assert written in str(caught.value.where)
     assert "free disk space and run the same command again" in str(caught.value.fix)
     assert len(str(caught.value).splitlines()) == 3
@@ -160,7 +152,6 @@ def test_a_model_directory_that_does_not_fit_is_one_error_too(
         train(small())
     assert str(caught.value.where) == str(tmp_path / "run" / "model")
     monkeypatch.undo()
-    monkeypatch.setattr(gradient, "draw", lambda *_: "<svg/>")
     assert train(small()).is_dir()
 
 

@@ -19,16 +19,9 @@ from statetx.core.errors import ModelError
 from statetx.data.store.plan import read_plan, write_plan
 from statetx.models.network.losses import energy
 from statetx.models.network.set_transformer import Prediction
-from statetx.training import fit_network as gradient
 from statetx.training.loop import callbacks
 from statetx.training.loop.lightning_module import Batch, PertSetsModule
 from statetx.training.loop.monitors import MONITORS, collapse_ratio, discrimination, measure
-
-
-@pytest.fixture(autouse=True)
-def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the curves would take longer than these trainings."""
-    monkeypatch.setattr(gradient, "draw", lambda *_: "<svg/>")
 
 
 def _deltas(seed: int = 0, conditions: int = 6, genes: int = 9) -> np.ndarray:

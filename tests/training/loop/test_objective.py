@@ -1,4 +1,4 @@
-"""What is minimised, and what a step does with its gradient."""
+"""What is minimised, and what a step does with its fit_network."""
 
 from __future__ import annotations
 
@@ -24,17 +24,10 @@ from statetx.models.network.backbone import Shape
 from statetx.models.network.decoder import DecoderShape
 from statetx.models.network.losses import LOSSES, chunked
 from statetx.models.network.set_transformer import PertSets, Prediction
-from statetx.training import fit_network as gradient
 from statetx.training.loop.lightning_module import Batch, Objective, PertSetsModule
 from statetx.training.loop.trainer import make_trainer
 
 EMBEDDED = {"embed_key": "X_embedding", "gene_decoder": {"hidden_dims": [12, 8], "dropout": 0.0}}
-
-
-@pytest.fixture(autouse=True)
-def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the curves would take longer than these trainings."""
-    monkeypatch.setattr(gradient, "draw", lambda *_: "<svg/>")
 
 
 def _weights(out: Path, name: str = "last") -> dict[str, np.ndarray]:

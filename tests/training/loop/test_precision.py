@@ -13,15 +13,8 @@ from safetensors.numpy import load_file
 from small_model import small
 
 from statetx.models.network.losses import energy
-from statetx.training import fit_network as gradient
 
 CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has bfloat16 by default")
-
-
-@pytest.fixture(autouse=True)
-def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the curves would take longer than these trainings."""
-    monkeypatch.setattr(gradient, "draw", lambda *_: "<svg/>")
 
 
 @pytest.fixture

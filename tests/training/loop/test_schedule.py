@@ -28,7 +28,6 @@ from statetx.models.network.architecture import Architecture
 from statetx.models.network.backbone import Shape
 from statetx.models.network.losses import energy
 from statetx.models.network.set_transformer import PertSets
-from statetx.training import fit_network as gradient
 from statetx.training.fit import _task, fit
 from statetx.training.inputs import stream
 from statetx.training.loop.lightning_module import PertSetsModule
@@ -43,12 +42,6 @@ EVERYTHING = {
 }
 """Whatever a resumed training has to take up again."""
 KEEP = ["best", "last", "step=2"]
-
-
-@pytest.fixture(autouse=True)
-def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the curves would take longer than these trainings."""
-    monkeypatch.setattr(gradient, "draw", lambda *_: "<svg/>")
 
 
 def _weights(out: Path, name: str = "last") -> dict[str, np.ndarray]:

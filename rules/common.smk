@@ -62,6 +62,8 @@ try:
     SPLIT = {name: parameters.split_params(CFG, name) for name in CFG.split_names()}
     FEATURES = [parameters.features_digest(CFG, name) for name in CFG.models]
     startup.begin(CFG.datasets, main=workflow.is_main_process, dry=workflow.dryrun)
+    for sentence in staleness.check_frozen(CFG) if workflow.is_main_process else []:
+        print(f"note: {sentence}", file=sys.stderr)
     force_stale()
 except StatetxError as error:
     raise WorkflowError(str(error)) from None

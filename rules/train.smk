@@ -18,6 +18,9 @@ rule train:
         "logs/{dataset}/{split}/{model}/seed{seed}/train.log",
     benchmark:
         "results/{dataset}/{split}/{model}/seed{seed}/benchmarks/train.tsv"
+    wildcard_constraints:
+        model=one_of(name for name in CFG.models if not CFG.models[name].frozen)
+        or "(?!)",
     conda:
         "../envs/statetx.yaml"
     threads: lambda wildcards: 8 * train_gpus(wildcards) or 1

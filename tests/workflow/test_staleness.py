@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from road import edit, run, snakemake, would_run
 
 pytestmark = pytest.mark.slow
@@ -53,9 +54,50 @@ def test_a_reworded_error_a_comment_and_a_docstring_rerun_nothing(road):
     assert would_run(road) == {}
 
 
+def test_drawing_progress_and_processes_rerun_nothing_that_is_computed(road):
+    source = road / "src/statetx"
+    edit(source / "reporting/page/training_curves.py", "#56b4e9", "#56b4e8")
+    edit(source / "training/loop/progress.py", "mininterval=0.5", "mininterval=0.7")
+    edit(source / "training/launch.py", "RENDEZVOUS_S = 600", "RENDEZVOUS_S = 900")
+    assert set(would_run(road)) <= {"report"}
+
+
+def test_a_moved_module_reruns_nothing(road):
+    source = road / "src/statetx"
+    (source / "data/store/roles.py").rename(source / "data/store/who_serves.py")
+    for path in source.rglob("*.py"):
+        path.write_text(path.read_text().replace("data.store.roles", "data.store.who_serves"))
+    assert would_run(road) == {}
+
+
+def test_a_function_that_nothing_calls_reruns_nothing(road):
+    path = road / "src/statetx/data/store/store.py"
+    path.write_text(path.read_text() + "\n\ndef unused():\n    return 1\n")
+    assert would_run(road) == {}
+
+
+def test_a_frozen_model_is_kept_and_what_changed_is_said(road):
+    config = road / "config/test/tiny.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["models"]["small"]["training"]["lr"] = 0.5
+    config.write_text(yaml.safe_dump(content))
+    assert would_run(road)["train"] == 1
+    content["models"]["small"]["frozen"] = True
+    config.write_text(yaml.safe_dump(content))
+    said = snakemake(road, "--dry-run", fork=True)
+    assert "small/seed0/model is frozen and kept although the settings of train changed" in said
+    assert would_run(road) == {}
+    path = road / "src/statetx/evaluation/scores/pseudobulk.py"
+    path.write_text(path.read_text() + "\nX = 1\n")
+    assert "evaluate" in would_run(road), "what reads the model is still made again"
+    shutil.rmtree(road / "results/tiny/block/small/seed0/model")
+    said = snakemake(road, "--dry-run", code=1, fork=True)
+    assert "model 'small' is frozen, but it was never trained" in said
+
+
 def test_a_new_baseline_and_a_new_key_rerun_nothing(road):
     source = road / "src/statetx"
-    (source / "models/new_baseline.py").write_text("KIND = 'new_baseline'\n")
+    (source / "models/kinds/new_baseline.py").write_text("KIND = 'new_baseline'\n")
     edit(
         source / "config/sections.py",
         "    n_bootstrap: int",
@@ -184,7 +226,7 @@ def test_other_results_in_the_place_of_ours_are_made_again(road):
         road, "-m", "statetx", "evaluate-run", "--config", "config/test/tiny.yaml",
         "--run", "tiny/block/small/0", code=1,
     )  # fmt: skip
-    assert "was made from another model" in said or "has no record" in said
+    assert "L02.h5ad is not what this configuration makes" in said
 
 
 def test_damage_is_noticed_before_it_is_scored(road):

@@ -168,6 +168,10 @@ def train(config: ConfigFile, run: RunName) -> None:
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
     which = Run(dataset, name, model, int(seed))
+    if cfg.models[model].frozen:
+        raise ConfigError(
+            f"model {model!r} is frozen", where=config, fix=f"set models.{model}.frozen: false"
+        )
     with _recorded(cfg, steps.train_step(cfg, which)):
         jobs.train(cfg, *which)
 

@@ -14,19 +14,30 @@ BASELINES = frozenset(
 """Kinds of model that a trained model has to beat."""
 
 
-class NoChange(Section):
+class ModelSection(Section):
+    """What all kinds of model have."""
+
+    kind: str
+    frozen: bool = Field(
+        False,
+        description="keep the trained model as it is: later changes of code or settings are "
+        "reported, but do not train it again",
+    )
+
+
+class NoChange(ModelSection):
     """Baseline: the line's control cells."""
 
     kind: Literal["no_change"] = Field(description="predicts the control cells")
 
 
-class ContextMean(Section):
+class ContextMean(ModelSection):
     """Baseline: the line's control cells + mean training delta of that line."""
 
     kind: Literal["context_mean"] = Field(description="control cells + mean delta of the line")
 
 
-class PerturbationMean(Section):
+class PerturbationMean(ModelSection):
     """Baseline: control cells + mean delta of that perturbation over training lines."""
 
     kind: Literal["perturbation_mean"] = Field(
@@ -34,7 +45,7 @@ class PerturbationMean(Section):
     )
 
 
-class Additive(Section):
+class Additive(ModelSection):
     """Baseline: control cells + effect of the line + effect of the perturbation, by least squares."""
 
     kind: Literal["additive"] = Field(
@@ -42,7 +53,7 @@ class Additive(Section):
     )
 
 
-class Ridge(Section):
+class Ridge(ModelSection):
     """Baseline: control cells + ridge regression of training deltas on line, drug and log dose."""
 
     kind: Literal["ridge"] = Field(
@@ -57,7 +68,7 @@ class Ridge(Section):
     )
 
 
-class NearestDrug(Section):
+class NearestDrug(ModelSection):
     """Baseline: control cells + what the most similar perturbations did to the line."""
 
     kind: Literal["nearest_drug"] = Field(
@@ -220,7 +231,7 @@ class GeneDecoder(Section):
     weight: float = Field(1.0, gt=0, description="of its loss beside that of the embedding")
 
 
-class PertSets(Section):
+class PertSets(ModelSection):
     """The State-Transition transformer: sets of cells attend to each other."""
 
     kind: Literal["pertsets"] = Field(description="the set transformer")

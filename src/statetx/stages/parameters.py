@@ -98,7 +98,9 @@ def train_params(cfg: Config, model: str) -> dict[str, Any]:
     """
     section = cfg.models[model]
     settings = {
-        k: v for k, v in section.changed().items() if k not in ("resident", "devices", "genes")
+        k: v
+        for k, v in section.changed().items()
+        if k not in ("resident", "devices", "genes", "frozen")
     }
     if settings.pop("perturbation_features_file", None) is not None:
         settings["perturbation_features"] = features_digest(cfg, model)

@@ -8,8 +8,8 @@ from typing import Any
 
 from statetx.config import Config
 from statetx.core import digests, records
-from statetx.core.errors import ResultsError, StatetxError
-from statetx.stages.steps import Step, all_steps, packed_lines
+from statetx.core.errors import ConfigError, ResultsError, StatetxError
+from statetx.stages.steps import Step, all_steps, packed_lines, train_step
 
 
 def stale(cfg: Config) -> dict[Path, str]:
@@ -24,6 +24,31 @@ def stale(cfg: Config) -> dict[Path, str]:
         if why is not None:
             found |= dict.fromkeys(step.outputs, why)
     return found
+
+
+def check_frozen(cfg: Config) -> list[str]:
+    """Check that every frozen model was trained; return what changed since, one sentence per model.
+
+    Raises
+    ------
+    ConfigError
+        A model is frozen that was never trained.
+    """
+    changed = []
+    for run in cfg.runs():
+        if not cfg.models[run.model].frozen:
+            continue
+        step = train_step(cfg, run)
+        directory = step.outputs[0]
+        if not (directory / "model.json").is_file():
+            raise ConfigError(
+                f"model {run.model!r} is frozen, but it was never trained",
+                where=f"models.{run.model}.frozen; {directory}",
+                fix="set `frozen: false`, train it, then freeze it; or copy its directory here",
+            )
+        if (reason := _why_stale(step, lambda _: None)) is not None:
+            changed.append(f"{directory} is frozen and kept although {reason}")
+    return changed
 
 
 def refuse_stale_inputs(cfg: Config, step: Step) -> None:

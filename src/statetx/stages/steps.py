@@ -99,7 +99,8 @@ def all_steps(
         for line in _test_lines(dataset, split):
             yield reference_step(cfg, dataset, split, line)
     for run in runs:
-        yield train_step(cfg, run)
+        if not cfg.models[run.model].frozen:
+            yield train_step(cfg, run)
         yield prune_step(cfg, run)
         for checkpoint in parameters.checkpoints(cfg, run.model):
             for line in _test_lines(run.dataset, run.split):

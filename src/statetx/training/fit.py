@@ -126,7 +126,7 @@ def fit(
         curves=None
         if draw is None or trained.metrics is None
         else draw(trained.metrics, trained.chosen["best"]["step"]),
-        config={"model": model.model_dump(mode="json"), "seed": seed},
+        config={"model": model.model_dump(mode="json", exclude={"frozen"}), "seed": seed},
     )
     shutil.rmtree(state_dir, ignore_errors=True)
 
@@ -195,7 +195,7 @@ def _meta(task: Task, trained: Trained, provenance: dict[str, Any]) -> dict[str,
         "kind": task.model.kind,
         "architecture": trained.architecture,
         "attention": trained.architecture.get("backbone", {}).get("attention"),
-        "hyper_parameters": task.model.model_dump(mode="json"),
+        "hyper_parameters": task.model.model_dump(mode="json", exclude={"frozen"}),
         "seed": task.seed,
         "dataset": manifest.get("dataset"),
         "scale": {

@@ -25,7 +25,7 @@ def train(task: Task) -> Trained:
         Store, plan, settings.
     """
     kind = importlib.import_module(f"statetx.models.kinds.{task.model.kind}")
-    settings = task.model.model_dump(exclude={"kind"})
+    settings = task.model.model_dump(exclude={"kind", "frozen"})
     architecture, arrays = kind.fit(statistics(task), **settings)
     return Trained(
         architecture, {"best": arrays}, {"best": {"step": None, "why": "fitted without steps"}}

@@ -267,7 +267,7 @@ def _identity(task: Task, workspace: Workspace) -> str:
 
     The name of the state directory stands for what is not seen here, the code and the cells.
     """
-    unread = {"resident", "devices", "perturbation_features_file"}
+    unread = {"resident", "devices", "frozen", "perturbation_features_file"}
     settings = task.model.model_dump(mode="json", exclude=unread)
     parts = [settings, task.seed, task.plan.digest, task.vocabulary, task.store.genes]
     parts += [task.match_by_batch, task.batches, features_digest(task)]

@@ -36,6 +36,7 @@ check: $(VENV)/.dev
 # Files made from the typed configuration: schema and reference table.
 docs: $(VENV)/.dev
 	$(BIN)/python -m statetx.config.document
+	$(BIN)/python -m statetx.stages.schemas
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' || \

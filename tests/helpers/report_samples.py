@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from statetx.data.store.plan import write_plan
+from statetx.evaluation.verdict.contract import Verdict
 from statetx.reporting.page.run_files import RunFiles
+from statetx.reporting.verdict_view import VerdictView, layout
 
 METRICS: list[dict[str, Any]] = [
     # name, label, better, perfect, headline, floor, baselines, model, ceiling
@@ -76,7 +78,7 @@ def verdict(
              "p": 0.0031 if unit else None, "n": n, "call": call,
              "reason": None if unit else "2 drugs are too few to resample", "scaled": difference / (ceiling - base[2])}
         )  # fmt: skip
-    return {
+    content = {
         "format": 1, "experiment": "main", "dataset": "demo", "splits": ["dc20"], "checkpoint": "best",
         "cohort": {"n_conditions": n, "n_lines": n_lines, "n_drugs": n_drugs, "dropped": []},
         "interval": {"unit": unit, "n_bootstrap": 2000, "level": 0.95,
@@ -85,6 +87,12 @@ def verdict(
         "per_line": list(per_line.values()), "flags": [],
         "provenance": {"versions": {"statetx": "0.1.0", "python": "3.11.2"}, "seed": 0},
     }  # fmt: skip
+    return Verdict.model_validate(content).model_dump(mode="json", exclude_unset=True)
+
+
+def laid_out(content: dict[str, Any]) -> VerdictView:
+    """Lay out a verdict of the shape that the stage writes; another shape is an error."""
+    return layout(Verdict.model_validate(content))
 
 
 def plan(
@@ -167,8 +175,8 @@ def manifest(path: Path, n_lines: int = 10, cells: bool = True) -> Path:
 
 
 def write(path: Path, content: dict[str, Any]) -> Path:
-    """Write a verdict."""
-    path.write_text(json.dumps(content))
+    """Write a verdict as the stage does; another shape is an error."""
+    Verdict.model_validate(content).write(path)
     return path
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from statetx.evaluation.verdict.contract import Comparison
 from statetx.reporting import numbers as words
 
 
@@ -56,9 +57,9 @@ def test_sizes(n, text):
 
 
 def _comparison(**changes):
-    plain = {"against": "perturbation_mean", "difference": 0.0213, "low": 0.0104, "high": 0.0441,
+    plain = {"model": "m", "metric": "x", "n": 24, "against": "perturbation_mean", "difference": 0.0213, "low": 0.0104, "high": 0.0441,
              "wins": 0.581, "p": 0.0031, "call": "BETTER", "reason": None}  # fmt: skip
-    return plain | changes
+    return Comparison.model_validate(plain | changes)
 
 
 def test_the_sentence_of_a_better_model():
@@ -102,5 +103,5 @@ def test_a_narrow_interval_does_not_read_as_a_point():
 
 
 def test_no_baseline_is_undecided():
-    text = words.sentence({"against": None, "reason": None}, "m", "X", "higher")
+    text = words.sentence(_comparison(against=None), "m", "X", "higher")
     assert text == "m is UNDECIDED in X: there is no baseline to compare with."

@@ -7,7 +7,6 @@ import json
 
 import report_samples as samples
 
-from statetx.reporting import verdict_view as board
 from statetx.reporting.page.page import page
 from statetx.reporting.terminal.verdict_table import print_verdict
 
@@ -34,11 +33,11 @@ def told():
 
 
 def row(laid, name):
-    return next(row for row in laid.rows if row.metric["name"] == name)
+    return next(row for row in laid.rows if row.metric.name == name)
 
 
 def test_references_stand_around_what_they_are_held_against():
-    laid = board.layout(told())
+    laid = samples.laid_out(told())
     assert [c.title for c in laid.columns] == [
         "floor", "mean response", *samples.BASELINES, "pertsets", "interpolated duplicate", "ceiling",
     ]  # fmt: skip
@@ -52,7 +51,9 @@ def test_a_reference_made_of_the_truth_is_never_the_best():
     best = [
         column.title
         for column, cell in zip(
-            board.layout(told()).columns, row(board.layout(told()), "mmd").cells, strict=True
+            samples.laid_out(told()).columns,
+            row(samples.laid_out(told()), "mmd").cells,
+            strict=True,
         )
         if cell.best
     ]
@@ -60,8 +61,8 @@ def test_a_reference_made_of_the_truth_is_never_the_best():
 
 
 def test_a_share_explained_stands_beneath_its_metric():
-    laid = board.layout(told())
-    names = [one.metric["name"] for one in laid.rows]
+    laid = samples.laid_out(told())
+    names = [one.metric.name for one in laid.rows]
     assert names[names.index("mmd") + 1] == "mmd_explained"
     assert sum(name.endswith("_explained") for name in names) == 1
     share = row(laid, "mmd_explained")
@@ -72,7 +73,7 @@ def test_a_share_explained_stands_beneath_its_metric():
     assert model.notes == ("n = 21",)
     assert model.best
     assert laid.explains
-    assert not board.layout(samples.verdict()).explains
+    assert not samples.laid_out(samples.verdict()).explains
 
 
 def test_without_any_share_there_is_no_row_of_them():
@@ -81,7 +82,7 @@ def test_without_any_share_there_is_no_row_of_them():
         one["metrics"]["mmd"] |= dict.fromkeys(
             ("explained", "explained_low", "explained_high", "explained_undefined")
         )
-    laid = board.layout(content)
+    laid = samples.laid_out(content)
     assert len(laid.rows) == len(laid.metrics)
     assert not laid.explains
 
@@ -89,13 +90,13 @@ def test_without_any_share_there_is_no_row_of_them():
 def test_a_greyed_metric_has_a_greyed_share():
     content = told()
     content["metrics"][3] |= {"has_range": False, "headline": False, "reason": "saturated"}
-    laid = board.layout(content)
+    laid = samples.laid_out(content)
     assert row(laid, "mmd").grey == row(laid, "mmd_explained").grey == "saturated"
 
 
 def test_the_page_tells_ranges_and_the_terminal_stays_narrow(tmp_path):
     content = told()
-    laid = board.layout(content)
+    laid = samples.laid_out(content)
     assert row(laid, "pearson_delta").spans == ["0.61", "0.87"]
     assert row(laid, "mmd").spans == []
     page(**samples.demo(tmp_path, content), out=tmp_path / "page.html")

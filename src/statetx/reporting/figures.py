@@ -25,8 +25,9 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from statetx.core.errors import ConfigError
 from statetx.core.writes import whole
+from statetx.evaluation.verdict.contract import MetricInfo
 from statetx.reporting import numbers as words
-from statetx.reporting.verdict_rows import Column, exponent, label
+from statetx.reporting.verdict_rows import Column, exponent
 from statetx.reporting.verdict_view import VerdictView
 
 MADE_BY = "statetx"
@@ -130,18 +131,18 @@ def svg(figure: Figure, name: str, description: str) -> str:
     return f'{head}><title id="{name}-title">{escaped}</title>{rest.strip()}'
 
 
-def forest(board: VerdictView) -> str | None:
+def forest(view: VerdictView) -> str | None:
     """Dot plot of the headline metrics: references, baselines, models with intervals."""
-    metrics = [m for m in board.metrics if m.get("headline")] or board.metrics[:1]
-    metrics = [m for m in metrics if any(_point(c, m)[0] is not None for c in board.columns)]
+    metrics = [metric for metric in view.metrics if metric.headline] or view.metrics[:1]
+    metrics = [m for m in metrics if any(_point(c, m)[0] is not None for c in view.columns)]
     if not metrics:
         return None
     across = min(2, len(metrics))
     down = -(-len(metrics) // across)
-    longest = max(len(column.title) for column in board.columns)
+    longest = max(len(column.title) for column in view.columns)
     left = min(2.6, 0.2 + 0.075 * longest)
     gap = 0.85  # room for the numbers right of a panel
-    panel = (0.27 * len(board.columns), (10.9 - left - 2 * gap) / 2 if across == 2 else 5.0)
+    panel = (0.27 * len(view.columns), (10.9 - left - 2 * gap) / 2 if across == 2 else 5.0)
     width = left + across * (panel[1] + gap)
     height = down * (panel[0] + 0.95)
     with style():
@@ -151,26 +152,27 @@ def forest(board: VerdictView) -> str | None:
             x = left + column * (panel[1] + gap)
             y = height - (row + 1) * (panel[0] + 0.95) + 0.55
             box = (x / width, y / height, panel[1] / width, panel[0] / height)
-            _forest_panel(figure.add_axes(box), board, metric, column == 0)
-        names = ", ".join(label(m) for m in metrics)
+            _forest_panel(figure.add_axes(box), view, metric, column == 0)
+        names = ", ".join(metric.label for metric in metrics)
         return svg(figure, "forest", f"Floor, baselines, models and ceiling in {names}")
 
 
 def _point(
-    column: Column, metric: dict[str, Any], power: int = 0
+    column: Column, metric: MetricInfo, power: int = 0
 ) -> tuple[float | None, float | None, float | None]:
     """Mean, low and high in units of ``10**power``; None where undefined."""
-    entry = column.metrics.get(metric["name"]) or {}
-    given = (entry.get(key) for key in ("mean", "low", "high"))
-    mean, low, high = (v / 10**power if words.is_number(v) else None for v in given)
+    value = column.metrics.get(metric.name)
+    if value is None:
+        return None, None, None
+    mean, low, high = (words.scaled(v, power) for v in (value.mean, value.low, value.high))
     return mean, low, high
 
 
-def _forest_panel(axes: Axes, board: VerdictView, metric: dict[str, Any], names: bool) -> None:
-    power = exponent(metric, board.columns)
-    places = words.decimals([_point(c, metric, power)[0] for c in board.columns])
+def _forest_panel(axes: Axes, view: VerdictView, metric: MetricInfo, names: bool) -> None:
+    power = exponent(metric, view.columns)
+    places = words.decimals([_point(c, metric, power)[0] for c in view.columns])
     best: list[float] = []
-    for i, column in enumerate(board.columns):
+    for i, column in enumerate(view.columns):
         mean, low, high = _point(column, metric, power)
         value = axes.get_yaxis_transform()
         text = words.number(mean, places) if mean is not None else "undefined"
@@ -190,10 +192,10 @@ def _forest_panel(axes: Axes, board: VerdictView, metric: dict[str, Any], names:
     if best:
         edge = min(best, key=lambda mean: words.badness(metric, mean))
         axes.axvline(edge, color=ORANGE, lw=1, ls=(0, (1, 2)), zorder=1)
-    axes.set_ylim(len(board.columns) - 0.4, -0.6)
-    axes.set_yticks(range(len(board.columns)))
-    axes.set_yticklabels([c.title for c in board.columns] if names else [])
-    for tick, column in zip(axes.get_yticklabels(), board.columns, strict=True):
+    axes.set_ylim(len(view.columns) - 0.4, -0.6)
+    axes.set_yticks(range(len(view.columns)))
+    axes.set_yticklabels([c.title for c in view.columns] if names else [])
+    for tick, column in zip(axes.get_yticklabels(), view.columns, strict=True):
         tick.set_fontweight("bold" if column.role == "model" else "normal")
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", color=HAIR, lw=0.6)
@@ -201,11 +203,9 @@ def _forest_panel(axes: Axes, board: VerdictView, metric: dict[str, Any], names:
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     hint = {"higher": "higher is better →", "lower": "← lower is better"}
-    title = label(metric) + (f", in {words.power(power)}" if power else "")
+    title = metric.label + (f", in {words.power(power)}" if power else "")
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=7)
-    axes.set_xlabel(
-        hint.get(str(metric.get("better")), words.direction(metric)), color=SOFT, fontsize=8.5
-    )
+    axes.set_xlabel(hint.get(metric.better, words.direction(metric)), color=SOFT, fontsize=8.5)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard
 
+from statetx.evaluation.verdict.contract import Comparison, MetricInfo
+
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "–"
 """Stands where a number is undefined or absent."""
@@ -16,16 +18,21 @@ GLYPHS = {"BETTER": "▲", "WORSE": "▼", "SAME": "=", "UNDECIDED": "?"}
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 
-def direction(metric: dict[str, Any]) -> str:
+def direction(metric: MetricInfo) -> str:
     """Say which values of a metric are good: ``higher is better, 1 is perfect``."""
-    perfect = f", {metric['perfect']:g} is perfect" if is_number(metric.get("perfect")) else ""
-    judged = metric.get("better") in ARROWS
-    return (f"{metric['better']} is better" if judged else "diagnostic, never judged") + perfect
+    perfect = "" if metric.perfect is None else f", {metric.perfect:g} is perfect"
+    judged = metric.better in ARROWS
+    return (f"{metric.better} is better" if judged else "diagnostic, never judged") + perfect
 
 
-def badness(metric: dict[str, Any], value: float) -> float:
+def badness(metric: MetricInfo, value: float) -> float:
     """Return a number that is lower for better values of a metric."""
-    return value if metric.get("better") == "lower" else -value
+    return value if metric.better == "lower" else -value
+
+
+def scaled(value: float | None, exponent_: int) -> float | None:
+    """Return a value in units of ``10**exponent_``; None stays None."""
+    return None if value is None else value / 10**exponent_
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -126,14 +133,14 @@ def stop(sentence: str) -> str:
 
 
 def sentence(
-    comparison: dict[str, Any], model: str, metric: str, better: str, exponent_: int = 0
+    comparison: Comparison, model: str, metric: str, better: str, exponent_: int = 0
 ) -> str:
     """Return the verdict on one model in one metric, in plain words.
 
     Parameters
     ----------
     comparison
-        An entry of ``comparisons`` in verdict.json.
+        Model and baseline.
     model
         The model as the reader knows it (with its seed when there are several).
     metric
@@ -143,30 +150,27 @@ def sentence(
     exponent_
         Power of ten in which the numbers are given.
     """
-    call = str(comparison.get("call") or "UNDECIDED").upper()
-    against = comparison.get("against")
-    if against is None:
-        why = comparison.get("reason") or "there is no baseline to compare with"
+    if comparison.against is None:
+        why = comparison.reason or "there is no baseline to compare with"
         return stop(f"{model} is UNDECIDED in {metric}: {why}")
-    rival = f"the best baseline ({against})"
+    rival = f"the best baseline ({comparison.against})"
     opening = {
         "BETTER": f"{model} is BETTER than {rival} in {metric}",
         "WORSE": f"{model} is WORSE than {rival} in {metric}",
         "SAME": f"{model} is the SAME as {rival} in {metric}",
-    }.get(call, f"{model} against {rival} is UNDECIDED in {metric}")
+    }.get(comparison.call, f"{model} against {rival} is UNDECIDED in {metric}")
     text = f"{opening}: {evidence(comparison, better, exponent_)}"
-    reason = comparison.get("reason")
-    return stop(f"{text}; {reason}" if reason else text)
+    return stop(f"{text}; {comparison.reason}" if comparison.reason else text)
 
 
-def difference(comparison: dict[str, Any], exponent_: int = 0) -> tuple[str, str]:
+def difference(comparison: Comparison, exponent_: int = 0) -> tuple[str, str]:
     """Return a difference and its interval as texts, both in units of ``10**exponent_``.
 
     Two significant digits of the difference and one of half the interval, at least two decimals:
     an interval must not read as a point.
     """
-    given = (comparison.get(key) for key in ("difference", "low", "high"))
-    value, low, high = (v / 10**exponent_ if is_number(v) else None for v in given)
+    given = comparison.difference, comparison.low, comparison.high
+    value, low, high = (scaled(number_, exponent_) for number_ in given)
     size_ = _size([value])
     places = 2 if size_ is None else max(2, 1 - size_)
     if low is not None and high is not None:
@@ -176,7 +180,7 @@ def difference(comparison: dict[str, Any], exponent_: int = 0) -> tuple[str, str
     return number(value, places, sign=True), interval(low, high, places, sign=True)
 
 
-def evidence(comparison: dict[str, Any], better: str = "higher", exponent_: int = 0) -> str:
+def evidence(comparison: Comparison, better: str = "higher", exponent_: int = 0) -> str:
     """Return difference, interval, wins and p as one phrase."""
     value, between = difference(comparison, exponent_)
     if between:
@@ -186,8 +190,8 @@ def evidence(comparison: dict[str, Any], better: str = "higher", exponent_: int 
     if better == "lower" and value != NOTHING:
         value += " (lower is better)"
     parts = [value if between else f"{value}, no interval"]
-    if is_number(comparison.get("wins")):
-        parts.append(f"wins {percent(comparison['wins'])} of conditions")
-    if is_number(comparison.get("p")):
-        parts.append(p_value(comparison["p"]))
+    if comparison.wins is not None:
+        parts.append(f"wins {percent(comparison.wins)} of conditions")
+    if comparison.p is not None:
+        parts.append(p_value(comparison.p))
     return ", ".join(parts)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from statetx.evaluation.verdict.contract import Comparison, LeftOut, MetricInfo, MetricValue
 from statetx.reporting import numbers as words
 
 GROUPS = {
@@ -22,20 +23,36 @@ UPPER = ("interpolated_duplicate", "ceiling")
 SECTIONS = ("headline metrics", "further metrics", "diagnostics")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Column:
-    """One scored thing: a reference, a baseline, or a model with its seed."""
+    """One scored thing: a reference, a baseline, or a model with its seed.
+
+    Attributes
+    ----------
+    note
+        Which seed, where several differ.
+    """
 
     name: str
     title: str
     role: str
     seed: int | None
-    metrics: dict[str, dict[str, Any]]
+    metrics: Mapping[str, MetricValue]
     note: str = ""
-    """Which seed, where several differ."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class ComparisonView:
+    """A comparison as it is shown: the title of its model, and its numbers in one power of ten."""
+
+    comparison: Comparison
+    title: str
+    difference: str = ""
+    interval: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One number of the table, as text."""
 
@@ -47,151 +64,170 @@ class Cell:
     value: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MetricRow:
-    """One metric of the table."""
+    """One metric of the table.
 
-    metric: dict[str, Any]
+    Attributes
+    ----------
+    unit
+        Power of ten in which the numbers are given; empty: plain.
+    hint
+        Which values are good.
+    spans
+        Dynamic range: to the ceiling, to the interpolated duplicate; empty: unknown.
+    grey
+        Why this metric is greyed; empty: it is not.
+    left_out
+        Conditions that the metric leaves out for every model, one sentence per reason.
+    """
+
+    metric: MetricInfo
     label: str
     arrow: str
     unit: str
-    """Power of ten in which the numbers are given; empty: plain."""
     cells: list[Cell]
     scaled: list[str]
     hint: str
-    """Which values are good."""
     spans: list[str]
-    """Dynamic range: to the ceiling, to the interpolated duplicate; empty: unknown."""
     grey: str = ""
-    """Why this metric is greyed; empty: it is not."""
+    left_out: tuple[str, ...] = ()
 
 
-def section(metric: dict[str, Any]) -> str:
-    """Which part of the table a metric stands in, one of `SECTIONS`."""
-    if metric.get("better") not in words.ARROWS:
+def section(metric: MetricInfo) -> str:
+    """Return the part of the table that shows a metric, one of `SECTIONS`."""
+    if metric.better not in words.ARROWS:
         return "diagnostics"
-    return "headline metrics" if metric.get("headline") else "further metrics"
+    return "headline metrics" if metric.headline else "further metrics"
 
 
-def label(metric: dict[str, Any]) -> str:
-    """The metric as people call it."""
-    return str(metric.get("label") or metric["name"])
-
-
-def exponent(metric: dict[str, Any], columns: list[Column]) -> int:
-    """Power of ten in which a metric's numbers are given everywhere."""
-    return words.exponent(mean_of(column, metric["name"]) for column in columns)
-
-
-def has_range(metric: dict[str, Any]) -> bool:
-    """Whether floor and ceiling leave room for a model (unknown counts as yes)."""
-    return metric.get("has_range") is not False
+def exponent(metric: MetricInfo, columns: Sequence[Column]) -> int:
+    """Return the power of ten in which a metric's numbers are given everywhere."""
+    return words.exponent(mean_of(column, metric.name) for column in columns)
 
 
 def mean_of(column: Column, metric: str) -> float | None:
-    value = (column.metrics.get(metric) or {}).get("mean")
-    return value if words.is_number(value) else None
+    """Return the pooled mean of a metric in a column; None: it is undefined or absent."""
+    value = column.metrics.get(metric)
+    return None if value is None else value.mean
 
 
 def row_of(
-    metric: dict[str, Any],
-    columns: list[Column],
-    models: list[Column],
-    comparisons: list[dict[str, Any]],
+    metric: MetricInfo,
+    columns: Sequence[Column],
+    models: Sequence[Column],
+    comparisons: Sequence[ComparisonView],
+    left_out: Sequence[LeftOut] = (),
 ) -> MetricRow:
-    name = metric["name"]
-    means = [mean_of(column, name) for column in columns]
+    """Lay out one metric over all columns."""
+    means = [mean_of(column, metric.name) for column in columns]
     power = exponent(metric, columns)
-    places = words.decimals(None if m is None else m / 10**power for m in means)
+    places = words.decimals(words.scaled(mean, power) for mean in means)
     rivals = [
-        m for m, c in zip(means, columns, strict=True) if m is not None and c.role not in UPPER
+        mean
+        for mean, column in zip(means, columns, strict=True)
+        if mean is not None and column.role not in UPPER
     ]
     judged = section(metric) != "diagnostics"
     best = min(rivals, key=lambda mean: words.badness(metric, mean)) if rivals and judged else None
-    sizes = [c.metrics.get(name, {}).get("n") for c in columns]
-    usual = max((n for n in sizes if words.is_number(n)), default=None)
-    cells = []
-    for column, mean in zip(columns, means, strict=True):
-        entry = column.metrics.get(name) or {}
-        notes = []
-        if entry.get("undefined"):
-            notes.append(f"{entry['undefined']} undefined")
-        if words.is_number(entry.get("n")) and entry["n"] != usual:
-            notes.append(f"n = {entry['n']}")
-        cells.append(
-            Cell(
-                words.number(_in(mean, power), places),
-                words.interval(_in(entry.get("low"), power), _in(entry.get("high"), power), places),
-                tuple(notes),
-                mean is not None and column.role not in UPPER and mean == best,
-                column.role,
-                mean,
-            )
+    values = [column.metrics.get(metric.name) for column in columns]
+    usual = max((value.n for value in values if value is not None), default=None)
+    cells = [
+        Cell(
+            text=words.number(words.scaled(mean, power), places),
+            interval=_interval(value, power, places),
+            notes=_notes(value, usual),
+            best=mean is not None and column.role not in UPPER and mean == best,
+            role=column.role,
+            value=mean,
         )
-    scaled = [
-        words.number(
-            next(
-                (
-                    c.get("scaled")
-                    for c in comparisons
-                    if (c["title"], c["metric"]) == (m.title, name)
-                ),
-                None,
-            ),
-            2,
-            sign=True,
-        )
-        for m in models
+        for column, value, mean in zip(columns, values, means, strict=True)
     ]
-    arrow = words.ARROWS.get(str(metric.get("better")), "")
-    grey = _grey(metric, dict(zip((c.role for c in columns), cells, strict=True)))
-    hint, spans = words.direction(metric), _spans(metric)
-    unit = words.power(power)
-    return MetricRow(metric, label(metric), arrow, unit, cells, scaled, hint, spans, grey)
+    shares = {
+        c.title: c.comparison.scaled for c in comparisons if c.comparison.metric == metric.name
+    }
+    roles = dict(zip((column.role for column in columns), cells, strict=True))
+    return MetricRow(
+        metric=metric,
+        label=metric.label,
+        arrow=words.ARROWS.get(metric.better, ""),
+        unit=words.power(power),
+        cells=cells,
+        scaled=[words.number(shares.get(model.title), 2, sign=True) for model in models],
+        hint=words.direction(metric),
+        spans=_spans(metric),
+        grey=_grey(metric, roles),
+        left_out=tuple(
+            f"{words.count(item.n, 'condition')} left out: {item.reason}"
+            for item in left_out
+            if item.metric == metric.name
+        ),
+    )
 
 
-def _spans(metric: dict[str, Any]) -> list[str]:
-    """Dynamic range as texts; empty where none is told."""
-    told = metric.get("dynamic_range") or {}
-    known = [told.get(name) for name in ("ceiling", "interpolated_duplicate")]
-    return [words.number(value, 2) for value in known if words.is_number(value)]
+def _interval(value: MetricValue | None, power: int, places: int) -> str:
+    if value is None:
+        return ""
+    return words.interval(words.scaled(value.low, power), words.scaled(value.high, power), places)
 
 
-def explained_row(metric: dict[str, Any], columns: list[Column], models: list[Column]) -> MetricRow:
-    """The share of the way from floor to ceiling, beneath the metric itself."""
-    name = f"{metric['name']}_explained"
+def _notes(value: MetricValue | None, usual: int | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    undefined = [f"{value.undefined} undefined"] if value.undefined else []
+    return (*undefined, *([f"n = {value.n}"] if value.n != usual else []))
+
+
+def _spans(metric: MetricInfo) -> list[str]:
+    """Return the dynamic range as texts; empty where it is unknown."""
+    if metric.dynamic_range is None:
+        return []
+    known = metric.dynamic_range.ceiling, metric.dynamic_range.interpolated_duplicate
+    return [words.number(value, 2) for value in known if value is not None]
+
+
+def explained_row(
+    metric: MetricInfo, columns: Sequence[Column], models: Sequence[Column]
+) -> MetricRow:
+    """Lay out the share of the way from floor to ceiling, for the row beneath the metric itself."""
+    name = f"{metric.name}_explained"
     shares = [
-        replace(column, metrics={name: _share(column.metrics.get(metric["name"]) or {})})
+        replace(column, metrics={name: _share(value)} if value is not None else {})
         for column in columns
+        for value in [column.metrics.get(metric.name)]
     ]
-    own = {**metric, "name": name, "label": f"{label(metric)}, explained", "better": "higher"}
-    row = row_of({**own, "perfect": None, "dynamic_range": None}, shares, models, [])
+    share = metric.model_copy(
+        update={
+            "name": name,
+            "label": f"{metric.label}, explained",
+            "better": "higher",
+            "perfect": None,
+            "dynamic_range": None,
+        }
+    )
+    row = row_of(share, shares, models, [])
     return replace(row, hint="higher is better, 0 is the floor, 1 the ceiling")
 
 
-def _share(entry: dict[str, Any]) -> dict[str, Any]:
-    """A metric's entry of its share explained."""
-    share = {"mean": entry.get("explained"), "n": entry.get("n")}
-    share |= {end: entry.get(f"explained_{end}") for end in ("low", "high")}
-    left_out = entry.get("explained_undefined")
-    if words.is_number(left_out) and words.is_number(entry.get("n")):
-        share["n"] = entry["n"] - left_out
-    return share
+def _share(value: MetricValue) -> MetricValue:
+    """Return a metric's share explained as a value of its own."""
+    return MetricValue(
+        mean=value.explained,
+        low=value.explained_low,
+        high=value.explained_high,
+        n=value.n - (value.explained_undefined or 0),
+    )
 
 
-def _in(value: Any, power: int) -> float | None:
-    return value / 10**power if words.is_number(value) else None
-
-
-def _grey(metric: dict[str, Any], ends: dict[str, Cell]) -> str:
-    if has_range(metric) or section(metric) == "diagnostics":
+def _grey(metric: MetricInfo, roles: Mapping[str, Cell]) -> str:
+    if metric.has_range or section(metric) == "diagnostics":
         return ""
-    if metric.get("reason"):
-        return str(metric["reason"])
-    if "ceiling" not in ends or ends["ceiling"].value is None:
-        return "no ceiling could be measured, so nobody knows what a good value is"
-    low = ends["floor"].text if "floor" in ends else words.NOTHING
+    if metric.reason:
+        return metric.reason
+    if "ceiling" not in roles or roles["ceiling"].value is None:
+        return "no ceiling could be measured, so a good value is unknown"
+    low = roles["floor"].text if "floor" in roles else words.NOTHING
     return (
-        f"no range: the ceiling ({ends['ceiling'].text}) is not clearly better than the floor "
+        f"no range: the ceiling ({roles['ceiling'].text}) is not clearly better than the floor "
         f"({low}), so it cannot tell good from poor"
     )

@@ -1,36 +1,38 @@
-"""The verdict, read and laid out once, for the page and for the terminal."""
+"""The verdict, laid out once for the page and for the terminal."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from statetx.core.documents import Wanted, read_json
 from statetx.core.errors import ResultsError
-from statetx.core.records import verify
+from statetx.evaluation.verdict.contract import (
+    Comparison,
+    DroppedCondition,
+    MetricInfo,
+    ScoredRow,
+    Verdict,
+)
 from statetx.reporting import numbers as words
 from statetx.reporting.verdict_rows import (
     GROUPS,
     REFERENCES,
     SECTIONS,
     Column,
+    ComparisonView,
     MetricRow,
     explained_row,
     exponent,
-    has_range,
-    label,
     mean_of,
     row_of,
     section,
 )
 
-FORMAT = 1
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sentence:
-    """The verdict on one trained model."""
+    """The verdict on one trained model; `others`: its calls in the other headline metrics."""
 
     model: str
     call: str
@@ -39,30 +41,30 @@ class Sentence:
     others: list[dict[str, str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VerdictView:
-    """Everything that verdict.json says, in the order in which it is shown."""
+    """Everything that verdict.json says, in the order in which it is shown.
 
-    raw: dict[str, Any]
+    Attributes
+    ----------
+    primary
+        The metric of the first sentence: the first headline metric with a range. None: there is no
+        headline metric.
+    """
+
+    verdict: Verdict
     columns: list[Column]
-    metrics: list[dict[str, Any]]
+    metrics: list[MetricInfo]
     rows: list[MetricRow]
     models: list[Column]
-    primary: dict[str, Any] | None
+    primary: MetricInfo | None
     sentences: list[Sentence]
-    comparisons: list[dict[str, Any]]
+    comparisons: list[ComparisonView]
 
     @property
-    def dropped(self) -> list[dict[str, Any]]:
-        """Conditions that nobody is judged on."""
-        found = (self.raw.get("cohort") or {}).get("dropped") or []
-        return [item for item in found if not item.get("metric")]
-
-    @property
-    def left_out(self) -> list[dict[str, Any]]:
-        """Conditions that one metric leaves out for everybody."""
-        found = (self.raw.get("cohort") or {}).get("dropped") or []
-        return [item for item in found if item.get("metric")]
+    def dropped(self) -> list[DroppedCondition]:
+        """Conditions on which no model is judged."""
+        return self.verdict.cohort.dropped
 
     @property
     def explains(self) -> bool:
@@ -82,146 +84,141 @@ def read(path: Path) -> VerdictView:
     Raises
     ------
     ResultsError
-        Missing, unreadable, of another format, or without metrics or rows.
+        The file is missing, unreadable, of another format, or has no metrics or rows.
     """
-    raw = read_json(
-        verify(path), Wanted("the verdict", ResultsError, "run the verdict stage again")
-    )
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
-        raise ResultsError(
-            f"this verdict has format {found!r}, not {FORMAT}",
-            where=path,
-            fix="run the verdict stage again with this version of statetx",
-        )
-    for key in ("metrics", "rows"):
-        if not raw.get(key):
-            raise ResultsError(f"the verdict has no {key}", where=path, fix="run it again")
-    return layout(raw)
+    verdict = Verdict.read(path)
+    for name, items in (("metrics", verdict.metrics), ("rows", verdict.rows)):
+        if not items:
+            raise ResultsError(f"the verdict has no {name}", where=path, fix=Verdict.WANTED.fix)
+    return layout(verdict)
 
 
-def layout(raw: dict[str, Any]) -> VerdictView:
-    """Lay out what verdict.json holds."""
-    metrics = sorted(raw["metrics"], key=lambda m: SECTIONS.index(section(m)))
-    columns = _columns(raw["rows"])
+def layout(verdict: Verdict) -> VerdictView:
+    """Lay out a verdict."""
+    metrics = sorted(verdict.metrics, key=lambda metric: SECTIONS.index(section(metric)))
+    columns = _columns(verdict.rows)
     models = [column for column in columns if column.role == "model"]
-    headline = [m for m in metrics if m.get("headline")]
-    primary = next((m for m in headline if has_range(m)), next(iter(headline), None))
-    comparisons = [dict(item) for item in raw.get("comparisons") or []]
-    for item in comparisons:
-        item["title"] = _title_of(item, models)
-    comparisons = _against_best(comparisons, columns, metrics)
+    headline = [metric for metric in metrics if metric.headline]
+    primary = next((m for m in headline if m.has_range), next(iter(headline), None))
+    comparisons = _comparisons(verdict.comparisons, columns, metrics)
     rows = []
     for metric in metrics:
-        rows.append(row_of(metric, columns, models, comparisons))
-        shares = [column.metrics.get(metric["name"], {}).get("explained") for column in columns]
-        if any(words.is_number(share) for share in shares):
+        rows.append(row_of(metric, columns, models, comparisons, verdict.cohort.undefined))
+        values = [column.metrics.get(metric.name) for column in columns]
+        if any(value is not None and value.explained is not None for value in values):
             rows.append(explained_row(metric, columns, models))
-    for item in comparisons:
-        power = exponent(metric_named(metrics, item["metric"]), columns)
-        item["difference_text"], item["interval_text"] = words.difference(item, power)
-        item["unit"] = words.power(power)
-    # Where the mean of its seeds is judged, the seeds one by one stand in the tables only.
+    # Where the mean of its seeds is judged, single seeds are shown in the tables only.
     means = {model.name for model in models if model.seed is None}
-    told = [model for model in models if model.seed is None or model.name not in means]
-    sentences = [_sentence(model, primary, headline, comparisons, columns) for model in told]
-    return VerdictView(raw, columns, metrics, rows, models, primary, sentences, comparisons)
+    judged = [model for model in models if model.seed is None or model.name not in means]
+    return VerdictView(
+        verdict=verdict,
+        columns=columns,
+        metrics=metrics,
+        rows=rows,
+        models=models,
+        primary=primary,
+        sentences=[_sentence(m, primary, headline, comparisons, columns) for m in judged],
+        comparisons=comparisons,
+    )
 
 
-def metric_named(metrics: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The metric of that name."""
-    return next(metric for metric in metrics if metric["name"] == name)
-
-
-def _columns(rows: list[dict[str, Any]]) -> list[Column]:
-    """Rows of verdict.json in order of role; baselines whose seeds all agree become one column."""
-    names: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def _columns(rows: Sequence[ScoredRow]) -> list[Column]:
+    """Return the rows of a verdict in order of role; baselines whose seeds all agree become one."""
+    names: dict[tuple[str, str], list[ScoredRow]] = {}
     for row in rows:
-        names.setdefault((row["role"], row["name"]), []).append(row)
+        names.setdefault((row.role, row.name), []).append(row)
+    ordered = sorted(names.items(), key=lambda item: list(GROUPS).index(item[0][0]))
+    return [column for (role, name), twins in ordered for column in _of_one_name(role, name, twins)]
+
+
+def _of_one_name(role: str, name: str, twins: Sequence[ScoredRow]) -> list[Column]:
+    same = all(twin.metrics == twins[0].metrics for twin in twins)
+    if role != "model" and same and len(twins) > 1:
+        note = f"{len(twins)} seeds, all equal"
+        metrics = twins[0].metrics
+        return [Column(name=name, title=name, role=role, seed=None, metrics=metrics, note=note)]
     columns = []
-    for role in GROUPS:
-        for (own_role, name), twins in names.items():
-            if own_role != role:
-                continue
-            same = all(twin["metrics"] == twins[0]["metrics"] for twin in twins)
-            if role != "model" and same and len(twins) > 1:
-                note = f"{len(twins)} seeds, all equal"
-                columns.append(Column(name, name, role, None, twins[0]["metrics"], note))
-                continue
-            for twin in twins:
-                seed = twin.get("seed")
-                which = f"mean of {len(twins) - 1} seeds" if seed is None else f"seed {seed}"
-                title = GROUPS[role] if role in REFERENCES else name
-                title = title if len(twins) == 1 else f"{name}, {which}"
-                note = "" if len(twins) == 1 else which
-                columns.append(Column(name, title, role, seed, twin["metrics"], note))
+    for twin in twins:
+        which = f"mean of {len(twins) - 1} seeds" if twin.seed is None else f"seed {twin.seed}"
+        title = GROUPS[role] if role in REFERENCES else name
+        columns.append(
+            Column(
+                name=name,
+                title=title if len(twins) == 1 else f"{name}, {which}",
+                role=role,
+                seed=twin.seed,
+                metrics=twin.metrics,
+                note="" if len(twins) == 1 else which,
+            )
+        )
     return columns
 
 
-def _title_of(comparison: dict[str, Any], models: list[Column]) -> str:
-    for model in models:
-        if (model.name, model.seed) == (comparison["model"], comparison.get("seed")):
-            return model.title
-    return str(comparison["model"])
-
-
-def _against_best(
-    comparisons: list[dict[str, Any]], columns: list[Column], metrics: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Keep, of several comparisons of one model in one metric, the one with the best baseline."""
-    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
-    order = {metric["name"]: i for i, metric in enumerate(metrics)}
-    for item in comparisons:
-        if item["metric"] not in order:
+def _comparisons(
+    comparisons: Sequence[Comparison], columns: Sequence[Column], metrics: Sequence[MetricInfo]
+) -> list[ComparisonView]:
+    """Return one comparison per metric and model, in their order: the one with the best baseline."""
+    titles = {(c.name, c.seed): c.title for c in columns if c.role == "model"}
+    order = {metric.name: i for i, metric in enumerate(metrics)}
+    kept: dict[tuple[int, str], tuple[float, ComparisonView]] = {}
+    for comparison in comparisons:
+        if comparison.metric not in order:
             continue
-        key = (order[item["metric"]], item["title"])
-        baselines = [c for c in columns if c.role == "baseline" and c.name == item.get("against")]
-        means = [m for c in baselines if (m := mean_of(c, item["metric"])) is not None]
-        metric = metrics[order[item["metric"]]]
-        item["_rank"] = min((words.badness(metric, m) for m in means), default=float("inf"))
-        if key not in kept or item["_rank"] < kept[key]["_rank"]:
-            kept[key] = item
-    for item in kept.values():
-        item.pop("_rank")
-    return [kept[key] for key in sorted(kept)]
+        metric = metrics[order[comparison.metric]]
+        title = titles.get((comparison.model, comparison.seed), comparison.model)
+        rank = _badness_of_baseline(comparison, columns, metric)
+        key = order[comparison.metric], title
+        if key not in kept or rank < kept[key][0]:
+            kept[key] = rank, ComparisonView(comparison=comparison, title=title)
+    return [_in_text(kept[key][1], metrics[key[0]], columns) for key in sorted(kept)]
+
+
+def _badness_of_baseline(
+    comparison: Comparison, columns: Sequence[Column], metric: MetricInfo
+) -> float:
+    rivals = [c for c in columns if c.role == "baseline" and c.name == comparison.against]
+    means = [mean for c in rivals if (mean := mean_of(c, metric.name)) is not None]
+    return min((words.badness(metric, mean) for mean in means), default=float("inf"))
+
+
+def _in_text(view: ComparisonView, metric: MetricInfo, columns: Sequence[Column]) -> ComparisonView:
+    power = exponent(metric, columns)
+    difference, interval = words.difference(view.comparison, power)
+    return replace(view, difference=difference, interval=interval, unit=words.power(power))
 
 
 def _sentence(
     model: Column,
-    primary: dict[str, Any] | None,
-    headline: list[dict[str, Any]],
-    comparisons: list[dict[str, Any]],
-    columns: list[Column],
+    primary: MetricInfo | None,
+    headline: Sequence[MetricInfo],
+    comparisons: Sequence[ComparisonView],
+    columns: Sequence[Column],
 ) -> Sentence:
-    own = {item["metric"]: item for item in comparisons if item["title"] == model.title}
+    undecided = words.GLYPHS["UNDECIDED"]
     if primary is None:
         text = (
             f"{model.title}: no verdict, because no metric that may stand here has a range between "
             "floor and ceiling."
         )
-        return Sentence(model.title, "UNDECIDED", words.GLYPHS["UNDECIDED"], text)
-    item = own.get(primary["name"], {"against": None})
-    made = call(item)
-    better, power = str(primary.get("better")), exponent(primary, columns)
-    text = words.sentence(item, model.title, label(primary), better, power)
-    if not has_range(primary):
+        return Sentence(model=model.title, call="UNDECIDED", glyph=undecided, text=text)
+    own = {c.comparison.metric: c.comparison for c in comparisons if c.title == model.title}
+    nothing = Comparison(model=model.name, metric=primary.name, n=0, call="UNDECIDED")
+    judged = own.get(primary.name, nothing)
+    power = exponent(primary, columns)
+    text = words.sentence(judged, model.title, primary.label, primary.better, power)
+    if not primary.has_range:
         text += " No headline metric has a range between floor and ceiling here: do not rely on it."
     others = [
         {
-            "call": call(own[m["name"]]),
-            "glyph": words.GLYPHS[call(own[m["name"]])],
-            "label": label(m),
-            "evidence": words.evidence(own[m["name"]], str(m.get("better")), exponent(m, columns)),
-            "against": str(own[m["name"]].get("against")),
-            "grey": "" if has_range(m) else "no range",
+            "call": own[metric.name].call,
+            "glyph": words.GLYPHS[own[metric.name].call],
+            "label": metric.label,
+            "evidence": words.evidence(own[metric.name], metric.better, exponent(metric, columns)),
+            "against": str(own[metric.name].against),
+            "grey": "" if metric.has_range else "no range",
         }
-        for m in headline
-        if m is not primary and m["name"] in own
+        for metric in headline
+        if metric is not primary and metric.name in own
     ]
-    return Sentence(model.title, made, words.GLYPHS[made], text, others)
-
-
-def call(item: dict[str, Any]) -> str:
-    """The call of a comparison; anything unknown is UNDECIDED."""
-    made = str(item.get("call") or "UNDECIDED").upper()
-    return made if made in words.GLYPHS else "UNDECIDED"
+    glyph = words.GLYPHS[judged.call]
+    return Sentence(model=model.title, call=judged.call, glyph=glyph, text=text, others=others)

@@ -235,18 +235,26 @@ def test_an_undefined_headline_metric_is_survived(tmp_path):
     assert "no values per cell line" in out
 
 
-def test_nulls_in_every_optional_place_are_survived(tmp_path):
+def test_what_is_optional_may_be_absent(tmp_path):
     content = samples.verdict()
-    keys = ("cohort", "interval", "comparisons", "per_line", "flags", "provenance", "splits")
-    content |= dict.fromkeys((*keys, "experiment", "dataset", "checkpoint"))
     for metric in content["metrics"]:
-        metric |= {"perfect": None, "better": None, "description": None, "label": None}
+        for key in ("perfect", "description"):
+            metric.pop(key)
+    needed = ("format", "cohort", "metrics", "rows")
+    content = {key: content[key] for key in needed}
+    content["interval"] = {"unit": None, "n_bootstrap": 0}
     text = Reader(render(samples.demo(tmp_path, content), tmp_path / "p.html")).words
     assert "the verdict does not say why" in text
-    assert "pertsets is UNDECIDED in pearson_delta: there is no baseline to compare with." in text
-    minimal = {key: content[key] for key in ("format", "metrics", "rows")}
-    again = Reader(render(samples.demo(tmp_path, minimal), tmp_path / "q.html")).words
-    assert "UNDECIDED" in again
+    assert "pertsets is UNDECIDED in Pearson of deltas: there is no baseline to compare" in text
+
+
+def test_what_a_metric_leaves_out_is_on_the_page(tmp_path):
+    content = samples.verdict()
+    left_out = {"metric": "mmd", "n": 23, "reason": "too few cells"}
+    content["cohort"]["undefined"] = [left_out]
+    text = Reader(render(samples.demo(tmp_path, content), tmp_path / "p.html")).words
+    assert "No condition was dropped for all metrics." in text
+    assert "MMD: 23 conditions left out: too few cells" in text
 
 
 @pytest.mark.parametrize(
@@ -309,13 +317,12 @@ def test_cells_of_an_unlisted_condition_are_unknown_not_zero(tmp_path):
 
 
 def test_the_heatmap_is_brightest_where_it_is_best():
-    from statetx.reporting import verdict_view as board
 
     content = samples.verdict()
     for name, better in (("pearson_delta", max), ("mmd", min)):
         for metric in content["metrics"]:
             metric["headline"] = metric["name"] == name
-        laid = heatmap(board.layout(content))
+        laid = heatmap(samples.laid_out(content))
         values = {
             (entry["name"], entry["line"]): entry["metrics"][name] for entry in content["per_line"]
         }
@@ -326,11 +333,10 @@ def test_the_heatmap_is_brightest_where_it_is_best():
 
 
 def test_the_heatmap_never_lends_one_seed_the_numbers_of_another():
-    from statetx.reporting import verdict_view as board
 
     content = samples.verdict()
     content["rows"].append({**content["rows"][-2], "seed": 1})
-    laid = heatmap(board.layout(content))
+    laid = heatmap(samples.laid_out(content))
     column = [c.title for c in laid["columns"]].index("pertsets, seed 1")
     assert {row["cells"][column]["text"] for row in laid["rows"]} == {"–"}
 

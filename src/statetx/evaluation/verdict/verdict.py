@@ -13,12 +13,12 @@ import pandas as pd
 
 from statetx.config import Evaluation
 from statetx.core.digests import versions
-from statetx.core.text_files import write_json
 from statetx.core.writes import whole
 from statetx.evaluation.scores.columns import parse_note
 from statetx.evaluation.verdict.alarms import flags, undefined
 from statetx.evaluation.verdict.bootstrap import LEVEL, Estimate
 from statetx.evaluation.verdict.cohort import Contender, RefScores, RunScores, gather
+from statetx.evaluation.verdict.contract import Verdict
 from statetx.evaluation.verdict.dynamic_range import (
     LEAST,
     dynamic_range,
@@ -78,7 +78,7 @@ def verdict(
         for one in cohort.with_role("model")
     ]
     document = {
-        "format": 1,
+        "format": Verdict.FORMAT,
         "experiment": meta.get("experiment"),
         "dataset": meta.get("dataset"),
         "splits": sorted({run.split for run in runs}),
@@ -111,7 +111,7 @@ def verdict(
             "versions": versions(),
         },
     }
-    write_json(Path(out_dir) / "verdict.json", document)
+    Verdict.model_validate(document).write(Path(out_dir) / "verdict.json")
     with whole(Path(out_dir) / "leaderboard.csv") as part:
         write_table(_leaderboard(rows, comparisons), part)
 

@@ -18,14 +18,15 @@ from statetx.core.documents import Wanted, read_json
 from statetx.core.errors import ResultsError
 from statetx.core.records import verify
 from statetx.core.text_files import write_text
+from statetx.evaluation.verdict.contract import StratumComparison
 from statetx.reporting import figures
 from statetx.reporting import numbers as words
 from statetx.reporting import verdict_rows as rows
-from statetx.reporting import verdict_view as boards
 from statetx.reporting.page import run_files as runs
 from statetx.reporting.page import split_summary as splits
 from statetx.reporting.page.run_files import RunFiles
 from statetx.reporting.verdict_view import VerdictView
+from statetx.reporting.verdict_view import read as read_view
 from statetx.shared.labels import Reading
 
 __all__ = ["RunFiles", "page"]
@@ -61,7 +62,7 @@ def page(
     ResultsError
         An input is missing, broken, or of another format.
     """
-    told = boards.read(Path(verdict))
+    view = read_view(Path(verdict))
     store = _manifest(Path(manifest))
     files = runs.as_run_files(model_dirs)
     read = splits.read_plans({name: Path(path) for name, path in plans.items()})
@@ -69,15 +70,15 @@ def page(
     reading = Reading.from_settings(store, str(store.get("control_pert") or ""))
     curves = [runs.curve(run) for run in files]
     drawn = [(c.title, c.table, c.chosen) for c in curves if c.table is not None]
-    raw = told.raw
+    judged = view.verdict
     counted = [splits.counts(name, plan, cells, reading) for name, plan in read.items()]
     context = {
-        "title": title or f"{raw.get('experiment') or 'experiment'} on {raw.get('dataset') or '?'}",
-        "verdict": raw,
-        "board": told,
-        "forest": _markup(figures.forest(told)),
-        "heatmap": heatmap(told),
-        "strata": strata(told),
+        "title": title or f"{judged.experiment or 'experiment'} on {judged.dataset or '?'}",
+        "verdict": judged,
+        "view": view,
+        "forest": _markup(figures.forest(view)),
+        "heatmap": heatmap(view),
+        "strata": strata(view),
         "curves": _markup(figures.curves(drawn)),
         "chosen": runs.grouped((c.why_chosen, c.title) for c in curves if c.table is not None),
         "no_curves": runs.grouped((c.why_not, c.model) for c in curves if c.table is None),
@@ -89,8 +90,8 @@ def page(
         "sources": _sources(Path(manifest).with_name("sources.json")),
         "store_facts": runs.facts(_store_facts(store)),
         "stories": [runs.story(run) for run in files],
-        "provenance": runs.facts(raw.get("provenance") or {}),
-        "notes": _notes(told, read, files),
+        "provenance": runs.facts(judged.provenance),
+        "notes": _notes(view, read, files),
     }
     write_text(out, _environment().get_template("page.html").render(context))
 
@@ -107,8 +108,6 @@ def _environment() -> Environment:
     environment.filters["breakable"] = _breakable
     environment.globals.update(
         words=words,
-        label=rows.label,
-        has_range=rows.has_range,
         section=rows.section,
         references=rows.REFERENCES,
         role_colours=figures.ROLE_COLOURS,
@@ -153,7 +152,7 @@ def _store_facts(store: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def strata(told: VerdictView) -> dict[str, Any] | None:
+def strata(view: VerdictView) -> dict[str, Any] | None:
     """Lay out models x strength of the real effect: difference from the best baseline.
 
     Returns
@@ -162,38 +161,38 @@ def strata(told: VerdictView) -> dict[str, Any] | None:
         ``metric, unit, names, sizes, rows``; a row has ``title`` and a (difference, interval) per name.
         None where the verdict holds no strata of the main headline metric.
     """
-    metric = told.primary or told.metrics[0]
-    entries = [e for e in told.raw.get("strata") or [] if e.get("metric") == metric["name"]]
+    metric = view.primary or view.metrics[0]
+    entries = [entry for entry in view.verdict.strata if entry.metric == metric.name]
     if not entries:
         return None
-    power = rows.exponent(metric, told.columns)
-    places = words.decimals((e.get("difference") or 0) / 10**power for e in entries)
-    names = list(dict.fromkeys(e["stratum"] for e in entries))
-    found = {(e["model"], e.get("seed"), e["stratum"]): e for e in entries}
+    power = rows.exponent(metric, view.columns)
+    places = words.decimals((entry.difference or 0) / 10**power for entry in entries)
+    names = list(dict.fromkeys(entry.stratum for entry in entries))
+    found = {(entry.model, entry.seed, entry.stratum): entry for entry in entries}
 
-    def cell(entry: Mapping[str, Any]) -> tuple[str, str]:
-        middle, low, high = (
-            value / 10**power if words.is_number(value := entry.get(key)) else None
-            for key in ("difference", "low", "high")
-        )
+    def cell(entry: StratumComparison | None) -> tuple[str, str]:
+        if entry is None:
+            return words.NOTHING, ""
+        given = entry.difference, entry.low, entry.high
+        middle, low, high = (words.scaled(value, power) for value in given)
         return words.number(middle, places, sign=True), words.interval(low, high, places, sign=True)
 
     return {
         "metric": metric,
         "unit": words.power(power),
         "names": names,
-        "sizes": [max(e["n"] for e in entries if e["stratum"] == name) for name in names],
+        "sizes": [max(entry.n for entry in entries if entry.stratum == name) for name in names],
         "rows": [
             {
                 "title": model.title,
-                "cells": [cell(found.get((model.name, model.seed, name), {})) for name in names],
+                "cells": [cell(found.get((model.name, model.seed, name))) for name in names],
             }
-            for model in told.models
+            for model in view.models
         ],
     }
 
 
-def heatmap(told: VerdictView) -> dict[str, Any] | None:
+def heatmap(view: VerdictView) -> dict[str, Any] | None:
     """Lay out cell lines × models of the main headline metric, with colours and numbers.
 
     Returns
@@ -202,24 +201,24 @@ def heatmap(told: VerdictView) -> dict[str, Any] | None:
         ``metric, unit, columns, rows, all, ends``; a row has ``line, split, n, cells``, a cell ``text,
         background, ink`` (brighter = better). None when there is nothing to show.
     """
-    entries = told.raw.get("per_line") or []
-    metric = told.primary or told.metrics[0]
-    name = metric["name"]
-    values = [(entry.get("metrics") or {}).get(name) for entry in entries]
-    finite = [value for value in values if words.is_number(value)]
+    entries = view.verdict.per_line
+    metric = view.primary or view.metrics[0]
+    values = [entry.metrics.get(metric.name) for entry in entries]
+    finite = [value for value in values if value is not None]
     if not finite:
         return None
-    power = rows.exponent(metric, told.columns)
+    power = rows.exponent(metric, view.columns)
     places = words.decimals(value / 10**power for value in finite)
     ordered = sorted(finite, key=lambda value: words.badness(metric, value))
     best, worst = (words.badness(metric, end) for end in (ordered[0], ordered[-1]))
     found: dict[tuple[str, str], dict[Any, Any]] = {}
     for entry, value in zip(entries, values, strict=True):
-        row = found.setdefault((str(entry["line"]), str(entry.get("split") or "")), {})
-        row[(entry["name"], entry.get("seed"))] = value
-        row[(entry["name"], "any")] = value
-        row["n"] = entry.get("n")
-    columns = [c for c in told.columns if any(c.name == entry["name"] for entry in entries)]
+        row = found.setdefault((entry.line, entry.split), {})
+        row[(entry.name, entry.seed)] = value
+        row[(entry.name, "any")] = value
+        row["n"] = entry.n
+    shown = {entry.name for entry in entries}
+    columns = [column for column in view.columns if column.name in shown]
 
     def cell(row: dict[Any, Any], column: rows.Column) -> dict[str, str]:
         seed = "any" if column.seed is None else column.seed  # None: its seeds are all equal
@@ -244,26 +243,23 @@ def heatmap(told: VerdictView) -> dict[str, Any] | None:
             {"line": line, "split": split, "n": row["n"], "cells": [cell(row, c) for c in columns]}
             for (line, split), row in sorted(found.items())
         ],
-        "all": [words.number(mean, places) for mean in _means(columns, name, power)],
+        "all": [
+            words.number(words.scaled(rows.mean_of(column, metric.name), power), places)
+            for column in columns
+        ],
         "ends": ends,
     }
 
 
-def _means(columns: Sequence[rows.Column], metric: str, power: int) -> list[float | None]:
-    means = [(column.metrics.get(metric) or {}).get("mean") for column in columns]
-    return [mean / 10**power if words.is_number(mean) else None for mean in means]
-
-
 def _notes(
-    told: VerdictView, plans: Mapping[str, Any], files: Sequence[RunFiles]
+    view: VerdictView, plans: Mapping[str, Any], files: Sequence[RunFiles]
 ) -> list[tuple[str, str]]:
     """(about, message): the verdict's flags, then what does not fit together here."""
     notes = []
-    for flag in told.raw.get("flags") or []:
-        seed = flag.get("seed")
-        about = str(flag.get("name") or "")
-        notes.append((about if seed is None else f"{about}, seed {seed}", str(flag["message"])))
-    judged = set(told.raw.get("splits") or [])
+    for flag in view.verdict.flags:
+        about = flag.name if flag.seed is None else f"{flag.name}, seed {flag.seed}"
+        notes.append((about, flag.message))
+    judged = set(view.verdict.splits)
     notes += [
         (str(name), "this split was judged, but its plan was not given to this page")
         for name in sorted(judged - set(plans))
@@ -271,7 +267,7 @@ def _notes(
     known = {(run.model, run.seed) for run in files}
     notes += [
         (model.title, "this model was judged, but its model directory was not given to this page")
-        for model in told.models
+        for model in view.models
         if model.seed is not None and (model.name, model.seed) not in known
     ]
     return notes

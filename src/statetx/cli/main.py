@@ -27,6 +27,25 @@ app = typer.Typer(
     help="Train, predict, score and judge models of how cells respond to perturbations.",
 )
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("statetx"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Train, predict, score and judge models of how cells respond to perturbations."""
+
+
 Column = Annotated[str | None, typer.Option(help="obs column; the model's without it")]
 
 

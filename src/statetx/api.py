@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,7 +121,8 @@ def predict(
         if conditions is not None:
             write_table(conditions, table)
         given = model if isinstance(model, str | Path) else model.path
-        infer(given, source, out, table=table if conditions is not None else None, **options)
+        with contextlib.redirect_stdout(sys.stderr):  # what `statetx infer` prints
+            infer(given, source, out, table=None if conditions is None else table, **options)
         return anndata.read_h5ad(out)
 
 

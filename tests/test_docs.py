@@ -21,7 +21,7 @@ FENCE = re.compile(r" *(```|~~~)")
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 URL = re.compile(r"https?://\S+")
-DOTTED = re.compile(r"(?<![\w/.-])statetx(?:\.[A-Za-z_]\w*)+")
+DOTTED = re.compile(r"(?<![\w/.\[-])statetx(?:\.[A-Za-z_]\w*)+")
 PLACEHOLDER = re.compile(r"[{}<>…]|\.\.\.|[A-Z]{4,}/")
 
 

@@ -12,7 +12,7 @@ LOCK := pyproject.toml envs/constraints.txt
 # Benchmarks run rarely: whether they still call the library as it is, no more.
 LOOSE = $(addprefix --disable-error-code=,arg-type assignment call-overload list-item misc str-format type-var)
 
-.PHONY: demo test fuzz check docs clean
+.PHONY: demo test coverage fuzz check docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/snakemake --cores $(CORES) all
@@ -22,6 +22,10 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Damaged inputs for everything that reads a file; the tests try fewer.
+# Share of lines that the tests run, by file.
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
+
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
@@ -30,6 +34,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy --allow-untyped-calls --ignore-missing-imports $(LOOSE) benchmarks
+	$(BIN)/codespell .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 

@@ -29,7 +29,7 @@ def force_stale():
     jobs.ask_for_codes(CFG)
     found = {str(path) for path in staleness.stale(CFG)}
     found |= {
-        f"results/{name}/pack/content.json"
+        f"{paths.pack_dir(name)}/content.json"
         for name in CFG.datasets
         if packed_sources.sources_changed(CFG, name)
     }
@@ -45,10 +45,10 @@ def force_stale():
 
 always_printable()
 try:
-    paths.check_writable("results", "logs", ".state")
+    paths.check_writable(paths.RESULTS, "logs", ".state")
     CFG = load(dict(config))
     for names in (CFG.datasets, [*CFG.split_names(), *CFG.experiments], CFG.models):
-        check_case(names, Path("results"))
+        check_case(names, Path(paths.RESULTS))
     LINES = {name: packed_sources.cell_lines(CFG, name) for name in CFG.datasets}
     SOURCES = {name: source_files(CFG, name) for name in CFG.datasets}
     for name, files in SOURCES.items():
@@ -105,20 +105,20 @@ def origin_of(name):
 def part_dirs(name):
     """Where the source files of a data set lie, dealt out by cell line."""
     return [
-        f"results/{name}/pack/parts/{part:04d}" for part in range(len(SOURCES[name]))
+        f"{paths.pack_dir(name)}/parts/{part:04d}" for part in range(len(SOURCES[name]))
     ]
 
 
 def store_files(wildcards):
     """Every file of a packed store."""
-    home = f"results/{wildcards.dataset}/pack"
+    home = paths.made(paths.PACK, dataset=wildcards.dataset)
     lines = [f"{home}/{file_name(line)}.h5ad" for line in LINES[wildcards.dataset]]
     return [f"{home}/manifest.json", f"{home}/conditions.parquet", *lines]
 
 
 def line_files(wildcards):
     """The files of a packed store that a stage for one cell line reads."""
-    home = f"results/{wildcards.dataset}/pack"
+    home = paths.made(paths.PACK, dataset=wildcards.dataset)
     return [
         f"{home}/manifest.json",
         f"{home}/conditions.parquet",
@@ -197,7 +197,7 @@ def predict_params(wildcards):
 def verdict_scores(wildcards):
     """Scores of every run of an experiment, by the checkpoint that is judged."""
     return per_test_line(
-        "results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/scores.csv",
+        f"{paths.SCORES}/scores.csv",
         CFG.runs(wildcards.experiment),
         wanted=1,
     )
@@ -209,7 +209,7 @@ def verdict_references(wildcards):
         (run.dataset, run.split) for run in CFG.runs(wildcards.experiment)
     )
     return [
-        f"results/{dataset}/{split}/reference/{line}/{part}.csv"
+        str(paths.reference_dir(dataset, split, line) / f"{part}.csv")
         for dataset, split in splits
         for line in test_lines(dataset, split)
         for part in ("floor", "mean_response", "interpolated_duplicate", "ceiling")
@@ -224,6 +224,6 @@ def home_of(wildcards):
 def report_plans(wildcards):
     """Plans of an experiment."""
     return [
-        f"results/{home_of(wildcards)}/{split}/plan.parquet"
+        str(paths.plan_file(home_of(wildcards), split))
         for split in dict.fromkeys(run.split for run in CFG.runs(wildcards.experiment))
     ]

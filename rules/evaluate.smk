@@ -7,21 +7,21 @@
 
 rule evaluate:
     input:
-        cells="results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad",
+        cells=paths.PREDICTIONS,
         reference=reference_files,
         plan=plan_of,
         genes=genes_of,
         store=line_files,
     output:
-        results="results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/results.csv",
-        aggregate="results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/agg_results.csv",
-        scores="results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/scores.csv",
-        de="results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/de.parquet",
-        record="results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/record.json",
+        results=f"{paths.SCORES}/results.csv",
+        aggregate=f"{paths.SCORES}/agg_results.csv",
+        scores=f"{paths.SCORES}/scores.csv",
+        de=f"{paths.SCORES}/de.parquet",
+        record=f"{paths.SCORES}/record.json",
     log:
         "logs/{dataset}/{split}/{model}/seed{seed}/evaluate.{checkpoint}.{cell_line}.log",
     benchmark:
-        "results/{dataset}/{split}/{model}/seed{seed}/benchmarks/evaluate.{checkpoint}.{cell_line}.tsv"
+        f"{paths.RUN}/benchmarks/evaluate.{{checkpoint}}.{{cell_line}}.tsv"
     conda:
         "../envs/statetx.yaml"
     resources:
@@ -36,7 +36,7 @@ rule evaluate:
 rule evaluate_all:
     input:
         lambda wildcards: per_test_line(
-            "results/{dataset}/{split}/{model}/seed{seed}/scores/{checkpoint}/{cell_line}/scores.csv",
+            f"{paths.SCORES}/scores.csv",
             RUNS,
         ),
     localrule: True

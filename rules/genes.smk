@@ -12,12 +12,12 @@ rule genes:
         plan=plan_of,
         store=store_files,
     output:
-        genes="results/{dataset}/{split}/genes/{n}.txt",
-        record="results/{dataset}/{split}/genes/{n}.txt.record.json",
+        genes=paths.GENES,
+        record=f"{paths.GENES}{paths.RECORD}",
     log:
         "logs/{dataset}/{split}/genes.{n}.log",
     benchmark:
-        "results/{dataset}/{split}/benchmarks/genes.{n}.tsv"
+        f"{paths.SPLIT}/benchmarks/genes.{{n}}.tsv"
     wildcard_constraints:
         n=r"\d+",
     conda:

@@ -19,12 +19,12 @@ for name in CFG.datasets:
                 f"simulate_{name}"
             output:
                 cells=SOURCES[name],
-                truth=f"results/{name}/simulate/truth.parquet",
-                record=f"results/{name}/simulate/record.json",
+                truth=f"{paths.made(paths.SIMULATED, dataset=name)}/truth.parquet",
+                record=f"{paths.made(paths.SIMULATED, dataset=name)}/record.json",
             log:
                 f"logs/{name}/simulate.log",
             benchmark:
-                f"results/{name}/benchmarks/simulate.tsv"
+                f"{paths.RESULTS}/{name}/benchmarks/simulate.tsv"
             conda:
                 "../envs/statetx.yaml"
             resources:
@@ -41,11 +41,11 @@ for name in CFG.datasets:
             name:
                 f"compare_{name}"
             output:
-                content=f"results/{name}/pack/content.json",
+                content=f"{paths.pack_dir(name)}/content.json",
             log:
                 f"logs/{name}/pack/compare.log",
             benchmark:
-                f"results/{name}/benchmarks/pack.compare.tsv"
+                f"{paths.RESULTS}/{name}/benchmarks/pack.compare.tsv"
             conda:
                 "../envs/statetx.yaml"
             resources:
@@ -62,11 +62,11 @@ for name in CFG.datasets:
         input:
             origin=origin_of(name),
         output:
-            survey=temp(f"results/{name}/pack/parts/survey.json"),
+            survey=temp(f"{paths.pack_dir(name)}/parts/survey.json"),
         log:
             f"logs/{name}/pack/survey.log",
         benchmark:
-            f"results/{name}/benchmarks/pack.survey.tsv"
+            f"{paths.RESULTS}/{name}/benchmarks/pack.survey.tsv"
         conda:
             "../envs/statetx.yaml"
         resources:
@@ -83,13 +83,13 @@ for name in CFG.datasets:
             f"scatter_{name}"
         input:
             origin=origin_of(name),
-            survey=f"results/{name}/pack/parts/survey.json",
+            survey=f"{paths.pack_dir(name)}/parts/survey.json",
         output:
-            part=temp(directory(f"results/{name}/pack/parts/{{part}}")),
+            part=temp(directory(f"{paths.pack_dir(name)}/parts/{{part}}")),
         log:
             f"logs/{name}/pack/scatter.{{part}}.log",
         benchmark:
-            f"results/{name}/benchmarks/pack.scatter.{{part}}.tsv"
+            f"{paths.RESULTS}/{name}/benchmarks/pack.scatter.{{part}}.tsv"
         wildcard_constraints:
             part=r"\d\d\d\d+",
         conda:
@@ -107,15 +107,15 @@ for name in CFG.datasets:
             f"gather_{name}"
         input:
             origin=origin_of(name),
-            survey=f"results/{name}/pack/parts/survey.json",
+            survey=f"{paths.pack_dir(name)}/parts/survey.json",
             parts=part_dirs(name),
         output:
-            cells=f"results/{name}/pack/{{cell_line}}.h5ad",
-            record=f"results/{name}/pack/{{cell_line}}.h5ad.record.json",
+            cells=f"{paths.pack_dir(name)}/{{cell_line}}.h5ad",
+            record=f"{paths.pack_dir(name)}/{{cell_line}}.h5ad.record.json",
         log:
             f"logs/{name}/pack/gather.{{cell_line}}.log",
         benchmark:
-            f"results/{name}/benchmarks/pack.gather.{{cell_line}}.tsv"
+            f"{paths.RESULTS}/{name}/benchmarks/pack.gather.{{cell_line}}.tsv"
         conda:
             "../envs/statetx.yaml"
         resources:
@@ -131,20 +131,21 @@ for name in CFG.datasets:
             f"pack_{name}"
         input:
             origin=origin_of(name),
-            survey=f"results/{name}/pack/parts/survey.json",
+            survey=f"{paths.pack_dir(name)}/parts/survey.json",
             parts=part_dirs(name),
             lines=[
-                f"results/{name}/pack/{file_name(line)}.h5ad" for line in LINES[name]
+                f"{paths.pack_dir(name)}/{file_name(line)}.h5ad"
+                for line in LINES[name]
             ],
         output:
-            conditions=f"results/{name}/pack/conditions.parquet",
-            sources=f"results/{name}/pack/sources.json",
-            manifest=f"results/{name}/pack/manifest.json",
-            record=f"results/{name}/pack/manifest.json.record.json",
+            conditions=f"{paths.pack_dir(name)}/conditions.parquet",
+            sources=f"{paths.pack_dir(name)}/sources.json",
+            manifest=f"{paths.pack_dir(name)}/manifest.json",
+            record=f"{paths.pack_dir(name)}/manifest.json.record.json",
         log:
             f"logs/{name}/pack/pack.log",
         benchmark:
-            f"results/{name}/benchmarks/pack.tsv"
+            f"{paths.RESULTS}/{name}/benchmarks/pack.tsv"
         conda:
             "../envs/statetx.yaml"
         resources:
@@ -158,14 +159,14 @@ for name in CFG.datasets:
 
 rule pack_all:
     input:
-        [f"results/{name}/pack/manifest.json" for name in CFG.datasets],
+        [f"{paths.pack_dir(name)}/manifest.json" for name in CFG.datasets],
     localrule: True
 
 
 rule simulate_all:
     input:
         [
-            f"results/{name}/simulate/truth.parquet"
+            f"{paths.made(paths.SIMULATED, dataset=name)}/truth.parquet"
             for name in CFG.datasets
             if CFG.datasets[name].files == "simulate"
         ],

@@ -6,17 +6,17 @@
 
 rule predict:
     input:
-        model="results/{dataset}/{split}/{model}/seed{seed}/model",
+        model=paths.MODEL,
         plan=plan_of,
         genes=genes_of,
         store=line_files,
     output:
-        cells="results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad",
-        record="results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad.record.json",
+        cells=paths.PREDICTIONS,
+        record=f"{paths.PREDICTIONS}{paths.RECORD}",
     log:
         "logs/{dataset}/{split}/{model}/seed{seed}/predict.{checkpoint}.{cell_line}.log",
     benchmark:
-        "results/{dataset}/{split}/{model}/seed{seed}/benchmarks/predict.{checkpoint}.{cell_line}.tsv"
+        f"{paths.RUN}/benchmarks/predict.{{checkpoint}}.{{cell_line}}.tsv"
     conda:
         "../envs/statetx.yaml"
     resources:
@@ -35,7 +35,7 @@ rule predict:
 rule predict_all:
     input:
         lambda wildcards: per_test_line(
-            "results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad",
+            paths.PREDICTIONS,
             RUNS,
         ),
     localrule: True

@@ -6,14 +6,14 @@
 
 rule prune:
     input:
-        model="results/{dataset}/{split}/{model}/seed{seed}/model",
+        model=paths.MODEL,
     output:
-        manifest="results/{dataset}/{split}/{model}/seed{seed}/prune.json",
-        record="results/{dataset}/{split}/{model}/seed{seed}/prune.json.record.json",
+        manifest=paths.PRUNE,
+        record=f"{paths.PRUNE}{paths.RECORD}",
     log:
         "logs/{dataset}/{split}/{model}/seed{seed}/prune.log",
     benchmark:
-        "results/{dataset}/{split}/{model}/seed{seed}/benchmarks/prune.tsv"
+        f"{paths.RUN}/benchmarks/prune.tsv"
     conda:
         "../envs/statetx.yaml"
     resources:
@@ -27,8 +27,5 @@ rule prune:
 
 rule prune_all:
     input:
-        [
-            f"results/{r.dataset}/{r.split}/{r.model}/seed{r.seed}/prune.json"
-            for r in RUNS
-        ],
+        [str(paths.made(paths.PRUNE, **r._asdict())) for r in RUNS],
     localrule: True

@@ -11,18 +11,18 @@ rule reference:
         genes=genes_of,
         store=store_files,
     output:
-        de="results/{dataset}/{split}/reference/{cell_line}/real_de.parquet",
-        pseudobulk="results/{dataset}/{split}/reference/{cell_line}/pseudobulk.parquet",
-        floor="results/{dataset}/{split}/reference/{cell_line}/floor.csv",
-        mean="results/{dataset}/{split}/reference/{cell_line}/mean_response.csv",
-        duplicate="results/{dataset}/{split}/reference/{cell_line}/interpolated_duplicate.csv",
-        ceiling="results/{dataset}/{split}/reference/{cell_line}/ceiling.csv",
-        bandwidths="results/{dataset}/{split}/reference/{cell_line}/bandwidths.json",
-        record="results/{dataset}/{split}/reference/{cell_line}/record.json",
+        de=f"{paths.REFERENCE}/real_de.parquet",
+        pseudobulk=f"{paths.REFERENCE}/pseudobulk.parquet",
+        floor=f"{paths.REFERENCE}/floor.csv",
+        mean=f"{paths.REFERENCE}/mean_response.csv",
+        duplicate=f"{paths.REFERENCE}/interpolated_duplicate.csv",
+        ceiling=f"{paths.REFERENCE}/ceiling.csv",
+        bandwidths=f"{paths.REFERENCE}/bandwidths.json",
+        record=f"{paths.REFERENCE}/record.json",
     log:
         "logs/{dataset}/{split}/reference/{cell_line}.log",
     benchmark:
-        "results/{dataset}/{split}/benchmarks/reference.{cell_line}.tsv"
+        f"{paths.SPLIT}/benchmarks/reference.{{cell_line}}.tsv"
     conda:
         "../envs/statetx.yaml"
     resources:
@@ -37,7 +37,7 @@ rule reference:
 rule reference_all:
     input:
         lambda wildcards: [
-            f"results/{dataset}/{split}/reference/{line}/floor.csv"
+            str(paths.reference_dir(dataset, split, line) / "floor.csv")
             for dataset, split in sorted({(run.dataset, run.split) for run in RUNS})
             for line in test_lines(dataset, split)
         ],

@@ -7,26 +7,31 @@
 
 rule report:
     input:
-        verdict=lambda wildcards: f"results/{home_of(wildcards)}/{wildcards.experiment}/verdict.json",
-        manifest=lambda wildcards: f"results/{home_of(wildcards)}/pack/manifest.json",
-        conditions=lambda wildcards: f"results/{home_of(wildcards)}/pack/conditions.parquet",
+        verdict=lambda wildcards: str(
+            paths.verdict_file(home_of(wildcards), wildcards.experiment)
+        ),
+        manifest=lambda wildcards: str(
+            paths.pack_dir(home_of(wildcards)) / "manifest.json"
+        ),
+        conditions=lambda wildcards: str(
+            paths.pack_dir(home_of(wildcards)) / "conditions.parquet"
+        ),
         plans=report_plans,
         models=lambda wildcards: [
-            f"results/{r.dataset}/{r.split}/{r.model}/seed{r.seed}/model"
-            for r in CFG.runs(wildcards.experiment)
+            str(paths.model_dir(*r)) for r in CFG.runs(wildcards.experiment)
         ],
     output:
         page=report(
-            "results/reports/{experiment}.html",
+            paths.PAGE,
             caption="../workflow/report/page.rst",
             category="Verdict",
             labels={"experiment": "{experiment}"},
         ),
-        record="results/reports/{experiment}.html.record.json",
+        record=f"{paths.PAGE}{paths.RECORD}",
     log:
         "logs/reports/{experiment}.log",
     benchmark:
-        "results/reports/benchmarks/{experiment}.tsv"
+        f"{paths.RESULTS}/reports/benchmarks/{{experiment}}.tsv"
     conda:
         "../envs/statetx.yaml"
     resources:
@@ -44,5 +49,5 @@ rule report:
 
 rule report_all:
     input:
-        [f"results/reports/{name}.html" for name in CFG.experiments],
+        [str(paths.page_file(name)) for name in CFG.experiments],
     localrule: True

@@ -9,22 +9,22 @@
 
 checkpoint split:
     input:
-        conditions="results/{dataset}/pack/conditions.parquet",
-        manifest="results/{dataset}/pack/manifest.json",
+        conditions=f"{paths.PACK}/conditions.parquet",
+        manifest=f"{paths.PACK}/manifest.json",
     output:
-        plan="results/{dataset}/{split}/plan.parquet",
-        toml="results/{dataset}/{split}/split.toml",
+        plan=paths.PLAN,
+        toml=f"{paths.SPLIT}/split.toml",
         lint=report(
-            "results/{dataset}/{split}/lint.json",
+            f"{paths.SPLIT}/lint.json",
             caption="../workflow/report/lint.rst",
             category="Split",
             labels={"split": "{split}"},
         ),
-        record="results/{dataset}/{split}/plan.parquet.record.json",
+        record=f"{paths.PLAN}{paths.RECORD}",
     log:
         "logs/{dataset}/{split}/split.log",
     benchmark:
-        "results/{dataset}/{split}/benchmarks/split.tsv"
+        f"{paths.SPLIT}/benchmarks/split.tsv"
     conda:
         "../envs/statetx.yaml"
     resources:
@@ -42,5 +42,5 @@ checkpoint split:
 
 rule split_all:
     input:
-        sorted({f"results/{run.dataset}/{run.split}/plan.parquet" for run in RUNS}),
+        sorted({str(paths.plan_file(run.dataset, run.split)) for run in RUNS}),
     localrule: True

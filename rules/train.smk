@@ -13,11 +13,11 @@ rule train:
         genes=genes_of,
         store=store_files,
     output:
-        model=directory("results/{dataset}/{split}/{model}/seed{seed}/model"),
+        model=directory(paths.MODEL),
     log:
         "logs/{dataset}/{split}/{model}/seed{seed}/train.log",
     benchmark:
-        "results/{dataset}/{split}/{model}/seed{seed}/benchmarks/train.tsv"
+        f"{paths.RUN}/benchmarks/train.tsv"
     wildcard_constraints:
         model=one_of(name for name in CFG.models if not CFG.models[name].frozen)
         or "(?!)",
@@ -39,5 +39,5 @@ rule train:
 
 rule train_all:
     input:
-        [f"results/{r.dataset}/{r.split}/{r.model}/seed{r.seed}/model" for r in RUNS],
+        [str(paths.model_dir(*r)) for r in RUNS],
     localrule: True

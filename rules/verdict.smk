@@ -10,17 +10,17 @@ rule verdict:
         references=verdict_references,
     output:
         leaderboard=report(
-            "results/{dataset}/{experiment}/leaderboard.csv",
+            paths.LEADERBOARD,
             caption="../workflow/report/leaderboard.rst",
             category="Verdict",
             labels={"experiment": "{experiment}"},
         ),
-        verdict="results/{dataset}/{experiment}/verdict.json",
-        record="results/{dataset}/{experiment}/verdict.json.record.json",
+        verdict=paths.VERDICT,
+        record=f"{paths.VERDICT}{paths.RECORD}",
     log:
         "logs/{dataset}/{experiment}/verdict.log",
     benchmark:
-        "results/{dataset}/{experiment}/benchmarks/verdict.tsv"
+        f"{paths.EXPERIMENT}/benchmarks/verdict.tsv"
     conda:
         "../envs/statetx.yaml"
     resources:
@@ -42,7 +42,7 @@ rule verdict:
 rule verdict_all:
     input:
         [
-            f"results/{CFG.experiment_dataset(name)}/{name}/verdict.json"
+            str(paths.verdict_file(CFG.experiment_dataset(name), name))
             for name in CFG.experiments
         ],
     localrule: True

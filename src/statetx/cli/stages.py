@@ -154,7 +154,7 @@ def genes(config: ConfigFile, run: RunName) -> None:
             fix="set `genes: {n_hvg: 2000}` of the model",
         )
     with _recorded(cfg, step):
-        work(paths.pack_dir(dataset), paths.split_dir(dataset, name) / "plan.parquet", n, out)
+        work(paths.pack_dir(dataset), paths.plan_file(dataset, name), n, out)
     typer.echo(f"genes: {out}")
 
 
@@ -187,7 +187,7 @@ def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
 
     cfg, (dataset, name, model, seed) = _run(config, run, 4)
     which = Run(dataset, name, model, int(seed))
-    plan = paths.split_dir(dataset, name) / "plan.parquet"
+    plan = paths.plan_file(dataset, name)
     genes = paths.genes_file(cfg, dataset, name)
     match = cfg.datasets[dataset].match_by_batch()
     home, store = paths.run_dir(dataset, name, model, int(seed)), paths.pack_dir(dataset)

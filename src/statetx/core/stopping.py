@@ -197,7 +197,8 @@ def _watched() -> Iterator[None]:
 
 def _pipe() -> tuple[int, int]:
     """Return a pipe whose end for writing never blocks: Python writes the number of every signal
-    there at once, whatever the main thread is doing."""
+    there at once, whatever the main thread is doing.
+    """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     return reading, writing

@@ -50,7 +50,7 @@ def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads:
 def _train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads: int) -> None:
     from statetx.training.fit import fit
 
-    plan = paths.split_dir(dataset, split) / "plan.parquet"
+    plan = paths.plan_file(dataset, split)
     store, home = paths.pack_dir(dataset), paths.run_dir(dataset, split, model, seed)
     params = parameters.train_params(cfg, model)
     if threads and cfg.models[model].kind not in BASELINES:
@@ -118,7 +118,7 @@ def verdict(cfg: Config, experiment: str) -> None:
     scores, references = judged(dataset, params["runs"], checkpoint)
     meta = {"experiment": experiment, "dataset": dataset, "checkpoint": checkpoint}
     meta["code"] = params["code"]
-    work(scores, references, meta, cfg.evaluation, Path("results") / dataset / experiment)
+    work(scores, references, meta, cfg.evaluation, paths.verdict_file(dataset, experiment).parent)
 
 
 def judged(
@@ -133,19 +133,18 @@ def judged(
     checkpoint
         The one that is judged; baselines have `best` only.
     """
-    from statetx.data.store.layout import file_name
+    from statetx.config.root import Run
     from statetx.data.store.plan import read_plan
     from statetx.evaluation.verdict.verdict import RefScores, RunScores
 
     scores, references = [], {}
     for split, model, kind, seed in runs:
-        home = paths.split_dir(dataset, split)
-        for line in read_plan(home / "plan.parquet").lines("test"):
-            name = file_name(line)
+        for line in read_plan(paths.plan_file(dataset, split)).lines("test"):
             own = "best" if kind in BASELINES else checkpoint
-            table = paths.run_dir(dataset, split, model, seed) / "scores" / own / name
-            scores.append(RunScores(split, model, kind, seed, line, table / "scores.csv"))
-            references[split, line] = RefScores(split, line, home / "reference" / name)
+            table = paths.scores_dir(Run(dataset, split, model, seed), own, line) / "scores.csv"
+            scores.append(RunScores(split, model, kind, seed, line, table))
+            directory = paths.reference_dir(dataset, split, line)
+            references[split, line] = RefScores(split, line, directory)
     return scores, list(references.values())
 
 
@@ -154,11 +153,11 @@ def report(cfg: Config, experiment: str) -> Path:
     from statetx.reporting.page.page import RunFiles, page
 
     dataset = cfg.experiment_dataset(experiment)
-    runs, out = cfg.runs(experiment), Path("results") / "reports" / f"{experiment}.html"
+    runs, out = cfg.runs(experiment), paths.page_file(experiment)
     page(
-        Path("results") / dataset / experiment / "verdict.json",
-        {run.split: paths.split_dir(dataset, run.split) / "plan.parquet" for run in runs},
-        [RunFiles(r.split, r.model, r.seed, paths.run_dir(*r) / "model") for r in runs],
+        paths.verdict_file(dataset, experiment),
+        {run.split: paths.plan_file(dataset, run.split) for run in runs},
+        [RunFiles(r.split, r.model, r.seed, paths.model_dir(*r)) for r in runs],
         paths.pack_dir(dataset) / "manifest.json",
         out,
         cfg.report.title or experiment,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from statetx.config import Config
 from statetx.core.errors import ConfigError
+from statetx.stages.paths import SIMULATED, made
 
 
 def source_files(cfg: Config, dataset: str) -> list[str]:
@@ -23,7 +24,7 @@ def source_files(cfg: Config, dataset: str) -> list[str]:
 
     section = cfg.datasets[dataset]
     if section.files == "simulate":
-        home = Path("results") / dataset / "simulate"
+        home = made(SIMULATED, dataset=dataset)
         return [str(home / f"{file_name(line)}.h5ad") for line in line_names(section.simulate)]
     found: list[str] = []
     for pattern in section.files:

@@ -25,6 +25,7 @@ from typing import Any
 from statetx.core import locks, stopping
 from statetx.core.text_files import write_json
 from statetx.core.writes import sweep_below
+from statetx.stages import paths
 
 RUNNING = Path(".state") / "workflow"
 SNAKEMAKE_LOCKS = Path(".snakemake") / "locks"
@@ -78,7 +79,7 @@ def _clean_up(datasets: Iterable[str], dry: bool) -> None:
     if not alive:
         for path in dead:
             path.unlink(missing_ok=True)
-        for place in ("results", ".state"):
+        for place in (paths.RESULTS, ".state"):
             sweep_below(place)
         for name in datasets:
             _sweep_parts(name)
@@ -114,7 +115,7 @@ def _register() -> dict[Path, dict[str, Any]]:
 
 def _sweep_parts(dataset: str) -> None:
     """Remove parts of a store that was finished after them: nothing will read them again."""
-    store = Path("results") / dataset / "pack"
+    store = paths.pack_dir(dataset)
     manifest = store / "manifest.json"
     for parts in (store / "parts", Path(".state") / "pack" / dataset):
         if not parts.is_dir() or parts.is_symlink() or not manifest.is_file():

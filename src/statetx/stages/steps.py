@@ -157,7 +157,7 @@ def genes_step(cfg: Config, dataset: str, split: str) -> Step | None:
 
 def train_step(cfg: Config, run: Run) -> Step:
     """Training one run."""
-    model = paths.run_dir(*run) / "model"
+    model = paths.model_dir(*run)
     inputs = (
         _plan(run.dataset, run.split),
         *_genes(cfg, run.dataset, run.split),
@@ -173,9 +173,8 @@ def train_step(cfg: Config, run: Run) -> Step:
 
 def predict_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
     """Predicting the held-out cells of one line."""
-    home = paths.run_dir(*run)
-    cells = home / "predictions" / checkpoint / f"{file_name(line)}.h5ad"
-    inputs = (home / "model", *_line_inputs(cfg, run.dataset, run.split, line))
+    cells = paths.predictions_file(run, checkpoint, line)
+    inputs = (paths.model_dir(*run), *_line_inputs(cfg, run.dataset, run.split, line))
     params = {
         **parameters.predict_params(cfg, run.model),
         "match": parameters.match_params(cfg, run.dataset),
@@ -194,11 +193,10 @@ def reference_step(cfg: Config, dataset: str, split: str, line: str) -> Step:
 
 def evaluate_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
     """Scoring one line of one run."""
-    home, name = paths.run_dir(*run), file_name(line)
-    scores = home / "scores" / checkpoint / name
+    scores = paths.scores_dir(run, checkpoint, line)
     names = ("results.csv", "agg_results.csv", "scores.csv", "de.parquet")
     inputs = (
-        home / "predictions" / checkpoint / f"{name}.h5ad",
+        paths.predictions_file(run, checkpoint, line),
         *_reference(run.dataset, run.split, line),
         *_line_inputs(cfg, run.dataset, run.split, line),
     )
@@ -210,21 +208,20 @@ def evaluate_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
 
 def prune_step(cfg: Config, run: Run) -> Step:
     """Saying, or deleting, the checkpoints that are not needed."""
-    home = paths.run_dir(*run)
-    out = home / "prune.json"
-    return _step("prune", parameters.prune_params(cfg), (home / "model",), (out,), _beside(out))
+    out = paths.made(paths.PRUNE, **run._asdict())
+    inputs = (paths.model_dir(*run),)
+    return _step("prune", parameters.prune_params(cfg), inputs, (out,), _beside(out))
 
 
 def verdict_step(cfg: Config, experiment: str) -> Step:
     """Judging one experiment."""
     dataset, runs = cfg.experiment_dataset(experiment), cfg.runs(experiment)
-    home = Path("results") / dataset / experiment
+    home = paths.verdict_file(dataset, experiment).parent
     inputs = []
     for run in runs:
         checkpoint = parameters.checkpoints(cfg, run.model)[0]
         for line in _test_lines(run.dataset, run.split):
-            scores = paths.run_dir(*run) / "scores" / checkpoint / file_name(line)
-            inputs.append(scores / "scores.csv")
+            inputs.append(paths.scores_dir(run, checkpoint, line) / "scores.csv")
     for split in dict.fromkeys(run.split for run in runs):
         for line in _test_lines(dataset, split):
             inputs += [path for path in _reference(dataset, split, line) if path.suffix == ".csv"]
@@ -239,12 +236,12 @@ def verdict_step(cfg: Config, experiment: str) -> Step:
 def report_step(cfg: Config, experiment: str) -> Step:
     """Drawing the page of one experiment."""
     dataset, runs = cfg.experiment_dataset(experiment), cfg.runs(experiment)
-    page = Path("results") / "reports" / f"{experiment}.html"
+    page = paths.page_file(experiment)
     inputs = (
-        Path("results") / dataset / experiment / "verdict.json",
+        paths.verdict_file(dataset, experiment),
         *_bound(dataset),
         *(_plan(dataset, split) for split in dict.fromkeys(run.split for run in runs)),
-        *(paths.run_dir(*run) / "model" for run in runs),
+        *(paths.model_dir(*run) for run in runs),
     )
     params = {
         "title": cfg.report.title or experiment,
@@ -279,13 +276,13 @@ def _beside(path: Path) -> Path:
 
 
 def _reference(dataset: str, split: str, line: str) -> tuple[Path, ...]:
-    home = paths.split_dir(dataset, split) / "reference" / file_name(line)
+    home = paths.reference_dir(dataset, split, line)
     names = ["real_de.parquet", "pseudobulk.parquet", "bandwidths.json"]
     return tuple(home / name for name in [*names, *(f"{name}.csv" for name in REFERENCES)])
 
 
 def _plan(dataset: str, split: str) -> Path:
-    return paths.split_dir(dataset, split) / "plan.parquet"
+    return paths.plan_file(dataset, split)
 
 
 def _test_lines(dataset: str, split: str) -> list[str]:

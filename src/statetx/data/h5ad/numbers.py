@@ -24,7 +24,8 @@ def native(values: np.ndarray) -> np.ndarray:
 
 def computable_type(kind: np.dtype) -> np.dtype:
     """Return the type in which stored values are computed with: scipy and compiled code take neither
-    float16 nor another byte order, nor numbers longer than 8 bytes, and a boolean is a count."""
+    float16 nor another byte order, nor numbers longer than 8 bytes, and a boolean is a count.
+    """
     if kind.itemsize > np.dtype(np.float64).itemsize:
         return np.dtype(np.float64)
     narrow = {"float16": np.float32, "bool": np.uint8}

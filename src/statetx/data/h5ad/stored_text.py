@@ -100,7 +100,8 @@ def _spelt(item: h5py.Dataset, path: Path, rows: slice) -> np.ndarray:
 
 def number_text(value: Any) -> str:
     """Return a number as text; a whole one without decimals, as pandas adds them to every number
-    of a column that once had a gap."""
+    of a column that once had a gap.
+    """
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return str(value)

@@ -47,7 +47,7 @@ class Tests:
 
     @property
     def significant(self) -> np.ndarray:
-        """bool [P, G], fdr < 0.05 in float32."""
+        """Bool [P, G], fdr < 0.05 in float32."""
         return self.fdr < ALPHA
 
     def __len__(self) -> int:

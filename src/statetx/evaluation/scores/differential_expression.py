@@ -88,7 +88,7 @@ class DETable:
 
     @property
     def significant(self) -> np.ndarray:
-        """bool [P, G], fdr < 0.05 in float32."""
+        """Bool [P, G], fdr < 0.05 in float32."""
         return self.fdr.astype(np.float32) < ALPHA
 
     def select(self, labels: Sequence[str]) -> DETable:

@@ -122,7 +122,8 @@ def ceiling_of(name: str, column: Column) -> float:
 
 def _visited(side: CellsFile, pert_col: str) -> list[str]:
     """Labels as pandas groups them, which decides who gets which random numbers: in the order of a
-    column's categories, else sorted."""
+    column's categories, else sorted.
+    """
     with opened(side.path) as file:
         names = in_order(file, side.path, pert_col)
     return list(dict.fromkeys([*names, *sorted(set(side.labels))]))

@@ -115,7 +115,7 @@ def test_what_was_made_from_something_else_is_refused_at_any_distance(tmp_path: 
     scores = made(tmp_path / "evaluate" / "scores", "s", [predicted])
     records.refuse_mixture([scores])
     made(tmp_path / "pack" / "cells", "0124")
-    with pytest.raises(ResultsError, match="was made from another cells than") as caught:
+    with pytest.raises(ResultsError, match="was made from a different cells than") as caught:
         records.refuse_mixture([scores])
     assert str(model) in str(caught.value)
     assert "snakemake" in str(caught.value)

@@ -1,0 +1,1 @@
+"""Base of all other packages: files, errors, locks, signals."""

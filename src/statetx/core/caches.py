@@ -1,7 +1,7 @@
-"""Where libraries keep what they compile: somewhere else than usual where that cannot be written.
+"""Cache directories of numba and matplotlib, moved where the usual ones cannot be written.
 
-The package may lie in a read-only directory and the home directory too, as in a container. numba
-then refuses to load compiled loops, and matplotlib looks for all fonts again in every process.
+In a container, the package and the home directory may both be read-only. numba then refuses to
+load compiled loops, and matplotlib searches all fonts again in every process.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from functools import cache
 from pathlib import Path
 
 ROOMS = ("data/h5ad", "data/pack", "data/store", "data/sets", "evaluation/numerics")
-"""Where the package has loops that numba compiles."""
+"""Directories of the package with loops that numba compiles."""
 
 
 def settle() -> None:
-    """Set the environment variables of libraries that have no place for their caches.
+    """Set ``NUMBA_CACHE_DIR`` and ``MPLCONFIGDIR`` where the usual directories cannot be written.
 
-    To be called before they are imported. What a user has set stays, if it can be written to.
+    Call this before numba and matplotlib are imported. A writable directory that the user has set
+    stays.
     """
     package = Path(__file__).parents[1]
     beside = all(_writable(package / room / "__pycache__") for room in ROOMS)
@@ -44,12 +45,12 @@ def _home(variable: str, name: str) -> bool:
     place = Path(os.environ.get(variable) or f"~/{name}")
     try:
         return _writable(place.expanduser())
-    except RuntimeError:  # no home directory at all
+    except RuntimeError:  # the user has no home directory
         return False
 
 
 def _writable(place: Path) -> bool:
-    """Whether a directory can be written to, or made."""
+    """Return whether a directory can be written to, or created."""
     for path in (place, *place.absolute().parents):
         try:
             path.lstat()
@@ -65,22 +66,25 @@ def _set(variable: str, name: str) -> None:
     try:
         place = _private() / name
         place.mkdir(exist_ok=True)
-    except OSError:  # nothing can be written anywhere: the library says what it misses
+    except OSError:  # no directory is writable: the library itself then reports what it needs
         return
     os.environ[variable] = str(place)
 
 
 @cache
 def _private() -> Path:
-    """Return a directory for temporary files that nobody else can write to: code is loaded from it."""
+    """Return a temporary directory that only this user can write to.
+
+    Compiled code is loaded from it, so another user must not be able to change it.
+    """
     place = Path(tempfile.gettempdir()) / f"statetx-{os.getuid()}"
     try:
         place.mkdir(mode=0o700, exist_ok=True)
-        found = place.lstat()
+        status = place.lstat()
         if (
-            stat.S_ISDIR(found.st_mode)
-            and found.st_uid == os.getuid()
-            and not found.st_mode & 0o077
+            stat.S_ISDIR(status.st_mode)
+            and status.st_uid == os.getuid()
+            and not status.st_mode & 0o077
             and os.access(place, os.W_OK | os.X_OK)
         ):
             return place

@@ -1,4 +1,4 @@
-"""Checksums of files, and their comparison in the background while a stage already reads."""
+"""Checksums of files, compared in the background while a stage already reads."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import xxhash
 from statetx.core.errors import ResultsError
 
 BLOCK = 16 << 20
-"""Bytes with a digest of their own: blocks of a large file are independent, so that threads could share them."""
+"""Bytes per block. Each block has its own digest, so threads could hash blocks independently."""
 PIECE = 1 << 20
-"""Bytes that are read at once: they stay in the processor's cache until they are hashed."""
+"""Bytes per read: they stay in the processor's cache until they are hashed."""
 
 AT_ONCE = 256 << 20
-"""Bytes of a file that is compared before it is read, in some 30 ms; larger ones in the background."""
+"""Bytes up to which a file is compared before it is read (about 30 ms); larger ones in threads."""
 
 _WORKERS = 2
 _lock = threading.Lock()
@@ -28,7 +28,17 @@ _pending: list[Future[None]] = []
 def checksum(path: str | Path) -> str:
     """Return the checksum of a file: XXH3-128 of the XXH3-128 digests of its blocks of 16 MiB.
 
-    Measured at 30 GB/s from memory; a file of 65 GB takes as long as reading it once from the disk.
+    Hashing runs at 30 GB/s from memory, so the time of a large file is that of reading the disk.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    str
+        32 hex digits.
 
     Raises
     ------
@@ -53,32 +63,51 @@ def checksum(path: str | Path) -> str:
 def compare(path: Path, n_bytes: int, expected: str, fix: str) -> None:
     """Check a file against its size and checksum.
 
+    Parameters
+    ----------
+    path
+        The file.
+    n_bytes
+        Expected size in bytes.
+    expected
+        Expected `checksum`.
+    fix
+        Instruction for the error message.
+
     Raises
     ------
     ResultsError
-        They differ, or the file cannot be read.
+        The size or the checksum differs, or the file cannot be read.
     """
     try:
-        found = path.stat().st_size
-        if found == n_bytes and checksum(path) == expected:
+        size = path.stat().st_size
+        if size == n_bytes and checksum(path) == expected:
             return
     except OSError as error:
         raise ResultsError(
             f"cannot read the file: {error.strerror}", where=path, fix=fix
         ) from error
-    what = (
-        f"it has {found} bytes, {n_bytes} were written" if found != n_bytes else "its bytes differ"
-    )
+    what = f"it has {size} bytes, {n_bytes} were written" if size != n_bytes else "its bytes differ"
     raise ResultsError(
         f"{path.name} is not the file that its stage wrote: {what}", where=path, fix=fix
     )
 
 
 def compare_in_background(path: Path, n_bytes: int, expected: str, fix: str) -> None:
-    """Start `compare` of a large file in a thread; `settle` waits for it and raises what it found.
+    """Start `compare` of a large file in a thread; `settle` waits for it and raises its error.
 
-    A file of up to `AT_ONCE` bytes is compared at once, so that nothing is made of damaged bytes
-    even for a moment: loops over damaged row pointers would end the process.
+    A file of up to `AT_ONCE` bytes is compared immediately, before anything reads it. Compiled
+    loops over damaged row pointers would crash the process.
+
+    Parameters
+    ----------
+    path, n_bytes, expected, fix
+        As in `compare`.
+
+    Raises
+    ------
+    ResultsError
+        A small file differs from what its stage wrote, or cannot be read.
     """
     global _pool
     if n_bytes <= AT_ONCE:
@@ -93,12 +122,13 @@ def compare_in_background(path: Path, n_bytes: int, expected: str, fix: str) -> 
 def settle() -> None:
     """Wait for all comparisons in the background.
 
-    Called before any output is renamed into place, so that nothing is made of damaged files.
+    `writes.whole` calls this before it renames an output into place, so that no output is made
+    from damaged files.
 
     Raises
     ------
     ResultsError
-        A file is not what its stage wrote.
+        A file differs from what its stage wrote.
     """
     with _lock:
         waiting = list(_pending)

@@ -1,4 +1,4 @@
-"""What a result was made from: digests, code fingerprints, versions."""
+"""Digests of values, digests of files, versions of packages."""
 
 from __future__ import annotations
 
@@ -14,30 +14,43 @@ from statetx.core.text_files import plain
 
 
 def digest(value: Any, length: int = 16) -> str:
-    """Return the first `length` hex digits of the SHA-256 of `value` as canonical JSON."""
+    """Return the first `length` hex digits of the SHA-256 of `value` as canonical JSON.
+
+    Parameters
+    ----------
+    value
+        Anything that JSON can hold; other objects count as their ``str``.
+    length
+        Number of hex digits, at most 64.
+    """
     text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
-    # A file may have a name that is not text.
+    # Names of files may contain bytes that are not text.
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:length]
 
 
 def as_json(value: Any) -> Any:
-    """Return `value` as it comes back from a JSON file."""
+    """Return `value` as a JSON file would return it after writing and reading."""
     return json.loads(json.dumps(plain(value), ensure_ascii=False))
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `value` as JSON keeps it, with a ``digest`` of itself, for `unsealed`."""
+    """Return `value` as JSON values, with a ``digest`` of the content that `unsealed` checks."""
     kept = as_json(value)
     return {**kept, "digest": digest(kept)}
 
 
 def unsealed(value: dict[str, Any]) -> dict[str, Any]:
-    """Return what `sealed` was given.
+    """Return a value that `sealed` returned, checked and without its ``digest``.
+
+    Parameters
+    ----------
+    value
+        The value, for example read from a JSON file.
 
     Raises
     ------
     ValueError
-        The content is not that of its digest.
+        The content does not match the digest.
     """
     kept = {key: item for key, item in value.items() if key != "digest"}
     if value.get("digest") != digest(kept):
@@ -46,25 +59,31 @@ def unsealed(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def file_digest(path: str | Path, length: int = 16) -> str:
-    """Return the first `length` hex digits of the SHA-256 of a file's bytes."""
+    """Return the first `length` hex digits of the SHA-256 of a file's bytes.
+
+    Parameters
+    ----------
+    path
+        The file.
+    length
+        Number of hex digits, at most 64.
+    """
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:length]
 
 
 def versions(packages: Iterable[str] = ("statetx", "numpy", "pandas", "anndata")) -> dict[str, str]:
-    """Return the installed version of each package, and of Python."""
-    found = {"python": platform.python_version()}
+    """Return the version of Python and of each package; ``absent`` if it is not installed.
+
+    Parameters
+    ----------
+    packages
+        Names of the packages.
+    """
+    installed = {"python": platform.python_version()}
     for name in packages:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
-# ---------------------------------------------------------------------------------------------
-# code fingerprints
-
-
-# ---------------------------------------------------------------------------------------------
-# small files
+            installed[name] = "absent"
+    return installed

@@ -1,7 +1,8 @@
-"""Read text, JSON, YAML and TOML that somebody wrote: any usual encoding, bounded size and depth.
+"""Readers of text, JSON, YAML and TOML files that users write.
 
-What a file could make of itself in memory is bounded before it is built: aliases of YAML count as often
-as they are used. Every failure is one error of the kind that the caller names.
+Text may have any usual encoding. Size and depth are checked before the values are built in memory;
+YAML aliases count each time they are used. Every failure raises the kind of error that the caller
+names.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import yaml
 from statetx.core.errors import StatetxError
 
 MAX_BYTES = 16 * 2**20
-"""Of a TOML file; a split of 50 lines and 1,000 drugs has 2 MB."""
+"""Largest TOML file. A split of 50 cell lines and 1,000 drugs has 2 MB."""
 MAX_YAML = 4 * 2**20
+"""Largest YAML file, in bytes."""
 MAX_DEPTH = 60
+"""Most levels of nested values."""
 MAX_VALUES = 1_000_000
-"""Values of a YAML file, aliases counted as often as they are used."""
+"""Most values in a file; YAML aliases count each time they are used."""
 
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -36,16 +39,16 @@ _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Wanted(NamedTuple):
-    """What a reader says when it fails.
+    """Parts of the error that a reader raises.
 
     Attributes
     ----------
     what
-        What is read, such as ``the split``.
+        Name of the file in messages, such as ``the split``.
     kind
         Class of the error.
     fix
-        What to do about it.
+        Instruction for the user.
     """
 
     what: str
@@ -53,19 +56,40 @@ class Wanted(NamedTuple):
     fix: str
 
     def error(self, why: object, path: object, fix: str | None = None) -> StatetxError:
-        """Return the error for a reason."""
+        """Return the error for a reason.
+
+        Parameters
+        ----------
+        why
+            The reason, as text or exception.
+        path
+            The file.
+        fix
+            Instruction that replaces the usual one.
+        """
         if str(why).startswith("Exceeds the limit"):
             why = "a number has thousands of digits"
         return self.kind(f"cannot read {self.what}: {why}", where=path, fix=fix or self.fix)
 
 
 def encoding_of(start: bytes) -> str:
-    """Return the encoding that the first bytes of a text state: UTF-8 without a byte order mark."""
+    """Return the encoding that a byte order mark states; UTF-8 without one.
+
+    Parameters
+    ----------
+    start
+        The first four bytes of the text, or more.
+    """
     return next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8")
 
 
 def decoded(data: bytes) -> str:
     """Return bytes as text: UTF-8 with or without a byte order mark, or UTF-16 or 32 with one.
+
+    Parameters
+    ----------
+    data
+        The whole file.
 
     Raises
     ------
@@ -82,12 +106,24 @@ def decoded(data: bytes) -> str:
             f"(byte 0x{data[error.start]:02x}); save the file as UTF-8"
         ) from error
     if "\0" in text:
-        raise ValueError("it holds NUL characters: it is not a text file, or UTF-16 without a mark")
+        raise ValueError(
+            "it contains NUL characters: it is not a text file, or it is UTF-16 without a "
+            "byte order mark"
+        )
     return text
 
 
 def read_text(path: str | Path, wanted: Wanted, limit: int | None = None) -> str:
     """Read a text file; the locale does not matter.
+
+    Parameters
+    ----------
+    path
+        The file.
+    wanted
+        Parts of the error.
+    limit
+        Most bytes; None: any number.
 
     Raises
     ------
@@ -107,7 +143,20 @@ def read_text(path: str | Path, wanted: Wanted, limit: int | None = None) -> str
 
 
 def read_json(path: str | Path, wanted: Wanted) -> Any:
-    """Read a JSON file."""
+    """Read a JSON file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    wanted
+        Parts of the error.
+
+    Raises
+    ------
+    StatetxError
+        Of the kind in `wanted`: the file cannot be read or parsed.
+    """
     try:
         return json.loads(read_text(path, wanted))
     except RecursionError as error:
@@ -117,11 +166,24 @@ def read_json(path: str | Path, wanted: Wanted) -> Any:
 
 
 def read_toml(path: str | Path, wanted: Wanted) -> dict[str, Any]:
-    """Read a TOML file."""
+    """Read a TOML file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    wanted
+        Parts of the error.
+
+    Raises
+    ------
+    StatetxError
+        Of the kind in `wanted`: the file cannot be read or parsed, or it is too large or too deep.
+    """
     try:
-        found = tomllib.loads(read_text(path, wanted, MAX_BYTES))
-        check_size(found)
-        return found
+        value = tomllib.loads(read_text(path, wanted, MAX_BYTES))
+        check_size(value)
+        return value
     except RecursionError as error:
         raise wanted.error("it is nested too deeply", path) from error
     except ValueError as error:
@@ -129,13 +191,26 @@ def read_toml(path: str | Path, wanted: Wanted) -> dict[str, Any]:
 
 
 def read_yaml(path: str | Path, wanted: Wanted) -> Any:
-    """Read a YAML file with plain values."""
+    """Read a YAML file with plain values.
+
+    Parameters
+    ----------
+    path
+        The file.
+    wanted
+        Parts of the error.
+
+    Raises
+    ------
+    StatetxError
+        Of the kind in `wanted`: the file cannot be read or parsed, or it is too large or too deep.
+    """
     text = read_text(path, wanted, MAX_YAML)
     try:
         _check_events(text)
-        found = yaml.load(text, _YAML)
-        check_size(found)
-        return found
+        value = yaml.load(text, _YAML)
+        check_size(value)
+        return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = "" if mark is None else f", line {mark.line + 1}"
@@ -147,14 +222,14 @@ def read_yaml(path: str | Path, wanted: Wanted) -> Any:
 
 
 def _check_events(text: str) -> None:
-    """Check depth and size of a YAML text before anything is built."""
+    """Check depth and size of a YAML text before any value is built."""
     known: dict[str, int] = {}
     open_: list[tuple[str | None, int]] = []
     total = 0
     for event in yaml.parse(text, _YAML):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in (name for name, _ in open_):
-                raise ValueError(f"the alias *{event.anchor} stands inside itself")
+                raise ValueError(f"the alias *{event.anchor} contains itself")
             total += known.get(str(event.anchor), 1)
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
@@ -170,11 +245,23 @@ def _check_events(text: str) -> None:
         if len(open_) > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
         if total > MAX_VALUES:
-            raise ValueError(f"its aliases stand for more than {MAX_VALUES:,} values")
+            raise ValueError(f"with aliases expanded, it has more than {MAX_VALUES:,} values")
 
 
 def source_texts(path: str | Path) -> dict[tuple[str, ...], str]:
-    """Return every plain scalar of a YAML file as it is written, by the keys and places above it."""
+    """Return the source text of every scalar of a YAML file.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    dict
+        Text by the path of keys and list positions that leads to it. Empty if the file cannot be
+        read or parsed.
+    """
     try:
         root = yaml.compose(decoded(Path(path).read_bytes()), _YAML)
     except (OSError, ValueError, yaml.YAMLError):
@@ -196,12 +283,17 @@ def source_texts(path: str | Path) -> dict[tuple[str, ...], str]:
 
 
 def check_size(value: Any) -> None:
-    """Check that nested dicts and lists are not too deep or large, shared ones counted at each use.
+    """Check depth and number of nested values; shared dicts and lists count at each use.
+
+    Parameters
+    ----------
+    value
+        Nested dicts, lists and tuples.
 
     Raises
     ------
     ValueError
-        They are.
+        There are more than `MAX_DEPTH` levels or `MAX_VALUES` values, or a value contains itself.
     """
     known: dict[int, tuple[int, int]] = {}
     above: set[int] = set()
@@ -213,7 +305,7 @@ def check_size(value: Any) -> None:
         if id(item) in known:
             return known[id(item)]
         if id(item) in above:
-            raise ValueError("a value stands inside itself")
+            raise ValueError("a value contains itself")
         above.add(id(item))
         if len(above) <= MAX_DEPTH:
             inside = [size(each) for each in (item.values() if isinstance(item, dict) else item)]
@@ -224,7 +316,7 @@ def check_size(value: Any) -> None:
         if len(above) > MAX_DEPTH or found[1] > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
         if found[0] > MAX_VALUES:
-            raise ValueError(f"it stands for more than {MAX_VALUES:,} values")
+            raise ValueError(f"with aliases expanded, it has more than {MAX_VALUES:,} values")
         above.discard(id(item))
         known[id(item)] = found
         return found
@@ -233,12 +325,17 @@ def check_size(value: Any) -> None:
 
 
 def zip_entries(path: str | Path) -> list[zipfile.ZipInfo]:
-    """Return what a zip file says that it holds.
+    """Return the table of contents of a zip file.
+
+    Parameters
+    ----------
+    path
+        The file.
 
     Raises
     ------
     ValueError
-        It is not a whole zip file.
+        The file is not a complete zip file.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -248,12 +345,18 @@ def zip_entries(path: str | Path) -> list[zipfile.ZipInfo]:
 
 
 def check_zip(path: str | Path) -> None:
-    """Check that a zip file, such as numpy and torch write, unpacks to no more than it holds.
+    """Check that a zip file, as numpy and torch write it, is uncompressed and its sizes are true.
+
+    Parameters
+    ----------
+    path
+        The file.
 
     Raises
     ------
     ValueError
-        A part is compressed, stands there twice, or is larger than the file; or it is not a zip file.
+        A part is compressed, two parts have the same name, the parts claim to be larger than the
+        file, or the file is not a complete zip file.
     """
     entries, size = zip_entries(path), Path(path).stat().st_size
     for entry in entries:
@@ -262,4 +365,4 @@ def check_zip(path: str | Path) -> None:
     if sum(entry.file_size for entry in entries) > size:
         raise ValueError(f"its parts claim to be larger than the file of {size:,} bytes")
     if len({entry.filename.lower() for entry in entries}) < len(entries):
-        raise ValueError("two of its parts have one name")
+        raise ValueError("two of its parts have the same name")

@@ -1,4 +1,4 @@
-"""One way to say that something is wrong: what, where, and how to mend it."""
+"""Errors of this package: what is wrong, where it is, how to fix it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from collections.abc import Iterable
 
 
 class StatetxError(Exception):
-    """An error that a user can mend.
+    """Base class of all errors that a user can fix.
 
     Parameters
     ----------
     what
-        One sentence with the offending value in it.
+        One sentence that contains the offending value.
     where
-        File, and the column, key or row inside it.
+        The file, with the column, key or row in the file.
     fix
-        What to do about it.
+        Instruction for the user.
     """
 
     exit_code = 1
@@ -33,6 +33,7 @@ class StatetxError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
+        """Return the message as up to three lines: what, where, fix."""
         lines = [shortened(self.what)]
         if self.where:
             lines.append(f"  where: {self.where}")
@@ -41,12 +42,13 @@ class StatetxError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive the default pickling, which multiprocessing uses.
+        """Return the parts from which pickle rebuilds the error."""
+        # The default pickling, which multiprocessing uses, loses keyword-only arguments.
         return (_rebuild, (type(self), self.what, self.where, self.fix))
 
 
 class ConfigError(StatetxError):
-    """The configuration does not say what it must."""
+    """The configuration is not valid."""
 
 
 class DataError(StatetxError):
@@ -54,34 +56,40 @@ class DataError(StatetxError):
 
 
 class SplitError(StatetxError):
-    """A split names things that do not exist, or leaks."""
+    """A split names things that do not exist, or leaks test cells into training."""
 
 
 class ModelError(StatetxError):
-    """A model cannot be built, loaded or asked for this."""
+    """A model cannot be built, loaded or used as requested."""
 
 
 class ResultsError(StatetxError):
-    """A result of an earlier stage is missing, broken or does not fit."""
+    """A result of an earlier stage is missing, damaged or does not fit."""
 
 
 _LONG = re.compile(r"[^\s/]{121,}")
 
 
 def shortened(text: str) -> str:
-    """Return a message with names of more than 120 letters cut: their beginning tells them apart."""
+    """Return a message in which words of more than 120 characters are cut to 81.
+
+    Parameters
+    ----------
+    text
+        The message. Slashes and white space separate words.
+    """
     return _LONG.sub(lambda name: f"{name[0][:60]}…{name[0][-20:]}", text)
 
 
 class Stopped(StatetxError):
-    """A signal ended the work at a place from which it goes on.
+    """A signal stopped the work at a point from which it can resume.
 
     Parameters
     ----------
     what, where, fix
-        As for other errors; told as one line.
+        As in `StatetxError`; printed as one line.
     number
-        The signal; a shell expects the exit code 128 + number.
+        Number of the signal. The exit code is 128 + number, as shells expect.
     """
 
     def __init__(
@@ -92,10 +100,12 @@ class Stopped(StatetxError):
         self.exit_code = 128 + number
 
     def __str__(self) -> str:
+        """Return the message as one line."""
         place = f" ({self.where})" if self.where else ""
         return f"{self.what}: {self.fix}{place}" if self.fix else f"{self.what}{place}"
 
     def __reduce__(self) -> tuple[object, ...]:
+        """Return the parts from which pickle rebuilds the error."""
         return (_rebuild_stopped, (self.what, self.where, self.fix, self.number))
 
 
@@ -110,22 +120,25 @@ def _rebuild(
 
 
 def always_printable() -> None:
-    """Let standard output and error write what their encoding lacks as ``\\u03b3``, instead of failing."""
+    """Make standard output and standard error escape characters that their encoding does not have.
+
+    Without this, printing a Greek letter in an ASCII locale raises an error.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            with contextlib.suppress(OSError):  # a pipe that took the place of a file cannot seek
+            with contextlib.suppress(OSError):  # a pipe that replaced a file cannot seek
                 stream.reconfigure(errors="backslashreplace")
 
 
 def did_you_mean(name: object, options: Iterable[object]) -> str:
-    """Return ``did you mean 'x'?`` for the nearest option, or a short list of them: a sentence.
+    """Return a sentence that suggests the nearest option, or lists up to eight options.
 
     Parameters
     ----------
     name
-        What was asked for.
+        The unknown name.
     options
-        What there is.
+        All valid names.
     """
     known = [str(option) for option in options]
     for option in known:
@@ -134,18 +147,18 @@ def did_you_mean(name: object, options: Iterable[object]) -> str:
     lowered = {option.lower(): option for option in reversed(known)}
     near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.6)
     if near:
-        found = lowered[near[0]]
-        if unicodedata.normalize("NFKC", found) == unicodedata.normalize("NFKC", str(name)):
-            # They look alike on the screen.
-            return f"did you mean {found!r}, which is {found!a}? The other is {name!a}."
-        return f"did you mean {found!r}?"
+        nearest = lowered[near[0]]
+        if unicodedata.normalize("NFKC", nearest) == unicodedata.normalize("NFKC", str(name)):
+            # The two names look alike on the screen, so their characters are spelt out.
+            return f"did you mean {nearest!r}, which is {nearest!a}? Your name is {name!a}."
+        return f"did you mean {nearest!r}?"
     shown = ", ".join(repr(option) for option in known[:8])
     more = f", … ({len(known)} in all)" if len(known) > 8 else ""
     return f"known: {shown}{more}." if known else "There are none."
 
 
 def _number(text: str) -> float | None:
-    """Return the number that a text is; None: it is not one."""
+    """Return the number that a text writes, or None."""
     try:
         return float(text)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Locks between processes: who works on a thing now, so that a second one waits for its turn.
+"""Locks between processes: a second process is refused while the first works on the same output.
 
-The kernel holds them (``flock``, on network file systems too where they can), so that the lock of a
-dead process is free at once and nobody has to break it. What stands in the file is for messages
-only, except where a file system has no such locks: there the named process is looked for.
+The kernel holds the locks (``flock``), so the lock of a dead process is free immediately. The lock
+file names its owner for error messages only. On file systems without ``flock``, the named process
+decides: the lock is free if that process has ended.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def beside(path: str | Path) -> Path:
-    """Return the lock file of a file or directory."""
+    """Return the path of the lock file of a file or directory, in the same directory."""
     target = Path(path)
     return target.with_name(f".{target.name}.lock")
 
 
 @contextlib.contextmanager
 def held(lock: Path, what: str, shared: bool = False) -> Iterator[None]:
-    """Hold a lock while the block runs; the file is removed afterwards.
+    """Hold a lock while the block runs, then remove the lock file.
 
     Parameters
     ----------
     lock
-        The file, see `beside`. Its directory is made.
+        The lock file, see `beside`. Its directory is created.
     what
-        What is locked, for messages: ``the store results/demo/pack``.
+        Name of the locked output in messages, such as ``the store results/demo/pack``.
     shared
-        Several may hold the lock at once, but none beside one that holds it alone.
+        Whether other processes may hold the lock at the same time, if they share it too.
 
     Raises
     ------
     ResultsError
-        Somebody else holds it, or its file cannot be made.
+        Another process holds the lock, or the lock file cannot be created.
     """
     handle = _open(lock, what, shared)
     try:
@@ -59,7 +59,7 @@ def held(lock: Path, what: str, shared: bool = False) -> Iterator[None]:
 
 
 def holder(lock: Path) -> str | None:
-    """Say who holds a lock; None: nobody does."""
+    """Return a description of the process that holds a lock, or None if the lock is free."""
     try:
         handle = os.open(lock, os.O_RDONLY)
     except OSError:
@@ -71,7 +71,7 @@ def holder(lock: Path) -> str | None:
 
 
 def me() -> dict[str, Any]:
-    """Return who this process is: host, pid, since when it runs, its command."""
+    """Return the identity of this process: host, pid, time of its start, command, present time."""
     pid = os.getpid()
     return {
         "host": socket.gethostname(),
@@ -84,7 +84,13 @@ def me() -> dict[str, Any]:
 
 
 def started(pid: int) -> float | None:
-    """Return when a process of this machine started (seconds since 1970); None: there is none."""
+    """Return when a process started, in seconds since 1970; None if it does not run.
+
+    Parameters
+    ----------
+    pid
+        Number of a process on this machine.
+    """
     import psutil
 
     try:
@@ -96,10 +102,15 @@ def started(pid: int) -> float | None:
 
 
 def is_dead(owner: dict[str, Any]) -> bool:
-    """Whether a process that described itself by `me` is known to have ended.
+    """Return whether a process is known to have ended.
 
-    A process of another machine is not known to have; a number that another process has got since
-    is told by the time of its start.
+    Nothing is known of processes on other machines or in other containers. A number that the system
+    has given to a new process is recognised by the time of its start.
+
+    Parameters
+    ----------
+    owner
+        What `me` returned in that process.
     """
     if owner.get("host") != socket.gethostname() or owner.get("namespace") != _namespace():
         return False
@@ -109,15 +120,21 @@ def is_dead(owner: dict[str, Any]) -> bool:
 
 
 def _namespace() -> str:
-    """Which numbers of processes these are: containers of one name may count on their own."""
+    """Return the namespace of process numbers: containers with the same host name may differ."""
     try:
-        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 (no path of a file)
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 (the link does not name a file)
     except OSError:
         return ""
 
 
 def in_words(owner: dict[str, Any]) -> str:
-    """Return a process that described itself by `me` in words."""
+    """Return a description of a process for messages.
+
+    Parameters
+    ----------
+    owner
+        What `me` returned in that process.
+    """
     return (
         f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}: "
         f"{owner.get('command')}"
@@ -134,7 +151,7 @@ def _open(lock: Path, what: str, shared: bool) -> int:
             raise ResultsError(
                 f"cannot lock {what}: {error.strerror}",
                 where=lock,
-                fix="make the directory writable, and remove the file if it is not a plain one",
+                fix="make the directory writable; if the lock is not a plain file, remove it",
             ) from error
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
@@ -147,16 +164,16 @@ def _open(lock: Path, what: str, shared: bool) -> int:
             raise ResultsError(
                 f"another process works on {what}: {_owner_in_words(lock)}",
                 where=lock,
-                fix="wait until it has ended, or stop it, and run the same command again"
+                fix="wait until it has ended, or stop it; then run the same command again"
                 + (
-                    f"; if it has ended, remove {lock}: this file system has no locks"
+                    f"; if it has ended, remove {lock}: this file system does not support locks"
                     if error.errno in _NO_LOCKS
                     else ""
                 ),
             ) from None
         if _same(handle, lock):
             return handle
-        os.close(handle)  # whoever held it removed the file in between
+        os.close(handle)  # the former holder has removed the file since it was opened
 
 
 def _same(handle: int, lock: Path) -> bool:
@@ -183,13 +200,16 @@ def _locks_work(handle: int) -> bool:
 
 
 def _is_mine(lock: Path) -> bool:
-    """Whether this process is the last that wrote its name: others may still share the lock."""
+    """Return whether this process was the last to write its name into the lock file.
+
+    Without kernel locks, other processes may still share the lock.
+    """
     owner = _owner(lock)
     return owner is None or owner.get("pid") == os.getpid()
 
 
 def _write_owner(handle: int, shared: bool) -> None:
-    # Without room on the disk the lock holds too; its message then names nobody.
+    # On a full disk the lock still works; messages then cannot name the owner.
     with contextlib.suppress(OSError):
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(me() | {"shared": shared}).encode(), 0)
@@ -197,12 +217,12 @@ def _write_owner(handle: int, shared: bool) -> None:
 
 def _owner(lock: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(lock.read_text(encoding="utf-8"))
+        owner = json.loads(lock.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return owner if isinstance(owner, dict) else None
 
 
 def _owner_in_words(lock: Path) -> str:
     owner = _owner(lock)
-    return "one that did not say its name" if owner is None else in_words(owner)
+    return "its lock file does not name it" if owner is None else in_words(owner)

@@ -1,8 +1,8 @@
-"""Records: beside the files of a stage, what they were made from, and their checksums.
+"""Records: the inputs, settings, code and checksums of the files of a stage.
 
-A stage that has a directory for itself leaves ``record.json`` in it; one that shares a directory
-with others leaves ``<file>.record.json`` beside its main file. Paths in a record are relative to it,
-so that a results directory may be moved or copied as a whole.
+A stage with its own directory writes ``record.json`` into it. A stage that shares a directory with
+other stages writes ``<file>.record.json`` next to its main file. Paths in a record are relative to
+the record, so a results directory can be moved or copied as a whole.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ COMPANIONS = {
     "lint.json": "plan.parquet",
     "leaderboard.csv": "verdict.json",
 }
-"""Files that the record of another file in the same directory describes."""
+"""Files that are described by the record of another file in the same directory."""
 
 SETTLED = 100_000_000
-"""Nanoseconds after which another write of a file has another time: kernels count in steps of 4 ms or so."""
+"""Nanoseconds after which a new write changes a file's time; kernels count in steps of about 4 ms."""
 
 ALIKE = frozenset({"pack", "reference", "evaluate"})
-"""Stages whose results stand side by side, so that they must come from the same code and settings.
-Plans of folds, and models, differ in what they are made with."""
+"""Stages whose results are compared with each other and so must share code and settings.
+Plans of folds, and models, are made with different settings on purpose."""
 
-REMAKE = "delete it and run snakemake again, which makes it anew; or copy it back from a backup"
-AGAIN = "run snakemake again: it remakes what is stale"
+REMAKE = "delete it and run snakemake again to remake it; or copy it back from a backup"
+AGAIN = "run snakemake again: it remakes stale results"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What the files of one stage were made from.
+    """Record of the files of one stage.
 
     Attributes
     ----------
@@ -55,13 +55,13 @@ class Record:
     code
         Fingerprint of the code that ran.
     settings
-        The settings that it read.
+        Settings that the stage read.
     inputs
         Checksum of every input, by its path relative to the record.
     files
-        Bytes and checksum of every file, by its path relative to the record.
+        Size in bytes and checksum of every output, by its path relative to the record.
     versions
-        Of the packages.
+        Installed versions, by name of the package.
     """
 
     stage: str
@@ -73,12 +73,18 @@ class Record:
 
     @property
     def content(self) -> str:
-        """One checksum for all files."""
+        """Return one checksum for all files."""
         return digest({name: list(entry) for name, entry in self.files.items()}, 32)
 
 
 def record_path(path: str | Path) -> Path:
-    """Return where the record of a file, or of a directory that one stage wrote, lies."""
+    """Return the path of the record of an output.
+
+    Parameters
+    ----------
+    path
+        A file, or a directory that one stage wrote.
+    """
     path = Path(path)
     if path.is_dir():
         return path / NAME
@@ -95,7 +101,7 @@ def write_record(
     inputs: Mapping[Path, str],
     outputs: Iterable[Path],
 ) -> None:
-    """Write the record of finished files, last of all.
+    """Write the record of finished files; call this after all files are in place.
 
     Parameters
     ----------
@@ -104,9 +110,9 @@ def write_record(
     stage, code, settings
         As in `Record`.
     inputs
-        Checksum of every input.
+        Checksum of every input, by its path.
     outputs
-        The files, or directories with them.
+        Files, or directories whose files are all recorded.
     """
     files = [file for output in outputs for file in _files(output) if file != path]
     body = {
@@ -124,27 +130,33 @@ def write_record(
 
 
 def read_record(path: Path) -> Record:
-    """Read a record, once as long as the file stays what it is.
+    """Read a record; an unchanged file is parsed once.
+
+    Parameters
+    ----------
+    path
+        The record.
 
     Raises
     ------
     ResultsError
-        There is none, or it is damaged.
+        The record does not exist, or is damaged.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise ResultsError(
             "there is no record of what this was made from", where=path, fix=AGAIN
         ) from error
-    fresh = abs(time.time_ns() - found.st_mtime_ns) < SETTLED
+    # A file written just now may be written again without a change of its time: it is not cached.
+    fresh = abs(time.time_ns() - status.st_mtime_ns) < SETTLED
     read = _read.__wrapped__ if fresh else _read
-    return read(path.absolute(), (found.st_ino, found.st_size, found.st_mtime_ns))
+    return read(path.absolute(), (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @functools.lru_cache(maxsize=1024)
 def _read(path: Path, identity: tuple[int, int, int]) -> Record:
-    """Read a record; `identity` tells one state of the file from the next."""
+    """Read a record; `identity` (inode, bytes, nanoseconds) distinguishes versions of the file."""
     try:
         body = unsealed(json.loads(path.read_text(encoding="utf-8")))
         if body["format"] != FORMAT:
@@ -163,14 +175,14 @@ def _read(path: Path, identity: tuple[int, int, int]) -> Record:
 
 
 def verify(path: str | Path, background: bool = False) -> Path:
-    """Check a file against the record beside it; without a record nothing is known of it.
+    """Check a file against its record; a file without a record is not checked.
 
     Parameters
     ----------
     path
         A file that a stage wrote.
     background
-        Return at once and let `checksums.settle` raise, for large files.
+        Whether large files are compared in a thread, so that `checksums.settle` raises the error.
 
     Returns
     -------
@@ -180,26 +192,31 @@ def verify(path: str | Path, background: bool = False) -> Path:
     Raises
     ------
     ResultsError
-        The bytes are not those that the stage wrote.
+        The file differs from what its stage wrote, or does not exist, or its record is damaged.
     """
     path = Path(path)
     beside = record_path(path)
     if beside.exists():
         entry = read_record(beside).files.get(_relative(path, beside))
         if entry is not None and not path.is_file():
-            raise ResultsError("the file that a stage wrote is not there", where=path, fix=AGAIN)
+            raise ResultsError("the file that a stage wrote does not exist", where=path, fix=AGAIN)
         if entry is not None:
             (compare_in_background if background else compare)(path, *entry, REMAKE)
     return path
 
 
 def known_checksum(path: Path) -> str:
-    """Return the checksum of a stage's output by its record; of a file without one, its own.
+    """Return the checksum that the record of an output states; compute it if there is no record.
+
+    Parameters
+    ----------
+    path
+        A file, or a directory that one stage wrote.
 
     Raises
     ------
     ResultsError
-        A directory without a record, or a damaged record.
+        The directory has no record, or the record is damaged.
     OSError
         The file cannot be read.
     """
@@ -216,20 +233,26 @@ def known_checksum(path: Path) -> str:
 def refuse_mixture(inputs: Sequence[Path]) -> None:
     """Check that the inputs of a stage belong together.
 
-    Everything that an input was made from must be what is there now, down to the packed cells, and
-    inputs of one stage must come from the same code and settings.
+    The files that an input was made from must be the present ones, up to the packed cells. Results
+    of one stage in `ALIKE` must come from the same code and settings.
+
+    Parameters
+    ----------
+    inputs
+        The files and directories that the stage reads.
 
     Raises
     ------
     ResultsError
-        They do not: the message names the file and the command.
+        An input is stale, has no record, or comes from other code or settings. The message names
+        the file and the command to run.
     """
     seen: set[Path] = set()
     first: dict[str, tuple[Path, Record]] = {}
     for path in inputs:
         beside = record_path(path)
         if not path.exists():
-            continue  # whoever reads it says so
+            continue  # the stage itself reports a missing input
         if not beside.exists():
             raise ResultsError(
                 f"{path.name} has no record of what it was made from", where=path, fix=AGAIN
@@ -252,7 +275,7 @@ def refuse_mixture(inputs: Sequence[Path]) -> None:
 
 
 def _refuse_stale(path: Path, beside: Path, seen: set[Path]) -> None:
-    """Compare the inputs that a record names with what is there now, and theirs in turn."""
+    """Compare the inputs in a record, and recursively the inputs of these, with present files."""
     beside = beside.absolute()
     if beside in seen:
         return
@@ -264,7 +287,7 @@ def _refuse_stale(path: Path, beside: Path, seen: set[Path]) -> None:
             continue
         if known_checksum(source) != known:
             raise ResultsError(
-                f"{path} was made from another {source.name} than the one that is there now",
+                f"{path} was made from a different {source.name} than the present one",
                 where=source,
                 fix=AGAIN,
             )
@@ -272,7 +295,15 @@ def _refuse_stale(path: Path, beside: Path, seen: set[Path]) -> None:
 
 
 def resolved(record: Path, name: str) -> Path:
-    """Return the file behind a name in a record, as an absolute path."""
+    """Return the absolute path of a file that a record names.
+
+    Parameters
+    ----------
+    record
+        The record.
+    name
+        Path relative to the record.
+    """
     return Path(os.path.normpath(record.absolute().parent / name))
 
 

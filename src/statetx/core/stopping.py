@@ -1,10 +1,10 @@
-"""What a signal does: every stage ends within seconds, saves what it can, and says how to go on.
+"""Signal handling: a stage stops within seconds, saves its state, prints how to continue.
 
-Ctrl-C, a scheduler's SIGTERM and SIGUSR1, and a closed terminal (SIGHUP) are the same: leave off,
-clean up, exit with 128 + the number of the signal. A training asks between its steps whether it
-shall stop (`patiently`, `heard`); all other work is broken off where it is, and outputs that
-appear whole or not at all need no more. Work that does not come back to Python in time, in
-compiled loops say, is ended from a thread.
+Ctrl-C, SIGTERM and SIGUSR1 of a scheduler, and SIGHUP of a closed terminal have the same effect:
+stop, clean up, exit with 128 + the number of the signal. Training checks between two steps whether
+it should stop (`patiently`, `heard`). All other work is interrupted immediately; that is safe
+because outputs appear whole or not at all. A thread ends the process if the main thread does not
+return to Python in time, for example from a compiled loop.
 """
 
 from __future__ import annotations
@@ -24,18 +24,25 @@ from statetx.core.errors import StatetxError, Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 GRACE_S = 3.0
-"""How long work may take to come to an end after a signal."""
+"""Seconds that work may take to end after a signal."""
 SAVING_S = 120.0
-"""How long it may take where it is known to be saving a state."""
+"""Seconds that work may take to end while it is saving a state."""
 WATCH_S = 0.5
+"""Seconds between two checks whether the workflow still runs."""
 _ENOUGH = 0
 WORKFLOW = "STATETX_WORKFLOW"
-"""Environment variable: the process whose end is the end of a job, too."""
-GO_ON = "run the same command again; it goes on from what was finished"
+"""Environment variable with the process number of the workflow; jobs end when that process ends."""
+GO_ON = "run the same command again; it continues after the last finished part"
 
 
 class Ended(SystemExit):
-    """Breaks work off; uncaught it gives the right exit code, and no traceback."""
+    """Exception that interrupts work; uncaught, it sets the exit code without a traceback.
+
+    Parameters
+    ----------
+    number
+        Number of the signal.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -43,7 +50,21 @@ class Ended(SystemExit):
 
 
 class _State:
-    """What this process has heard, and how patient it is at the moment."""
+    """State of signal handling in this process.
+
+    Attributes
+    ----------
+    heard
+        Number of the signal that arrived, or None.
+    patient
+        Number of open `patiently` blocks.
+    slow
+        Number of open `slowly` blocks.
+    watched
+        Whether the thread that ends the process runs.
+    go_on
+        Instruction that the last message gives.
+    """
 
     def __init__(self) -> None:
         self.heard: int | None = None
@@ -57,28 +78,40 @@ _state = _State()
 
 
 def heard() -> int | None:
-    """Return the signal that asks this process to stop; None: there was none."""
+    """Return the number of the signal that asked this process to stop, or None."""
     return _state.heard
 
 
 def go_on(how: str) -> None:
-    """Say how work goes on that is broken off from now on."""
+    """Set the instruction that is printed if a signal stops the process from now on.
+
+    Parameters
+    ----------
+    how
+        How the user can continue, such as `GO_ON`.
+    """
     _state.go_on = how
 
 
 def line(number: int) -> str:
-    """Return what is said at the end: what happened, and how to go on."""
+    """Return the last message of a stopped process: the signal, and how to continue.
+
+    Parameters
+    ----------
+    number
+        Number of the signal.
+    """
     return str(Stopped(f"stopped by {signal.Signals(number).name}", fix=_state.go_on))
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Obey signals while the block runs: for the outermost door of a process.
+    """Obey signals while the block runs; for the outermost call of a process.
 
     Raises
     ------
     Ended
-        A signal came; `Stopped` instead, where work ended between two steps.
+        A signal arrived. Work inside `patiently` raises `Stopped` itself instead.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -89,7 +122,7 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def door() -> Iterator[None]:
-    """Turn errors that a user can mend, and signals, into a message and an exit code."""
+    """Turn a `StatetxError` or a signal into a message and an exit code."""
     try:
         with stoppable():
             yield
@@ -106,7 +139,7 @@ def door() -> Iterator[None]:
 
 
 def _leave(number: int) -> NoReturn:
-    """Exit at once: all is cleaned up, and unloading libraries may take seconds."""
+    """Exit without unloading libraries, which may take seconds; everything is cleaned up already."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -115,7 +148,7 @@ def _leave(number: int) -> NoReturn:
 
 @contextlib.contextmanager
 def patiently() -> Iterator[None]:
-    """Only note signals while the block runs; the block asks `heard` and ends by itself."""
+    """Note signals without interrupting the block, which checks `heard` and stops by itself."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -129,7 +162,7 @@ def patiently() -> Iterator[None]:
 
 @contextlib.contextmanager
 def slowly() -> Iterator[None]:
-    """Give the block time to end after a signal: it saves a state, or waits for those that do."""
+    """Allow the block `SAVING_S` to end after a signal, because it or its ranks save a state."""
     _state.slow += 1
     try:
         yield
@@ -138,7 +171,7 @@ def slowly() -> Iterator[None]:
 
 
 def obey() -> None:
-    """Take signals back from a library that has put its own handlers in their place."""
+    """Install the signal handlers again after a library has replaced them."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:
             signal.signal(number, _hear)
@@ -148,7 +181,7 @@ def obey() -> None:
 def _obeying() -> Iterator[None]:
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     outermost = before[signal.SIGTERM] is not _hear
-    obey()  # but for SIGHUP where nohup asked for it
+    obey()  # except SIGHUP under nohup
     try:
         yield
     finally:
@@ -161,19 +194,20 @@ def _obeying() -> Iterator[None]:
 
 def _hear(number: int, frame: FrameType | None) -> None:
     if _state.heard is not None:
-        return  # a second one, as from a terminal and from the workflow, must not disturb the saving
+        # Terminal and workflow may both send a signal; the second must not interrupt the saving.
+        return
     _state.heard = number
     if not _state.patient:
         raise Ended(number)
 
 
 # ---------------------------------------------------------------------------------------------
-# the thread that does not wait for ever
+# the threads that end the process
 
 
 @contextlib.contextmanager
 def _watched() -> Iterator[None]:
-    """Have a thread that ends this process if it must, while the block runs."""
+    """Run a thread during the block that ends this process if it hangs after a signal."""
     if _state.watched:
         yield
         return
@@ -182,13 +216,13 @@ def _watched() -> Iterator[None]:
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_end_in_time, args=(reading,), daemon=True).start()
     pid = os.environ.get(WORKFLOW, "")
-    # Not where it cannot be seen, from inside a container or on another machine.
+    # The workflow's process is not visible from inside a container or on another machine.
     if pid.isdigit() and int(pid) != os.getpid() and _lives(int(pid)):
         threading.Thread(target=_end_with, args=(int(pid),), daemon=True).start()
     try:
         yield
     finally:
-        if _state.heard is None:  # otherwise the process is ending, and may still hang
+        if _state.heard is None:  # after a signal the process may still hang: keep the thread
             signal.set_wakeup_fd(before)
             os.write(writing, bytes([_ENOUGH]))
             os.close(writing)
@@ -196,8 +230,9 @@ def _watched() -> Iterator[None]:
 
 
 def _pipe() -> tuple[int, int]:
-    """Return a pipe whose end for writing never blocks: Python writes the number of every signal
-    there at once, whatever the main thread is doing.
+    """Return the file descriptors of a pipe, for reading and for writing; writing never blocks.
+
+    Python writes the number of every signal into it even while the main thread is busy.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -225,7 +260,7 @@ def _next(reading: int, numbers: tuple[int, ...]) -> int:
 
 
 def _end_with(pid: int) -> None:
-    """End when the workflow that started this job is no more: nobody would take the result."""
+    """End this job when the workflow that started it has ended: its result would not be used."""
     while _state.watched:
         if not _lives(pid):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -248,12 +283,12 @@ def _lives(pid: int) -> bool:
 
 
 def forward(stop: Callable[[int], None]) -> None:
-    """Pass signals that Snakemake gets on to its jobs, which would not hear of them.
+    """Listen for signals that Snakemake receives, so that `stop` can forward them to its jobs.
 
     Parameters
     ----------
     stop
-        Called in a thread with the number of every signal that asks to stop.
+        Function that a thread calls with the number of every signal in `SIGNALS`.
     """
     os.environ[WORKFLOW] = str(os.getpid())
     reading, writing = _pipe()

@@ -1,4 +1,4 @@
-"""Writes that appear whole or not at all, and that never take the place of somebody's own file."""
+"""Atomic writes: outputs appear whole or not at all, and never replace a user's own file."""
 
 from __future__ import annotations
 
@@ -20,24 +20,29 @@ from statetx.core.checksums import settle
 from statetx.core.errors import ResultsError
 
 SNAKEMAKE_MARK = ".snakemake_timestamp"
-"""What Snakemake leaves in directories that are outputs of its rules."""
+"""File that Snakemake writes into directories that are outputs of its rules."""
 _MARK = "statetx-"
 _LOCK = f"{_MARK}lock"
 _LONGEST_NAME = 200
-"""Bytes of a name that are repeated in the name of the directory beside it: 255 are allowed."""
+"""Most bytes of an output's name that its temporary directory repeats; file systems allow 255."""
 
 
 @contextlib.contextmanager
 def staged(directory: Path) -> Iterator[Path]:
-    """Yield an empty directory; its files move to `directory` if the block succeeds.
+    """Yield an empty directory; move its files into `directory` if the block succeeds.
 
-    For tables that belong together but are not all there is in `directory`.
+    Use this for tables that belong together in a directory that contains other files too.
+
+    Parameters
+    ----------
+    directory
+        Where the files are moved; created if necessary.
 
     Raises
     ------
     ResultsError
-        The directory cannot be written to, or one of the files would replace something else than a
-        file. No file is moved then.
+        The directory cannot be written to, or `check_target` refuses one of the files. No file is
+        moved in that case.
     """
     check_target(directory, own=("*",))
     beside = directory if directory.is_dir() else directory.parent
@@ -59,25 +64,24 @@ def staged(directory: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole(path: str | Path, own: Sequence[str] | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it into place if the block succeeds.
+    """Yield a temporary path next to `path`; rename it to `path` if the block succeeds.
 
-    Works for files and for directories (create the yielded path as either). On any failure
-    nothing is left behind and an earlier `path` is untouched. What was written is on the disk, not
-    only in memory, before it gets its name.
+    The block creates the yielded path as a file or as a directory. After a failure, the temporary
+    path is removed and an earlier `path` is unchanged. The output is flushed to the disk before it
+    is renamed.
 
     Parameters
     ----------
     path
-        File or directory to write. Never a link: what it points to belongs to somebody else.
+        File or directory to write. Links are refused, because their target may be a user's file.
     own
-        Patterns of the names that a directory of this kind holds. An earlier directory is replaced
-        only if all its entries match; None: it never is.
+        Patterns of the names in a directory of this kind. An earlier directory is replaced only if
+        all its entries match. None: an earlier directory is never replaced.
 
     Raises
     ------
     ResultsError
-        The directory cannot be written to, the disk is full, or `path` is something that must not
-        be replaced.
+        The directory cannot be written to, the disk is full, or `path` must not be replaced.
     """
     target = Path(path)
     check_target(target, own)
@@ -94,7 +98,7 @@ def whole(path: str | Path, own: Sequence[str] | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _room(beside: Path, target: Path) -> Iterator[Path]:
-    """Yield a path in a new directory beside a file; errors are told of `target`."""
+    """Yield a path in a new temporary directory next to `beside`; errors name `target`."""
     sweep(beside)
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
@@ -103,16 +107,16 @@ def _room(beside: Path, target: Path) -> Iterator[Path]:
     except OSError as error:
         raise _cannot_write(target, error) from error
     try:
-        with contextlib.suppress(OSError):  # some network file systems have no such locks
+        with contextlib.suppress(OSError):  # some network file systems do not support flock
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield room / beside.name
     except (OSError, RuntimeError) as error:
         if not disk_full(error):
             raise
         raise ResultsError(
-            "the disk is full; nothing half-made was left",
+            "the disk is full; the unfinished output was removed",
             where=target,
-            fix="free disk space and run the same command again: what was finished is kept",
+            fix="free disk space and run the same command again; finished outputs are kept",
         ) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
@@ -127,7 +131,7 @@ def _prefix(target: Path) -> str:
 
 
 def _put(part: Path, target: Path) -> None:
-    """Rename; an earlier directory is moved aside first, and back if the new one cannot follow."""
+    """Rename `part` to `target`; restore an earlier directory if the rename fails."""
     aside = part.parent / f"{_MARK}before"
     try:
         if target.is_dir():
@@ -141,13 +145,25 @@ def _put(part: Path, target: Path) -> None:
 
 
 def sweep(path: str | Path) -> None:
-    """Remove what attempts at `path` that were killed left beside it, but nothing still in use."""
+    """Remove temporary directories that killed writers of `path` left, except those in use.
+
+    Parameters
+    ----------
+    path
+        File or directory that the writers were writing.
+    """
     target = Path(path)
     _remove(target.parent.glob(f"{glob.escape(_prefix(target))}????????"))
 
 
 def sweep_below(root: str | Path) -> None:
-    """Remove what attempts at anything in a directory that were killed left there."""
+    """Remove temporary directories that killed writers left anywhere below `root`.
+
+    Parameters
+    ----------
+    root
+        Directory to search.
+    """
     _remove(Path(root).rglob(f".*.{_MARK}????????"))
 
 
@@ -158,9 +174,9 @@ def _remove(rooms: Iterable[Path]) -> None:
 
 
 def _in_use(room: Path) -> bool:
-    """Whether the process that made a room still lives: its lock ends with it.
+    """Return whether the process that created a temporary directory still runs and holds its lock.
 
-    Where there are no locks, or none yet, a room counts as in use for a day.
+    Without a lock file or ``flock``, a directory counts as in use for one day.
     """
     try:
         handle = os.open(room / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
@@ -185,7 +201,13 @@ def _is_young(room: Path) -> bool:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether a write failed for want of room; HDF5 says so in the text of its errors only."""
+    """Return whether a write failed because the disk or the quota is full.
+
+    Parameters
+    ----------
+    error
+        The exception. HDF5 puts the number of the system error into the message only.
+    """
     known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     number = getattr(error, "errno", None)
     return number in known or any(f"errno = {code}," in str(error) for code in known)
@@ -200,7 +222,7 @@ def _cannot_write(target: Path, error: OSError) -> ResultsError:
 
 
 def _readable(part: Path) -> None:
-    """Give files the permissions of ordinary ones: some writers make them readable by one user."""
+    """Give files the permissions of new files: some writers make them readable by one user only."""
     mask = os.umask(0)
     os.umask(mask)
     for path in [part, *(part.rglob("*") if part.is_dir() else ())]:
@@ -209,13 +231,16 @@ def _readable(part: Path) -> None:
 
 
 def _flush_all(part: Path) -> None:
-    """Wait until a file, or a directory with all that is in it, is on the disk."""
+    """Flush a file, or a directory with all its entries, to the disk."""
     for path in [*(part.rglob("*") if part.is_dir() else ()), part]:
         _flush(path)
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk: a rename gets there first."""
+    """Flush a file, or the names in a directory, to the disk.
+
+    Otherwise a rename may reach the disk before the content.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -231,54 +256,54 @@ def _flush(path: Path) -> None:
 
 
 def check_target(path: str | Path, own: Sequence[str] | None = None) -> None:
-    """Check that writing `path` would destroy nothing but an earlier result of the same kind.
+    """Check that writing `path` would at most replace an earlier result of the same kind.
 
     Parameters
     ----------
     path
-        File or directory that is to be written; need not exist.
+        File or directory to write; it need not exist.
     own
-        None: a file is to be written. Otherwise a directory, whose entries match these patterns.
+        Patterns of the names in the directory to write. None: `path` is a file.
 
     Raises
     ------
     ResultsError
-        It is a link, something else than a file or directory, the other of the two, protected
-        against writing, or a directory with other entries.
+        `path` is a link, a special file, write-protected, a directory instead of a file (or the
+        reverse), or a directory with entries that do not match `own`.
     """
     target = Path(path)
     if target.name in ("", ".."):
         raise ResultsError(
             f"{str(target)!r} is not the name of a file or directory",
             where=target.absolute(),
-            fix="give the name that it is to have",
+            fix="give the name of the output",
         )
     try:
         mode = target.lstat().st_mode
         entries = sorted(one.name for one in target.iterdir()) if stat.S_ISDIR(mode) else []
     except (FileNotFoundError, NotADirectoryError):
-        return  # whoever writes says what is wrong with the directory
+        return  # the write itself reports what is wrong with the directory
     except OSError as error:
         raise _cannot_write(target, error) from error
     if stat.S_ISLNK(mode):
         raise ResultsError(
-            f"this is a link to {str(target.readlink())!r}, and nothing is written through a link",
+            f"this is a link to {str(target.readlink())!r}; statetx does not write through links",
             where=target,
             fix="remove the link, or choose another name",
         )
     wanted = "file" if own is None else "directory"
-    found = "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "special file"
-    if found != wanted:
+    kind = "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "special file"
+    if kind != wanted:
         raise ResultsError(
-            f"this is a {found}; a {wanted} is to be written, and replaces no {found}",
+            f"this is a {kind}; a {wanted} is to be written, which does not replace a {kind}",
             where=target,
             fix="choose another name",
         )
     if not mode & 0o222:
         raise ResultsError(
-            f"this {found} is protected against writing",
+            f"this {kind} is protected against writing",
             where=target,
-            fix="choose another name, or allow writing to it (chmod u+w)",
+            fix="choose another name, or allow writing (chmod u+w)",
         )
     foreign = [
         name
@@ -289,7 +314,7 @@ def check_target(path: str | Path, own: Sequence[str] | None = None) -> None:
     if foreign:
         shown = ", ".join(foreign[:5]) + (", …" if len(foreign) > 5 else "")
         raise ResultsError(
-            f"the directory exists and holds what does not belong to such a result: {shown}",
+            f"the directory exists and contains files of other kinds: {shown}",
             where=target,
             fix="choose another directory, or move these files away",
         )
@@ -301,23 +326,23 @@ def check_new(
     made_here: Callable[[Path], bool],
     own: Sequence[str] | None = None,
 ) -> None:
-    """Check that a path that a user named is free, or an earlier output of ours that may go.
+    """Check that an output path is free, or an earlier output that the user wants to replace.
 
     Parameters
     ----------
     path
-        File or directory that a command is to write.
+        File or directory that a command will write.
     force
         Whether the user asked to replace an earlier output.
     made_here
-        Tells whether an existing path is such an output.
+        Function that returns whether an existing path is an earlier output of this command.
     own
-        As for `check_target`.
+        As in `check_target`.
 
     Raises
     ------
     ResultsError
-        Something is there that must stay.
+        The path exists, and is not an earlier output or `force` is False.
     """
     target = Path(path)
     check_target(target, own)
@@ -328,11 +353,11 @@ def check_new(
         raise ResultsError(
             f"this {kind} exists and is not an earlier output of this command",
             where=target,
-            fix="choose another name, or move it away",
+            fix=f"choose another name, or move this {kind} away",
         )
     if not force:
         raise ResultsError(
             f"this {kind} exists already",
             where=target,
-            fix="choose another name, or replace this earlier output with --force",
+            fix="choose another name, or add --force to replace this earlier output",
         )

@@ -216,7 +216,7 @@ def test_a_wrong_type_shows_the_value_and_the_way_out(
 
 
 def test_labels_without_a_file_are_explained_too() -> None:
-    for control, message in ((0, 'quotes: "0"'), (False, "YAML reads NO, no and off so")):
+    for control, message in ((0, 'quotes: "0"'), (False, "YAML reads NO, no and off as false")):
         raw: dict[str, Any] = {
             "datasets": {"d": {"files": "x", "control_pert": control, "scale": "counts"}}
         }
@@ -236,7 +236,7 @@ def test_a_bomb_that_snakemake_read_is_one_error() -> None:
     value: Any = "x"
     for _ in range(40):
         value = [value, value]
-    with pytest.raises(StatetxError, match="stands for more than"):
+    with pytest.raises(StatetxError, match="it has more than"):
         load({"datasets": value})
 
 

@@ -76,7 +76,7 @@ def changed(path, value):
             "unknown key 'models.no_change.n_component'; did you mean 'n_components'?",
         ),
         (["models", "no_change"], {"kind": "nearest_drug", "k": 0}, "models.no_change.k"),
-        (["splits", "dc20", "dataset"], "dmo", "no 'dmo'; did you mean 'demo'?"),
+        (["splits", "dc20", "dataset"], "dmo", "'dmo' does not exist; did you mean 'demo'?"),
         (["experiments", "main", "models"], ["pertset"], "did you mean 'pertsets'?"),
         (["experiments", "main", "splits"], ["dc2"], "did you mean 'dc20'?"),
         (["models", "pertsets", "embed_key"], None, "is not the expression_key"),
@@ -98,7 +98,7 @@ def changed(path, value):
             "'step=123' is never written by models.pertsets",
         ),
         (["evaluation", "checkpoints"], ["step=2000"], "its training has 1500 steps"),
-        (["prune", "keep"], ["bets"], "'bets' is no checkpoint"),
+        (["prune", "keep"], ["bets"], "'bets' is not a checkpoint"),
         (["experiments", "main", "seeds"], [-1], "experiments.main.seeds"),
     ],
 )
@@ -226,7 +226,7 @@ def test_features_count_by_what_their_file_holds(tmp_path):
 
 
 def test_genes_of_a_matrix_chosen_outside_cannot_be_chosen():
-    with pytest.raises(ConfigError, match="were chosen outside; set its expression_key to null"):
+    with pytest.raises(ConfigError, match="genes are fixed; set its expression_key to null"):
         load(changed(["models", "pertsets", "genes"], {"n_hvg": 10}))
 
 

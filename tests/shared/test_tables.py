@@ -103,11 +103,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "latin-1": ("a,b\ncafé,1\n".encode("latin-1"), r"line 2 is not utf-8 text \(byte 0xe9\)"),
     "utf-16 without a mark": ("a,b\nx,1\n".encode("utf-16-le"), "NUL characters"),
     "half of utf-16": (b"\xff\xfea\0b", "not utf-16 text"),
-    "short row": (b"a,b\nx,1\ny\n", "line 3 has 1 values, the header has 2"),
-    "long row": (b"a,b\nx,1\ny,1,2\n", "line 3 has 3 values, the header has 2"),
+    "short row": (b"a,b\nx,1\ny\n", "line 3 has 1 values, but the header has 2"),
+    "long row": (b"a,b\nx,1\ny,1,2\n", "line 3 has 3 values, but the header has 2"),
     "open quote": (b'a,b\n"x,1\n', "unexpected end of data"),
     "same names": (b"a,a\nx,1\n", "2 columns are named 'a'"),
-    "no names": (b"a,,\nx,1,2\n", "2 columns lack a name"),
+    "no names": (b"a,,\nx,1,2\n", "2 columns do not have a name"),
     "Excel": (b"PK\x03\x04rest", "Excel workbook"),
     "old Excel": (b"\xd0\xcf\x11\xe0rest", "Excel workbook"),
     "HDF5": (b"\x89HDF\r\n\x1a\n", "HDF5 file"),
@@ -137,7 +137,7 @@ def test_missing_files_and_names_are_one_error(tmp_path: Path) -> None:
 def test_a_parquet_file_of_constants_does_not_grow(tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
     pd.DataFrame({"a": np.zeros(100_000_000, dtype=np.int8)}).to_parquet(path)
-    with pytest.raises(DataError, match="are not a table of labels"):
+    with pytest.raises(DataError, match="too large for a table of labels"):
         read_table(path, WANTED)
     pd.DataFrame({"a": ["x" * 10**6] * 2000}).to_parquet(path)
     assert read_table(path, WANTED)["a"].map(id).nunique() == 1

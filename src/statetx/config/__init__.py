@@ -1,4 +1,4 @@
-"""The configuration: typed sections and their reader."""
+"""Typed settings of an experiment, read from one YAML file."""
 
 from statetx.config.datasets import Dataset, Simulate
 from statetx.config.load import explain, load

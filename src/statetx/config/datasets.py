@@ -1,4 +1,4 @@
-"""Settings of data sets: where cells are and what their columns mean."""
+"""Settings of data sets: the source files and the meaning of their columns."""
 
 from __future__ import annotations
 
@@ -12,38 +12,54 @@ from statetx.shared.spelling import pattern
 
 
 class Simulate(Section):
-    """Planted-truth data: sparse, dose-monotone, partly line-specific effects on counts."""
+    """Simulated counts with known effects: sparse, dose-monotone, partly specific to a line."""
 
     n_lines: int = Field(
-        10, ge=1, le=10_000, description="cell lines", json_schema_extra=unit("cell lines")
+        10,
+        ge=1,
+        le=10_000,
+        description="number of cell lines",
+        json_schema_extra=unit("cell lines"),
     )
-    n_drugs: int = Field(20, ge=1, le=100_000, description="drugs", json_schema_extra=unit("drugs"))
+    n_drugs: int = Field(
+        20, ge=1, le=100_000, description="number of drugs", json_schema_extra=unit("drugs")
+    )
     doses: list[float] = Field(
         [0.05, 0.5, 5.0],
         min_length=1,
-        description="doses of every drug, uM",
+        description="doses of every drug",
         json_schema_extra=unit("uM"),
     )
     cells_per_condition: int = Field(
         40, ge=2, description="mean number of cells per condition", json_schema_extra=unit("cells")
     )
     controls_per_line: int = Field(
-        400, ge=4, description="control cells per line", json_schema_extra=unit("cells")
+        400, ge=4, description="number of control cells per line", json_schema_extra=unit("cells")
     )
-    n_genes: int = Field(1000, ge=20, description="genes in X", json_schema_extra=unit("genes"))
+    n_genes: int = Field(
+        1000, ge=20, description="number of genes in X", json_schema_extra=unit("genes")
+    )
     n_hvg: int = Field(
-        400, ge=10, description="genes in obsm X_hvg", json_schema_extra=unit("genes")
+        400,
+        ge=10,
+        description="number of highly variable genes in obsm X_hvg",
+        json_schema_extra=unit("genes"),
     )
-    seed: int = Field(0, description="seed of the planted truth and of the cells")
+    seed: int = Field(0, description="random seed of the effects and of the cells")
 
 
 def labels_setting(value: str) -> str:
-    """Return a setting of how labels are read as it is.
+    """Return the setting ``labels`` unchanged if it is valid.
+
+    Parameters
+    ----------
+    value
+        ``auto``, ``drug_dose``, ``plain``, or a format such as ``{drug}_{dose}{unit}``.
 
     Raises
     ------
     ValueError
-        It is neither a known word nor a format.
+        The value is not a known word, and not a valid format.
     """
     words = ("auto", "drug_dose", "plain")
     if "{" in value:
@@ -57,61 +73,68 @@ def labels_setting(value: str) -> str:
 
 
 class Dataset(Section):
-    """Single-cell data and what its columns mean."""
+    """Source files of a data set, and the meaning of their columns."""
 
     files: Literal["simulate"] | list[str] = Field(
-        description="`simulate`, or paths and globs of h5ad files; `{data_root}` is replaced"
+        description="paths or globs of h5ad files, or `simulate`; `{data_root}` is replaced"
     )
     simulate: Simulate = Field(Simulate(), description="settings of `files: simulate`")
     pert_col: str = Field("drug_dose", description="obs column with the perturbation label")
-    cell_type_key: str = Field("cell_line", description="obs column with the cell line (context)")
+    cell_type_key: str = Field("cell_line", description="obs column with the cell line or context")
     batch_col: str | None = Field(
-        "batch", description="obs column with the batch (plate); null: one batch"
+        "batch", description="obs column with the batch or plate; null: all cells are one batch"
     )
     control_pert: str | list[str] = Field(
-        description="control label; a list: the first is canonical, the others are aliases of it"
+        description="label of the control; in a list, the first label is canonical and the others "
+        "are aliases"
     )
-    scale: Literal["counts", "log1p"] = Field(description="what X holds; checked, never guessed")
+    scale: Literal["counts", "log1p"] = Field(
+        description="values in X: raw counts or log1p expression; checked, never guessed"
+    )
     target_sum: float = Field(
         10000.0,
         gt=0,
-        description="log1p = ln(1 + target_sum * count / total)",
+        description="total that every cell is normalised to: log1p = ln(1 + target_sum * count / "
+        "total)",
         json_schema_extra=unit("counts per cell"),
     )
     total_counts_col: str | None = Field(
-        None, description="obs column with a cell's total counts; null: row sum over all genes"
+        None,
+        description="obs column with the total counts of a cell; null: sum of the counts over all "
+        "genes",
     )
     expression_key: str | None = Field(
         None,
-        description="obsm matrix (log1p, genes named in uns['hvg_names']) in which all models "
-        "predict and are scored; null: X",
+        description="obsm matrix that all models predict and are scored in: log1p expression of "
+        "the genes named in uns['hvg_names']; null: X",
     )
-    embed_keys: list[str] = Field([], description="further obsm matrices to pack")
+    embed_keys: list[str] = Field([], description="other obsm matrices to pack, such as embeddings")
     labels_are_genes: bool = Field(
-        False, description="a label may name its target gene (CRISPR screens)"
+        False, description="whether a label may name its target gene, as in CRISPR screens"
     )
     labels: str = Field(
         "auto",
-        description="how labels are read: `drug_dose` (a number at the end is a dose: `Drug_0.5`), a format "
-        "such as `{drug}@{dose}{unit}`, `plain` (names: ids, guides, time points), or `auto` (decided by all "
-        "labels, see docs/splits.md)",
+        description="how labels are read: `drug_dose` (a number at the end is a dose: `Drug_0.5`), "
+        "a format such as `{drug}@{dose}{unit}`, `plain` (the label is a name: ids, guides, time "
+        "points), or `auto` (decided from all labels, see docs/splits.md)",
     )
     genes: Literal["same", "intersect"] = Field(
         "same",
-        description="files with different genes: an error, or keep those that all files have",
+        description="files with different genes: report an error (`same`), or keep only the genes "
+        "that all files share (`intersect`)",
     )
     embed_dtype: Literal["float32", "float16"] = Field(
         "float32",
-        description="of packed embeddings (X is packed exactly)",
+        description="number format of packed embeddings; X is always packed exactly",
     )
     control_match: list[list[str]] | None = Field(
         None,
-        description="obs columns that a cell shares with its control, in order of preference; null: "
-        "line and batch, then line",
+        description="obs columns in which a cell and its control must agree, as a list in order of "
+        "preference; null: line and batch, then line only",
     )
 
     def match_by_batch(self) -> list[bool]:
-        """The levels of `control_match`: whether the batch must agree too."""
+        """Return for each level of `control_match` whether the batch must agree too."""
         if self.control_match is None:
             return [False] if self.batch_col is None else [True, False]
         return [self.batch_col in level for level in self.control_match]
@@ -133,8 +156,8 @@ class Dataset(Section):
                     )
             if self.cell_type_key not in level:
                 raise ValueError(
-                    f"control_match: {level} would give controls of other cell lines; every entry "
-                    f"names {self.cell_type_key!r}"
+                    f"control_match: {level} would give controls of other cell lines; add "
+                    f"{self.cell_type_key!r} to every entry"
                 )
         if self.control_match == []:
             raise ValueError("control_match: list at least one combination of columns, or null")

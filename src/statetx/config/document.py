@@ -1,6 +1,7 @@
-"""Write what is generated from the configuration: its JSON schema and the table of its keys.
+"""Generator of the JSON schema and of the tables of keys in ``config/README.md``.
 
-``python -m statetx.config.document`` (or ``make docs``) rewrites both; a test fails when they drift.
+``python -m statetx.config.document`` (or ``make docs``) rewrites both files. A test fails if they
+differ from the code.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ TABLES: tuple[tuple[str, type[Section]], ...] = (
 
 def schema() -> str:
     """Return the JSON schema of a configuration file."""
-    made = Config.model_json_schema()
-    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+    content = Config.model_json_schema()
+    content["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def reference() -> str:
@@ -114,7 +115,13 @@ def _type(annotation: Any) -> str:
 
 
 def with_reference(text: str) -> str:
-    """Return `text` with the part between the marks replaced by the tables."""
+    """Return `text` with the part between `BEGIN` and `END` replaced by the tables.
+
+    Parameters
+    ----------
+    text
+        Present content of ``config/README.md``.
+    """
     head, rest = text.split(BEGIN)
     return f"{head}{BEGIN}\n{reference()}{END}{rest.split(END)[1]}"
 

@@ -1,4 +1,4 @@
-"""Read a configuration, and say in words what is wrong with it."""
+"""Reader of configurations, with error messages that name the key, the value and a correction."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def load(source: str | Path | dict[str, Any]) -> Config:
     Parameters
     ----------
     source
-        A YAML file, or what one holds.
+        A YAML file, or its content as a dict.
 
     Raises
     ------
     ConfigError
-        Unreadable file, unknown key, wrong type, unknown name.
+        The file cannot be read, or contains an unknown key, a wrong type or an unknown name.
     """
     where = "the configuration" if isinstance(source, dict) else str(source)
     raw: Any = source
@@ -45,7 +45,7 @@ def load(source: str | Path | dict[str, Any]) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError("the configuration is not a mapping of sections", where=where)
     try:
-        check_size(raw)  # Snakemake read it without a bound
+        check_size(raw)  # Snakemake reads configurations without a limit of their size
         return Config.model_validate(raw)
     except ValidationError as error:
         raise explain(
@@ -58,25 +58,25 @@ def load(source: str | Path | dict[str, Any]) -> Config:
 def explain(
     error: ValidationError, where: str, texts: Mapping[tuple[str, ...], str] = MappingProxyType({})
 ) -> ConfigError:
-    """Turn pydantic's list of errors into one message with paths, values and nearest keys.
+    """Turn pydantic's errors into one message with paths, values and nearest keys.
 
     Parameters
     ----------
     error
-        From pydantic.
+        The error of pydantic.
     where
-        The file.
+        The file, for the message.
     texts
-        From `documents.source_texts`: values as they are written.
+        Values as written in the file, from `documents.source_texts`.
     """
     first = {tuple(_place(item)): item for item in reversed(error.errors())}
-    # Where a list is allowed besides a text, and one of its values is wrong, the text is not meant.
-    told = [
+    # If a value of a list is wrong, pydantic also reports that the list is not text: left out.
+    shown = [
         item
         for place, item in reversed(first.items())
         if not any(place == other[: len(place)] and len(other) > len(place) for other in first)
     ]
-    messages = [_message(item, texts) for item in told]
+    messages = [_message(item, texts) for item in shown]
     return ConfigError(
         messages[0] if len(messages) == 1 else "\n".join(f"- {text}" for text in messages),
         where=where,
@@ -95,7 +95,7 @@ def _message(item: Any, texts: Mapping[tuple[str, ...], str]) -> str:
         key = "kind" if path[0] == "models" else "generator"
         given = item["input"].get(key) if isinstance(item["input"], dict) else None
         options = BASELINES | {"pertsets"} if key == "kind" else {*splits.GENERATORS}
-        return f"{shown}.{key}: {given!r} is none; {did_you_mean(given, sorted(options))}"
+        return f"{shown}.{key}: unknown {key} {given!r}; {did_you_mean(given, sorted(options))}"
     text = item["msg"].removeprefix("Value error, ")
     if item["type"] != "value_error":
         text = _wrong_value(item, text, texts.get(tuple(place)))
@@ -111,12 +111,12 @@ def _place(item: Any) -> list[str]:
 
 
 def _is_type(part: str) -> bool:
-    """Whether part of a path is pydantic's name of one of several allowed types."""
+    """Return whether a part of a path is pydantic's name for one of several allowed types."""
     return part in ("str", "[key]") or part.startswith(("list[", "literal["))
 
 
 def _wrong_value(item: Any, text: str, written: str | None) -> str:
-    """Return what is wrong with a value that YAML, or somebody, took for another type."""
+    """Return the message for a value of a wrong type."""
     value, wants_text = item["input"], item["type"] == "string_type" or "list[str]" in item["loc"]
     if isinstance(value, dict | list | tuple):
         return f"{text}, not {'a mapping' if isinstance(value, dict) else 'a list'}"
@@ -128,11 +128,14 @@ def _wrong_value(item: Any, text: str, written: str | None) -> str:
 
 
 def _unquoted(value: Any, written: str | None) -> str:
-    """Return what to do about a label without quotes that YAML takes for something else."""
+    """Return the message for text without quotes that YAML reads as another type."""
     if written is None:
         usual = {True: "yes", False: "NO", None: "null"}
         known = value is None or isinstance(value, bool)
-        hint = {False: " (YAML reads NO, no and off so)", True: " (YAML reads YES, yes and on so)"}
+        hint = {
+            False: " (YAML reads NO, no and off as false)",
+            True: " (YAML reads YES, yes and on as true)",
+        }
         also = hint.get(value, "") if isinstance(value, bool) else ""
         return (
             f'{value} is not text{also}; write it in quotes: "{usual[value] if known else value}"'
@@ -152,7 +155,7 @@ def _is_number(text: str) -> bool:
 
 
 def _siblings(path: list[str]) -> list[str]:
-    """The keys that are known where the last part of `path` stands."""
+    """Return the valid keys of the section that contains the last part of `path`."""
     classes: dict[str, type[Section]] = {
         **{kind.__name__: kind for kind in splits.GENERATORS.values()},
         "drug_table": splits.DrugTable,

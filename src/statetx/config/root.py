@@ -1,4 +1,4 @@
-"""A whole configuration: its sections, the names that must fit together, the table of runs."""
+"""Whole configuration: its sections, the checks across sections, the table of runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from statetx.core.errors import did_you_mean
 
 NAME = re.compile(r"[A-Za-z0-9_.+-]{1,100}")
 RESERVED = frozenset({"pack", "simulate", "reference", "genes", "reports", "all"})
-"""Names that are directories of their own inside ``results/{dataset}``."""
+"""Names of other directories inside ``results/{dataset}``."""
 
 
 class Run(NamedTuple):
-    """One model trained on one split with one seed."""
+    """Training of one model on one split with one seed."""
 
     dataset: str
     split: str
@@ -28,19 +28,19 @@ class Run(NamedTuple):
 
 
 class Config(Section):
-    """A whole configuration."""
+    """Whole configuration file."""
 
     data_root: str = Field(
-        ".", description="replaces `{data_root}` in dataset files and TOML paths"
+        ".", description="text that replaces `{data_root}` in paths of files, such as h5ad and TOML"
     )
-    datasets: dict[str, Dataset] = Field(min_length=1, description="single-cell data, by name")
-    splits: dict[str, Split] = Field(min_length=1, description="hold-outs, by name")
-    models: dict[str, Model] = Field(min_length=1, description="models, by name")
+    datasets: dict[str, Dataset] = Field(min_length=1, description="data sets, by name")
+    splits: dict[str, Split] = Field(min_length=1, description="splits, by name")
+    models: dict[str, Model] = Field(min_length=1, description="models and baselines, by name")
     experiments: dict[str, Experiment] = Field(min_length=1, description="comparisons, by name")
     evaluation: Evaluation = Field(Evaluation(), description="how predictions are scored")
-    prune: Prune = Field(Prune(), description="which checkpoints stay")
-    tracking: Tracking = Field(Tracking(), description="where training curves go")
-    report: Report = Field(Report(), description="the page")
+    prune: Prune = Field(Prune(), description="which step checkpoints are kept")
+    tracking: Tracking = Field(Tracking(), description="whether training curves are sent to wandb")
+    report: Report = Field(Report(), description="HTML page")
 
     @model_validator(mode="after")
     def _names_fit(self) -> Config:
@@ -48,23 +48,25 @@ class Config(Section):
             for name in getattr(self, section):
                 if not NAME.fullmatch(name) or not name.strip(".") or name in RESERVED:
                     raise ValueError(
-                        f"{section}.{name[:120]}: this name cannot be used: it becomes a directory; use "
-                        "at most 100 letters, digits and _ . + -, and not "
-                        f"{', '.join(sorted(RESERVED))} or dots alone"
+                        f"{section}.{name[:120]}: this name cannot be used for a directory; use "
+                        "at most 100 letters, digits and _ . + -, but not only dots and not "
+                        f"{', '.join(sorted(RESERVED))}"
                     )
         for name, split in self.splits.items():
             _known(split.dataset, self.datasets, f"splits.{name}.dataset")
         for name, experiment in self.experiments.items():
-            here = f"experiments.{name}"
+            where = f"experiments.{name}"
             for split_name in experiment.splits:
-                _known(split_name, [*self.splits, *self.split_names()], f"{here}.splits")
+                _known(split_name, [*self.splits, *self.split_names()], f"{where}.splits")
             for model in experiment.models:
-                _known(model, self.models, f"{here}.models")
-            homes = {self.split(s)[0].dataset for s in self.folds(experiment.splits)}
-            if len(homes) > 1:
-                raise ValueError(f"{here}.splits: these belong to different data sets: {homes}")
+                _known(model, self.models, f"{where}.models")
+            data = {self.split(s)[0].dataset for s in self.folds(experiment.splits)}
+            if len(data) > 1:
+                raise ValueError(f"{where}.splits: these belong to different data sets: {data}")
             if name in self.splits or name in self.split_names():
-                raise ValueError(f"{here}: a split has this name too; both would share a directory")
+                raise ValueError(
+                    f"{where}: a split has this name too; both would share a directory"
+                )
         for name, chosen in self.models.items():
             if chosen.kind == "pertsets":
                 self._fits_expression(name, chosen)
@@ -81,8 +83,8 @@ class Config(Section):
             step = int(checkpoint.removeprefix("step="))
             if step > length or step % every:
                 raise ValueError(
-                    f"evaluation.checkpoints: {checkpoint!r} is never written by models.{name}: its "
-                    f"training has {length} steps and keeps every {every}th"
+                    f"evaluation.checkpoints: {checkpoint!r} is never written by models.{name}: "
+                    f"its training has {length} steps and saves a checkpoint every {every} steps"
                 )
 
     def _fits_expression(self, name: str, model: PertSets) -> None:
@@ -90,15 +92,16 @@ class Config(Section):
             key = self.datasets[run.dataset].expression_key
             if run.model == name and key is not None and model.genes is not None:
                 raise ValueError(
-                    f"models.{name}.genes: data set {run.dataset!r} is modelled in obsm {key!r}, whose "
-                    "genes were chosen outside; set its expression_key to null to choose them here"
+                    f"models.{name}.genes: data set {run.dataset!r} is modelled in obsm {key!r}, "
+                    "whose genes are fixed; set its expression_key to null to select genes on each "
+                    "split"
                 )
             if run.model == name and model.gene_decoder is not None:
                 known = self.datasets[run.dataset].embed_keys
                 if model.embed_key not in known:
                     raise ValueError(
-                        f"models.{name}.embed_key: {model.embed_key!r} is none of the embed_keys of data "
-                        f"set {run.dataset!r}; {did_you_mean(str(model.embed_key), known)}"
+                        f"models.{name}.embed_key: {model.embed_key!r} is not in the embed_keys of "
+                        f"data set {run.dataset!r}; {did_you_mean(str(model.embed_key), known)}"
                     )
             elif run.model == name and model.embed_key != key:
                 raise ValueError(
@@ -111,17 +114,24 @@ class Config(Section):
             known = model.batches == "ignored" or self.datasets[run.dataset].batch_col is not None
             if run.model == name and not known:
                 raise ValueError(
-                    f"models.{name}.batches: {model.batches!r}, but data set {run.dataset!r} has no "
-                    "batches: name their obs column in its batch_col, or set batches to ignored"
+                    f"models.{name}.batches: {model.batches!r}, but data set {run.dataset!r} has "
+                    "no batches: name their obs column in its batch_col, or set batches to ignored"
                 )
 
     def n_hvg(self, split: str) -> int | None:
-        """Number of genes chosen on a split; None: all. All models on it are scored in the same ones.
+        """Return the number of genes that are selected on a split, or None for all genes.
+
+        All models on a split are scored on the same genes.
+
+        Parameters
+        ----------
+        split
+            Name of the split.
 
         Raises
         ------
         ValueError
-            Two models on the split want different genes.
+            Two models on the split have different settings of genes.
         """
         wanted = {}
         for run in self.runs():
@@ -130,13 +140,14 @@ class Config(Section):
                 wanted[run.model] = None if model.genes is None else model.genes.n_hvg
         if len(set(wanted.values())) > 1:
             raise ValueError(
-                f"models on split {split!r} work in different genes, so that their scores could not be "
-                f"compared: {wanted}; give them the same `genes`, or another split of the same settings"
+                f"models on split {split!r} work in different genes, so their scores cannot be "
+                f"compared: {wanted}; give them the same `genes`, or use a second split with the "
+                "same settings"
             )
         return next(iter(wanted.values()), None)
 
     def model(self, name: str) -> Any:
-        """The settings of a model, ``{data_root}`` replaced in its path."""
+        """Return the settings of a model, with ``{data_root}`` replaced in its path."""
         section = self.models[name]
         path = getattr(section, "perturbation_features_file", None)
         if path is None:
@@ -145,7 +156,7 @@ class Config(Section):
         return section.model_copy(update={"perturbation_features_file": rooted})
 
     def one_hot(self, split: str) -> bool:
-        """Whether a model on a split knows a perturbation by its id only, not by features."""
+        """Return whether any network on a split knows perturbations by id, not by features."""
         return any(
             run.split == split
             and isinstance(model := self.models[run.model], PertSets)
@@ -154,11 +165,11 @@ class Config(Section):
         )
 
     def split_names(self) -> list[str]:
-        """All split names, folds expanded to ``name.0 … name.{k-1}``."""
+        """Return the names of all splits, with folds expanded to ``name.0 … name.{k-1}``."""
         return self.folds(self.splits)
 
     def folds(self, names: Any) -> list[str]:
-        """The given split names with fold generators expanded."""
+        """Return the given names of splits, with folds expanded to ``name.0 … name.{k-1}``."""
         out: list[str] = []
         for name in names:
             k = getattr(self.splits.get(name), "k", None)
@@ -166,14 +177,14 @@ class Config(Section):
         return out
 
     def split(self, name: str) -> tuple[Any, int | None]:
-        """The settings of a split and, for ``name.fold``, the number of the fold."""
+        """Return the settings of a split and the number of its fold, or None without folds."""
         if name in self.splits:
             return self.splits[name], None
         base, _, fold = name.rpartition(".")
         return self.splits[base], int(fold)
 
     def runs(self, experiment: str | None = None) -> list[Run]:
-        """Every run of one experiment, or of all, without repeats."""
+        """Return every run of an experiment without repeats; None: of all experiments."""
         chosen = (
             self.experiments if experiment is None else {experiment: self.experiments[experiment]}
         )
@@ -188,10 +199,10 @@ class Config(Section):
         )
 
     def experiment_dataset(self, experiment: str) -> str:
-        """The data set that an experiment is about."""
+        """Return the name of the data set of an experiment."""
         return self.runs(experiment)[0].dataset
 
 
 def _known(name: str, options: Any, where: str) -> None:
     if name not in options:
-        raise ValueError(f"{where}: no {name!r}; {did_you_mean(name, options)}")
+        raise ValueError(f"{where}: {name!r} does not exist; {did_you_mean(name, options)}")

@@ -1,7 +1,7 @@
-"""The configuration: typed, explained, checked before anything runs.
+"""Base class of all sections, and the small sections of a configuration.
 
-Every key has its meaning in its ``description``; the JSON schema and the table in
-``config/README.md`` are generated from here.
+Every key is explained in its ``description``. The JSON schema and the tables in
+``config/README.md`` are generated from these descriptions.
 """
 
 from __future__ import annotations
@@ -20,18 +20,25 @@ from statetx.core.errors import did_you_mean
 
 
 def unit(name: str) -> dict[str, Any]:
+    """Return the extra information of a field that states its unit.
+
+    Parameters
+    ----------
+    name
+        The unit, such as ``cells``.
+    """
     return {"unit": name}
 
 
 class Section(BaseModel):
-    """A section: unknown keys are errors."""
+    """Section of a configuration; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     def changed(self) -> dict[str, Any]:
-        """The keys that differ from their default, as JSON values.
+        """Return the keys that differ from their default, as JSON values.
 
-        Stages get these as parameters: a key added later, with its default, reruns nothing.
+        Stages get these as parameters, so a key that a later version adds reruns nothing.
         """
         return self.model_dump(mode="json", exclude_defaults=True)
 
@@ -39,7 +46,7 @@ class Section(BaseModel):
 def _checkpoint(name: str) -> str:
     if name not in ("best", "last") and not re.fullmatch(r"step=[1-9]\d*", name):
         raise ValueError(
-            f"{name!r} is no checkpoint; {did_you_mean(name, ['best', 'last', 'step=N'])}"
+            f"{name!r} is not a checkpoint; {did_you_mean(name, ['best', 'last', 'step=N'])}"
         )
     return name
 
@@ -48,61 +55,74 @@ Checkpoint = Annotated[str, AfterValidator(_checkpoint)]
 
 
 class Experiment(Section):
-    """What is compared with what."""
+    """Comparison of models on the same splits."""
 
     splits: list[str] = Field(
-        min_length=1, description="names of splits, all of one data set; folds are pooled"
+        min_length=1,
+        description="names of splits, all of the same data set; the folds of a split are pooled",
     )
     models: list[str] = Field(min_length=1, description="names of models")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        [0], min_length=1, description="one run per seed"
+        [0], min_length=1, description="training seeds; each model is trained once per seed"
     )
 
 
 class Evaluation(Section):
-    """How predictions are scored."""
+    """Scoring of predictions."""
 
     profile: Literal["full", "minimal"] = Field(
-        "full", description="which cell-eval columns are written"
+        "full", description="columns of cell-eval that are written"
     )
     checkpoints: list[Checkpoint] = Field(
-        ["best"], min_length=1, description="best, last or step=N; the verdict judges the first"
+        ["best"],
+        min_length=1,
+        description="checkpoints to evaluate: `best`, `last` or `step=N`; the verdict uses the "
+        "first",
     )
     max_cells: int = Field(
         1500,
         ge=2,
-        description="largest number of cells per condition, both sides",
+        description="largest number of cells per condition, for predicted and for real cells",
         json_schema_extra=unit("cells"),
     )
     seed: int = Field(
-        0, description="seed of subsampling, of the split halves and of the bootstrap"
+        0, description="random seed of subsampling, of the split halves and of the bootstrap"
     )
     n_bootstrap: int = Field(
         2000,
         ge=100,
-        description="bootstrap draws behind an interval",
+        description="number of bootstrap draws per interval",
         json_schema_extra=unit("draws"),
     )
 
 
 class Prune(Section):
-    """Which step checkpoints stay."""
+    """Removal of step checkpoints."""
 
-    keep: list[Checkpoint] = Field(["best", "last"], description="best, last or step=N")
-    mode: Literal["dry-run", "delete"] = Field("dry-run", description="delete only when asked to")
+    keep: list[Checkpoint] = Field(
+        ["best", "last"], description="checkpoints to keep: `best`, `last` or `step=N`"
+    )
+    mode: Literal["dry-run", "delete"] = Field(
+        "dry-run",
+        description="`dry-run` lists what would be deleted; `delete` deletes it",
+    )
 
 
 class Tracking(Section):
-    """Where training curves go besides metrics.csv."""
+    """Logging of training curves to Weights & Biases, in addition to metrics.csv."""
 
-    wandb: bool = Field(False, description="log to Weights & Biases (needs the extra `wandb`)")
+    wandb: bool = Field(
+        False, description="whether to log to Weights & Biases (needs the extra `wandb`)"
+    )
     project: str = Field("statetx", description="wandb project")
     entity: str | None = Field(None, description="wandb entity")
     tags: list[str] = Field([], description="wandb tags")
-    mode: Literal["online", "offline"] = Field("online", description="offline: sync later")
+    mode: Literal["online", "offline"] = Field(
+        "online", description="`offline` stores the log on disk, to sync it later"
+    )
 
 
 class Report(Section):
-    """The page."""
+    """HTML page of an experiment."""
 
-    title: str | None = Field(None, description="title; null: the experiment's name")
+    title: str | None = Field(None, description="title of the page; null: name of the experiment")

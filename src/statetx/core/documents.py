@@ -316,7 +316,7 @@ def check_size(value: Any) -> None:
         if len(above) > MAX_DEPTH or found[1] > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
         if found[0] > MAX_VALUES:
-            raise ValueError(f"with aliases expanded, it has more than {MAX_VALUES:,} values")
+            raise ValueError(f"it has more than {MAX_VALUES:,} values, with shared values expanded")
         above.discard(id(item))
         known[id(item)] = found
         return found

@@ -1,8 +1,9 @@
-"""What the code of a stage means, as one digest.
+"""Fingerprint of the code of a stage: one digest of all code that can change its result.
 
-The digest covers the definitions that a stage can reach from its root modules. It does not cover what cannot
-change a result: comments, docstrings, messages, logging, progress bars, names of modules, and import
-statements. A module may therefore be moved or renamed without making a result stale.
+The digest covers the definitions that a stage can reach from its root modules. It does not cover
+comments, docstrings, messages, logging, progress bars, names of modules, and import statements,
+because these cannot change a result. A module may therefore be moved or renamed without making a
+result stale.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from statetx.core.errors import ResultsError
 PACKAGE = "statetx"
 
 NEVER_FOLLOWED = frozenset({"cli", "config", "core", "stages"})
-"""Rooms whose text cannot change a number: settings reach a stage as parameters, messages and
-provenance are not results. Following them would retrain every model for a reworded error."""
+"""Sub-packages whose code cannot change a result.
+
+Settings reach a stage as parameters; messages and records are not results. Following these
+sub-packages would retrain every model after a reworded error message."""
 
 _SILENT_CALLS = frozenset(
     {"print", "log", "debug", "info", "warning", "warn", "error", "exception", "critical"}
@@ -32,7 +35,7 @@ _PROGRESS = frozenset({"tqdm"})
 
 
 class _Binding(NamedTuple):
-    """A name that an import statement binds: ``from module import name as alias``."""
+    """Name that an import statement binds: ``from module import name as alias``."""
 
     alias: str
     module: str
@@ -40,18 +43,19 @@ class _Binding(NamedTuple):
 
 
 class _Definition(NamedTuple):
-    """One statement of a module.
+    """Top-level statement of a module.
 
     Attributes
     ----------
     name
-        What it defines, if nothing else can need it; None: it always counts.
+        Name of the function or class, if the statement counts only where this name occurs.
+        None: the statement always counts.
     meaning
-        Digest of its syntax tree.
+        Digest of the syntax tree; empty for an import.
     names
-        Every identifier in it, and every text that could be one.
+        Every identifier in the statement, and every string that could be an identifier.
     bindings
-        What the import statements inside it bind.
+        Names that import statements inside the statement bind.
     """
 
     name: str | None
@@ -61,7 +65,7 @@ class _Definition(NamedTuple):
 
 
 class _Meaning(ast.NodeTransformer):
-    """Drops what cannot change a result: docstrings, messages, logging, progress and imports."""
+    """Transformer that drops docstrings, messages, logging, progress calls and imports."""
 
     def _body(self, body: list[ast.stmt]) -> list[ast.stmt]:
         kept = [node for node in body if not _is_silent(node)]
@@ -93,7 +97,7 @@ def _is_silent(node: ast.stmt) -> bool:
     if not isinstance(node, ast.Expr):
         return False
     value = node.value
-    if isinstance(value, ast.Constant):  # a docstring, or an attribute's
+    if isinstance(value, ast.Constant):  # a docstring of a function, class or attribute
         return True
     if not isinstance(value, ast.Call):
         return False
@@ -134,7 +138,10 @@ def _names(tree: ast.AST) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """Return a syntax tree as text, the same in all versions of Python (`ast.dump` changed in 3.13)."""
+    """Return a syntax tree as text that all versions of Python agree on.
+
+    `ast.dump` changed in Python 3.13.
+    """
     if isinstance(value, ast.AST):
         fields = (
             f"{name}={_text(item)}"
@@ -148,9 +155,10 @@ def _text(value: Any) -> str:
 
 
 def _defined(node: ast.stmt) -> str | None:
-    """Return the name of a function or class that nothing but its name leads to.
+    """Return the name of a function or class that other code can reach by its name only.
 
-    A decorator may register what it decorates, and names in double underscores are special.
+    A decorator may register a function, and Python itself calls names with double underscores;
+    such definitions always count, so the result is None.
     """
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return None
@@ -159,7 +167,7 @@ def _defined(node: ast.stmt) -> str | None:
 
 @cache
 def _read(path: Path, module: str, _stamp: tuple[int, int]) -> tuple[_Definition, ...]:
-    """Parse once: the workflow asks for 26 fingerprints of the same modules when it starts."""
+    """Parse a source file once: the workflow asks for 26 fingerprints when it starts."""
     out = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         bindings = tuple(_bindings(node, module))
@@ -175,7 +183,15 @@ def _read(path: Path, module: str, _stamp: tuple[int, int]) -> tuple[_Definition
 
 
 class _Closure:
-    """The definitions that some root modules reach."""
+    """All definitions that some root modules reach.
+
+    Parameters
+    ----------
+    roots
+        Dotted module names.
+    package_dir
+        Directory of the package.
+    """
 
     def __init__(self, roots: Iterable[str], package_dir: Path) -> None:
         self.roots, self._package_dir = list(roots), package_dir
@@ -190,7 +206,7 @@ class _Closure:
             pass
 
     def path_of(self, module: str) -> Path | None:
-        """Return the file of a module of this package, None for other modules and for packages."""
+        """Return the file of a module; None for packages, other modules and `NEVER_FOLLOWED`."""
         parts = module.split(".")
         if parts[0] != PACKAGE or len(parts) < 2 or parts[1] in NEVER_FOLLOWED:
             return None
@@ -208,12 +224,12 @@ class _Closure:
         return True
 
     def _target(self, binding: _Binding) -> str | None:
-        """Return the module of this package that a binding leads to."""
+        """Return the module of this package that a binding refers to, or None."""
         whole = f"{binding.module}.{binding.name}"
         return next((m for m in (whole, binding.module) if self.path_of(m) is not None), None)
 
     def _grow(self) -> bool:
-        """Count what is reached by name from what is counted; return whether that was anything."""
+        """Count the definitions whose names occur in counted ones; return whether any were new."""
         grown = False
         for module in list(self.modules):
             whole = module in self.roots
@@ -232,7 +248,7 @@ class _Closure:
         return grown
 
     def digest_of(self, module: str) -> str:
-        """Return the digest of a module: its counted definitions and what its imports lead to."""
+        """Return the digest of a module: its counted definitions and the modules they import."""
         if module not in self._digests:
             self._digests[module] = "in a circle"
             counted = [self._definitions[module][i] for i in sorted(self._counted[module])]
@@ -246,7 +262,7 @@ class _Closure:
         return self._digests[module]
 
     def _meaning_of(self, binding: _Binding) -> str:
-        """Return what a binding leads to: the digest of a module here, the name of one elsewhere."""
+        """Return the digest of an imported module of this package; the name of any other module."""
         target = self._target(binding)
         if target is not None:
             return self.digest_of(target)
@@ -258,16 +274,23 @@ def _closure(roots: Iterable[str], package_dir: Path | None) -> _Closure:
 
 
 def followed_modules(roots: Iterable[str], package_dir: Path | None = None) -> Mapping[str, Path]:
-    """Return every module of this package that `roots` reach, with its file, sorted by name."""
+    """Return every module of this package that `roots` reach, with its file, sorted by name.
+
+    Parameters
+    ----------
+    roots, package_dir
+        As in `code_fingerprint`.
+    """
     return dict(sorted(_closure(roots, package_dir).modules.items()))
 
 
 def code_fingerprint(roots: Iterable[str], package_dir: Path | None = None) -> str:
-    """Return a digest of what the code of `roots` means.
+    """Return a digest of all definitions that the root modules reach.
 
-    Every definition counts that a root reaches: all of the root modules, and of the modules that they
-    import (except `NEVER_FOLLOWED` and ``__init__`` files) each function and class whose name occurs in
-    what counts. Names are compared without regard to their owner, so that rather too much counts.
+    All definitions of the root modules count. In the modules that they import (except
+    `NEVER_FOLLOWED` and ``__init__`` files), a function or class counts if its name occurs in a
+    counted definition. Names are compared without their module, so rather too many definitions
+    count than too few.
 
     Parameters
     ----------
@@ -281,8 +304,8 @@ def code_fingerprint(roots: Iterable[str], package_dir: Path | None = None) -> s
     ResultsError
         A root is not a module of the package.
     """
-    found = _closure(roots, package_dir)
-    missing = [root for root in found.roots if root not in found.modules]
+    closure = _closure(roots, package_dir)
+    missing = [root for root in closure.roots if root not in closure.modules]
     if missing:
         raise ResultsError(f"no source found for the code root {missing[0]!r}")
-    return digest([found.digest_of(root) for root in found.roots])
+    return digest([closure.digest_of(root) for root in closure.roots])

@@ -34,7 +34,7 @@ COMPANIONS = {
 """Files that are described by the record of another file in the same directory."""
 
 SETTLED = 100_000_000
-"""Nanoseconds after which a new write changes a file's time; kernels count in steps of about 4 ms."""
+"""Nanoseconds after which a new write changes a file's time: kernels use steps of about 4 ms."""
 
 ALIKE = frozenset({"pack", "reference", "evaluate"})
 """Stages whose results are compared with each other and so must share code and settings.

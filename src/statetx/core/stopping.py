@@ -139,7 +139,7 @@ def door() -> Iterator[None]:
 
 
 def _leave(number: int) -> NoReturn:
-    """Exit without unloading libraries, which may take seconds; everything is cleaned up already."""
+    """Exit after all clean-up is done, without unloading libraries, which may take seconds."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -1,0 +1,1 @@
+"""Meaning of labels, tables, random seeds, bounds of expression: helpers of several packages."""

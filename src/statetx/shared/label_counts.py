@@ -1,6 +1,7 @@
-"""How many drugs and doses the labels of a data set are, for people.
+"""Number of drugs and doses in the labels of a data set, as text for users.
 
-Apart from the decision, so that a reworded message packs nothing again.
+This code is separate from `label_kinds`, so that a reworded message does not make a packed data set
+stale.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from statetx.shared.label_kinds import decided
 from statetx.shared.labels import AUTO, DRUG_DOSE, PLAIN, Reading, control_spellings
 
 MOST_PER_DRUG = 8
-"""More labels than this per drug, on average, are a collapse."""
+"""Mean number of labels per drug above which the labels count as collapsed into too few drugs."""
 IF_IDS = "if the numbers at the ends of labels are ids and not doses, set `labels: plain`"
 
 
 @dataclass(frozen=True)
 class Count:
-    """How many drugs and doses the labels of a data set are, for people.
+    """Number of drugs and doses in the labels of a data set.
 
     Attributes
     ----------
     drugs, doses
-        Different ones.
+        Number of different drugs and doses.
     text
-        ``20 drugs, 3 doses``, and how the labels are read.
+        Both numbers, and how the labels are read: ``20 drugs, 3 doses: labels are read as …``.
     collapse
-        Labels that become few drugs, in words, see `IF_IDS`; None: they do not.
+        Warning that many labels become few drugs (its fix is `IF_IDS`), or None.
     """
 
     drugs: int
@@ -37,7 +38,7 @@ class Count:
 
 
 def counted(reading: Reading, labels: Iterable[str], setting: str | None = None) -> Count:
-    """Count drugs and doses.
+    """Count the drugs and doses of a data set, without its controls.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ def counted(reading: Reading, labels: Iterable[str], setting: str | None = None)
     labels
         All labels of the data set.
     setting
-        What was asked for; of ``auto`` the evidence is told. None: it is not known.
+        The setting ``labels``. With ``auto``, the text also gives the evidence. None: unknown.
     """
     names = set(labels) - set(reading.controls)
     names -= set(control_spellings(names, reading.controls, reading.kind))

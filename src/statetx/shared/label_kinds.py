@@ -1,7 +1,8 @@
-"""Are the numbers at the ends of labels doses, or ids? Decided once per data set, from all its labels.
+"""Decision whether numbers at the end of labels are doses or ids, from all labels of a data set.
 
-`Drug_0.5` has a dose; `cmpd_001`, the guide `TP53_2`, the compound `BRD_12345` and the time point `IFNB_6h`
-have none. A wrong answer holds out whole libraries as one drug, or splits the doses of one drug.
+`Drug_0.5` has a dose. `cmpd_001`, the guide `TP53_2`, the compound `BRD_12345` and the time point
+`IFNB_6h` do not. A wrong decision holds out a whole library as one drug, or splits the doses of one
+drug between training and test.
 """
 
 from __future__ import annotations
@@ -23,21 +24,27 @@ _AMOUNTS = frozenset(
     {"kg", "g", "mg", "ug", "μg", "ng", "pg", "fg", "mol", "mmol", "umol", "μmol", "nmol", "pmol"}
     | {"U", "mU", "kU", "IU", "Gy", "cGy", "mGy", "%", *UM}
 ) - {""}
-"""Units of doses, in their `normal` form and without a volume; hours and days are among the others."""
+"""Units of doses in their `normal` form, without a volume. Hours and days do not count."""
 
 
 @dataclass
 class _Numbers:
-    """Numbers at the ends of labels.
+    """Statistics of the numbers at the end of labels.
 
     Attributes
     ----------
-    labels, dosed, explicit
-        Labels, those with a number, and those that are tuples.
-    texts, units
-        The numbers as written, outside of tuples, and all units.
+    labels
+        Number of labels.
+    dosed
+        Number of labels with a number.
+    explicit
+        Number of labels that are tuples.
+    texts
+        The numbers as written, without those in tuples.
+    units
+        The unit of every number, empty where a number has none.
     by_drug
-        Numbers of each name.
+        Set of numbers of each name.
     """
 
     labels: int = 0
@@ -49,6 +56,7 @@ class _Numbers:
 
     @classmethod
     def from_labels(cls, labels: Iterable[str]) -> _Numbers:
+        """Collect the numbers of labels."""
         out, written = cls(), pattern(FORMAT)
         for label in labels:
             out.labels += 1
@@ -78,7 +86,7 @@ def read_as(setting: str, labels: Iterable[str], controls: Sequence[str]) -> Rea
     labels
         All labels of the data set.
     controls
-        The control label and its aliases; they are no evidence.
+        The control label and its aliases; they do not count as evidence.
     """
     kind = decided(labels, controls)[0] if setting == AUTO else setting
     return Reading(kind, tuple(controls))
@@ -87,14 +95,23 @@ def read_as(setting: str, labels: Iterable[str], controls: Sequence[str]) -> Rea
 def decided(labels: Iterable[str], controls: Sequence[str]) -> tuple[str, str]:
     """Return ``drug_dose`` or ``plain``, and the evidence in words.
 
-    In this order: units of doses, or other ones; numbers on most labels; numbers written like ids
-    (``001``), or that count from 0 or 1 (``_1, _2, _3``); several doses of most drugs, or doses that drugs share;
-    doses of a drug in steps of a fifth and more; few digits.
+    The evidence is checked in this order:
+
+    1. No label ends in a number: plain.
+    2. More than half of the numbers have a unit of doses: doses. More than half have another or
+       mixed unit: plain.
+    3. More than half of the labels are tuples: doses.
+    4. Fewer than half of the labels end in a number: plain.
+    5. More than a tenth of the numbers are written like ids (``001``): plain.
+    6. Over 90 % of the numbers are whole: plain if they count up (``_1, _2, _3``, also with gaps),
+       or if names share few numbers and most have a single number or more than three digits.
+    7. Most names with several numbers have two that differ by less than a fifth: plain.
+    8. Otherwise: doses.
 
     Parameters
     ----------
     labels, controls
-        As for `read_as`.
+        As in `read_as`.
     """
     names = set(labels) - set(controls)
     names -= set(control_spellings(names, controls))
@@ -120,7 +137,7 @@ def decided(labels: Iterable[str], controls: Sequence[str]) -> tuple[str, str]:
 
 
 def _against(found: _Numbers) -> str | None:
-    """Return why numbers without units are not doses; None: they may be."""
+    """Return why numbers without units are not doses, or None if they may be doses."""
     if 2 * found.dosed < found.labels:
         return f"only {found.dosed} of {found.labels} labels end in a number"
     padded = [text for text in found.texts if len(text) > 1 and text.isdigit() and text[0] == "0"]
@@ -148,7 +165,10 @@ def _against(found: _Numbers) -> str | None:
 
 
 def _serial(every: list[float], sets: list[set[float]]) -> str | None:
-    """Return what shows that whole numbers count: 1, 2, 3 of every name, some perhaps missing."""
+    """Return the evidence that whole numbers are a serial count such as 1, 2, 3, or None.
+
+    Some numbers of the count may be missing.
+    """
     first, last, n = int(every[0]), int(every[-1]), len(every)
     if first in (0, 1) and last - first + 1 == n > 1:
         return f"the numbers count from {first} to {last}"
@@ -159,13 +179,21 @@ def _serial(every: list[float], sets: list[set[float]]) -> str | None:
 
 
 def _steps(numbers: set[float]) -> bool:
-    """Whether all numbers but 0 lie a fifth and more apart."""
+    """Return whether each number except 0 is at least 1.2 times the next smaller one."""
     order = sorted(numbers - {0.0})
     return all(high >= 1.2 * low for low, high in pairwise(order))
 
 
 def with_drugs(conditions: pd.DataFrame, reading: Reading) -> pd.DataFrame:
-    """Return a table of conditions with the drug, dose and unit of each, after its perturbation."""
+    """Return a table of conditions with columns ``drug``, ``dose`` and ``unit``.
+
+    Parameters
+    ----------
+    conditions
+        Table with a column ``perturbation``; the new columns follow it.
+    reading
+        How labels are read.
+    """
     label = conditions["perturbation"].map(str)
     found = reading.described(label.unique())
     out, at = conditions.copy(), list(conditions.columns).index("perturbation")

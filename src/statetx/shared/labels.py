@@ -1,6 +1,7 @@
-"""Perturbation labels: what each means, in one spelling, for all labels of a data set alike.
+"""Meaning of perturbation labels: drug, dose, unit, and one canonical spelling.
 
-Cells and files keep their raw labels. Whatever compares labels compares `Reading.canonical` of them.
+All labels of a data set are read in the same way. Cells and files keep their raw labels. Code that
+compares labels compares their `Reading.canonical`.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ DRUG_DOSE, PLAIN, AUTO = "drug_dose", "plain", "auto"
 
 @dataclass(frozen=True)
 class Label:
-    """A perturbation label, taken apart.
+    """Parsed perturbation label.
 
     Attributes
     ----------
     raw
-        The label as it stands in the data.
+        The label as written in the data.
     drug
         Name without dose, exactly as written (trailing blanks kept); ``A+B`` for combinations.
     dose
-        Number, or None when the label has none.
+        Dose in `unit`, or None if the label does not have one.
     unit
         Unit of the dose as written, or ``""``.
     """
@@ -41,21 +42,21 @@ class Label:
 
     @property
     def canonical(self) -> str:
-        """The one spelling of all labels that mean the same, see `Reading.canonical`."""
+        """Return the canonical spelling with the default reading, see `Reading.canonical`."""
         return Reading().canonical(self.raw)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the labels of a data set are read.
+    """Rules by which the labels of a data set are read.
 
     Attributes
     ----------
     kind
         ``drug_dose`` (a number at the end is a dose), a format such as ``{drug}@{dose}{unit}``, or
-        ``plain`` (a label is a name, whatever number it ends in).
+        ``plain`` (the whole label is a name, even if it ends in a number).
     controls
-        The control label and its aliases: as parts of a combination they say nothing.
+        The control label and its aliases. In a combination they are ignored.
     """
 
     kind: str = DRUG_DOSE
@@ -63,12 +64,19 @@ class Reading:
 
     @classmethod
     def from_settings(cls, said: Mapping[str, Any], control: str) -> Reading:
-        """Return the reading that a manifest, or ``model.json``, says; without a word: with doses.
+        """Return the reading that a manifest or ``model.json`` states; ``drug_dose`` by default.
+
+        Parameters
+        ----------
+        said
+            Settings of the file, with ``labels`` and ``control_aliases`` if present.
+        control
+            The control label.
 
         Raises
         ------
         ResultsError
-            It says something else.
+            ``labels`` is not a valid kind.
         """
         kind = str(said.get("labels") or DRUG_DOSE)
         try:
@@ -77,20 +85,21 @@ class Reading:
         except ValueError as error:
             raise ResultsError(
                 f"labels are read as {kind!r}, which this version does not know",
-                fix="pack the data set again with this version, and train or import the model again",
+                fix="pack the data set again with this version, then train or import the model "
+                "again",
             ) from error
         return cls(kind, (control, *map(str, said.get("control_aliases") or ())))
 
     def said(self) -> dict[str, str]:
-        """Return what a manifest says of it: nothing where labels have doses in the usual format."""
+        """Return the entry of a manifest for this reading; empty for ``drug_dose``, the default."""
         return {} if self.kind == DRUG_DOSE else {"labels": self.kind}
 
     def parse(self, raw: str) -> Label:
-        """Take a label apart, as written.
+        """Parse a label, without changing how its parts are written.
 
-        Understands ``Drug_0.5``, ``Drug_0.2uM``, ``[('Drug', 0.5, 'uM')]``, combinations (several such
-        tuples, ``A_0.5+B_1``, ``A+B``) and plain names. A label that is none of these is a drug
-        without dose; a combination has a dose if its parts agree in it.
+        Accepts ``Drug_0.5``, ``Drug_0.2uM``, ``[('Drug', 0.5, 'uM')]``, combinations (several such
+        tuples, ``A_0.5+B_1``, ``A+B``) and plain names. Any other label is a drug without a dose. A
+        combination has a dose if all its parts have the same dose and unit.
 
         Parameters
         ----------
@@ -107,11 +116,11 @@ class Reading:
         return Label(raw, *self._one(raw))
 
     def canonical(self, raw: str) -> str:
-        """Return the one spelling of all labels that mean the same: ``Drug_0.5``, ``A+B``.
+        """Return the canonical spelling, equal for all labels with the same meaning: ``Drug_0.5``.
 
-        Names are in the form of `spelling.normal`, the parts of a combination sorted and without
-        controls, the dose is in uM (a dose without a unit too) and as short as it can be; a unit that
-        is not a concentration is kept.
+        Names have the form of `spelling.normal`. The parts of a combination are sorted, without
+        controls. The dose is in uM, written as short as possible; a dose without a unit is in uM. A
+        unit that is not a concentration is kept.
 
         Parameters
         ----------
@@ -127,8 +136,13 @@ class Reading:
     def drug_and_dose(self, raw: str) -> tuple[str, float | None]:
         """Return the drug of a label, and its dose in uM; equal for all spellings.
 
-        A unit that is not a concentration belongs to the drug's name: its doses cannot be compared
-        with the others. A combination with a dose for each part has no dose of its own.
+        A unit that is not a concentration becomes part of the drug's name, because its doses cannot
+        be compared with concentrations. A combination whose parts have different doses has no dose.
+
+        Parameters
+        ----------
+        raw
+            The label.
         """
         if self.kind == PLAIN:
             return self.canonical(raw), None
@@ -138,15 +152,20 @@ class Reading:
         return drug + (f" ({unit})" if unit else ""), dose
 
     def described(self, labels: Iterable[str]) -> dict[str, Label]:
-        """Return labels taken apart, each drug under one name and doses in one unit.
+        """Return parsed labels, with one name per drug and one unit for all concentrations.
 
-        Of several spellings of a drug the first in the alphabet is its name. Doses are as written, or in
-        uM where some are in other concentrations than the rest.
+        If a drug has several spellings, the first in the alphabet is its name. Doses stay as
+        written, unless the labels use several concentration units: then they are in uM.
 
         Parameters
         ----------
         labels
             All labels of a data set.
+
+        Returns
+        -------
+        dict
+            The parsed label of each raw label.
         """
         found = {raw: self.parse(raw) for raw in sorted(set(labels))}
         names: dict[str, str] = {}
@@ -164,7 +183,7 @@ class Reading:
         return out
 
     def _parts(self, raw: str) -> list[Part]:
-        """Return name, dose in uM and unit of each part of a label that is not a control."""
+        """Return name, dose in uM and unit of each part of a label, without controls."""
         found, names = self._all_parts(raw), _control_names(self)
         kept = [part for part in found if part[0] not in names]
         if kept or not names or any(dose for _, dose, _ in found):
@@ -175,7 +194,7 @@ class Reading:
         parts = tuples(raw) or self._each_dosed(raw)
         if not parts:
             whole, each = self._one(raw), [self._one(name) for name in joined(raw)]
-            # In A+B_0.5 both are at this dose.
+            # In A+B_0.5, the dose belongs to both drugs.
             parts = each if any(dose is not None for _, dose, _ in each[:-1]) else [whole]
         out: list[Part] = []
         for name, dose, unit in parts:
@@ -184,7 +203,7 @@ class Reading:
         return out
 
     def _each_dosed(self, raw: str) -> list[Part]:
-        """Return the parts of a combination in which each has a dose, [] for other labels."""
+        """Return the parts of a combination if each part has a dose, else []."""
         each = [] if self.kind == PLAIN else [self._one(part) for part in raw.split("+")]
         return each if len(each) > 1 and all(dose is not None for _, dose, _ in each) else []
 
@@ -196,20 +215,21 @@ class Reading:
 
 
 WITH_DOSES = Reading()
-"""The reading of labels with a dose in the usual format, where nothing else is known."""
+"""Default reading: labels may end in a dose."""
 
 
 class Spellings:
-    """Names found by what they mean: one spelling stands for all, the first that was added.
+    """Index of names by meaning, with one chosen spelling per meaning.
 
-    Of several that are added together it is the canonical one, else the first in the alphabet.
+    The first added spelling is chosen. Of several spellings that are added in one call, it is the
+    canonical spelling, or else the first in the alphabet.
 
     Parameters
     ----------
     canonical
-        Gives what a name means.
+        Function that returns the canonical spelling of a name.
     names
-        Added at once.
+        Names to add immediately.
     """
 
     def __init__(self, canonical: Callable[[str], str], names: Iterable[str] = ()) -> None:
@@ -218,30 +238,56 @@ class Spellings:
         self.add(names)
 
     def add(self, names: Iterable[str]) -> None:
-        """Add names that stand for what they mean, unless others do already."""
+        """Add names; a meaning that already has a spelling keeps it.
+
+        Parameters
+        ----------
+        names
+            The names.
+        """
         meant = [(canonical := self._canonical(name), canonical != name, name) for name in names]
         for meaning, _, name in sorted(meant):
             self._chosen.setdefault(meaning, name)
 
     def find(self, name: str) -> str | None:
-        """Return the spelling that stands for a name; None: nothing means the same."""
+        """Return the chosen spelling with the meaning of a name, or None.
+
+        Parameters
+        ----------
+        name
+            Any spelling.
+        """
         return self._chosen.get(self._canonical(name))
 
 
 @cache
 def _control_names(reading: Reading) -> frozenset[str]:
-    """Return the names of the controls, without those that are combinations of different names."""
+    """Return the normal names of the controls, without combinations of different names."""
     each = [{part[0] for part in reading._all_parts(label)} for label in reading.controls]
     return frozenset(name for names in each if len(names) == 1 for name in names)
 
 
 def parse(raw: str) -> Label:
-    """Take a label with a dose in the usual format apart, see `Reading.parse`."""
+    """Parse a label with the default reading, see `Reading.parse`.
+
+    Parameters
+    ----------
+    raw
+        The label.
+    """
     return Reading().parse(raw)
 
 
 def spell(drug: str, dose: float | str | None = None) -> str:
-    """Return the label of a drug at a dose, ``Drug_0.5``; `parse` takes it apart again."""
+    """Return the label of a drug at a dose, ``Drug_0.5``; `parse` is the inverse.
+
+    Parameters
+    ----------
+    drug
+        Name of the drug.
+    dose
+        The dose as number, or as text with its unit. None: the label is the name.
+    """
     return drug if dose is None else f"{drug}_{dose if isinstance(dose, str) else f'{dose:.12g}'}"
 
 
@@ -250,17 +296,32 @@ def _amount(part: Part) -> str | None:
 
 
 def controls(declared: str | Iterable[str]) -> list[str]:
-    """Return the declared control labels as a list, the canonical one first."""
+    """Return the declared control labels as a list, the canonical label first.
+
+    Parameters
+    ----------
+    declared
+        One label, or several with the canonical label first.
+    """
     return [declared] if isinstance(declared, str) else list(declared)
 
 
 def control_spellings(
     labels: Iterable[str], declared: Iterable[str], kind: str = DRUG_DOSE
 ) -> list[str]:
-    """Return labels that mean a declared control but are spelt in another way.
+    """Return the labels that are other spellings of a declared control, sorted.
 
-    ``[('DMSO_TF', 0.0, 'uM')]``, ``DMSO_TF_00`` and ``DMSO_TF`` are one control: the drug of a declared
-    label, without a dose or at dose 0.
+    ``[('DMSO_TF', 0.0, 'uM')]``, ``DMSO_TF_00`` and ``DMSO_TF`` are the same control: the drug of a
+    declared label, without a dose or at dose 0.
+
+    Parameters
+    ----------
+    labels
+        All labels of the data set.
+    declared
+        The control label and its aliases.
+    kind
+        How labels are read, see `Reading`.
     """
     known = list(declared)
     reading = Reading(kind, tuple(known))

@@ -1,17 +1,26 @@
-"""Moving cells to another mean: how whatever knows only means delivers cells."""
+"""Shift of cells to a given mean: how a baseline that predicts only means delivers cells."""
 
 from __future__ import annotations
 
 import numpy as np
 
 LARGEST_SCALE = 2.0
-"""How far a rising gene is scaled; without a limit, rare genes get log1p values that no cell has."""
+"""Largest factor for a rising gene. Without it, rare genes get log1p values that no cell has."""
 
 
 def expressed_in(cells: np.ndarray) -> np.ndarray:
-    """Mean of each gene over the cells that express it, [n, G] -> float64 [G].
+    """Return the mean of each gene over the cells that express it.
 
-    A gene that none expresses gets the median of the others, 1 if there are none.
+    Parameters
+    ----------
+    cells
+        log1p expression, [n, G].
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [G]. A gene that no cell expresses gets the median of the expressed genes, or 1 if
+        no gene is expressed.
     """
     number = (cells > 0).sum(axis=0)
     found = cells.sum(axis=0, dtype=np.float64) / np.maximum(number, 1)
@@ -26,36 +35,38 @@ def move(
     rng: np.random.Generator,
     most: float = np.inf,
 ) -> np.ndarray:
-    """Move cells so that their mean is exactly `mean`, none falls below zero and none exceeds `most`.
+    """Shift cells so that their mean is exactly `mean` and all values lie between 0 and `most`.
 
-    Genes are scaled, rising ones at most to the double; what is missing then, above all where none of
-    few cells expresses a rare gene, goes to as many cells as a gene of that mean is expressed in.
-    Simpler ways make a baseline, and so the bar for every model, too low. Measured for
-    `perturbation_mean` on the simulated data, 24 conditions of about 40 cells:
+    Each gene is scaled, by a factor of at most `LARGEST_SCALE`. The rest that scaling cannot reach,
+    mostly where no cell expresses a rare gene, is added to randomly chosen cells. Their number is
+    that of cells that express a gene of this mean. Simpler methods make a baseline too weak, and so
+    the comparison too easy for every model. Measured for `perturbation_mean` on simulated data, 24
+    conditions of about 40 cells:
 
-    - Adding a negative delta and clipping at zero: a gene with mean 0.1 that 90 % of the cells
-      lack cannot fall by 0.05 that way, only by 0.005, since zeros cannot give anything.
-    - Moving by the delta from wherever the drawn cells are, which miss the mean of all controls by
-      sampling and by their plate: Pearson of deltas 0.42 instead of 0.54.
-    - Adding positive deltas only: all zeros of a rising gene become non-zero at once, and 170 genes
-      are called significant where the real cells have 31; scaled, 60, at a smaller energy distance.
-    - Adding what scaling leaves to every cell: of an interpolated duplicate 92 genes were then called
-      significant, 84 of them wrongly, where the real half has 12.
-    - Scaling without limit: log1p values of 16, which no cell has.
+    - Adding a negative delta and clipping at zero: a gene with mean 0.1 that is zero in 90 % of the
+      cells falls by 0.005 only, not by 0.05, because zeros cannot fall.
+    - Adding the delta to the drawn cells, whose mean differs from the mean of all controls by
+      sampling and batch: Pearson correlation of deltas 0.42 instead of 0.54.
+    - Adding positive deltas to all cells: all zeros of the gene become non-zero, and 170 genes are
+      called significant where the real cells have 31. Scaling gives 60, at a smaller energy
+      distance.
+    - Adding the rest to every cell: 92 genes of an interpolated duplicate were called significant,
+      84 of them wrongly, where the real half has 12.
+    - Scaling without a limit: log1p values of 16, which no cell has.
 
     Parameters
     ----------
     cells
         log1p expression, [n, G], not negative.
     mean
-        Where their mean is to be, [G]; negative values count as zero.
+        Target mean, [G]; negative values count as zero.
     expressed
-        float64 [G], above 0: mean over the cells that express a gene (`expressed_in`).
+        Mean over the cells that express each gene (`expressed_in`), float64 [G], positive.
     rng
-        Chooses the cells.
+        Generator that chooses the cells.
     most
-        Largest value that a cell can have (`expression.largest_log1p`). What would exceed it goes to the
-        other cells; a mean above it becomes it.
+        Largest value that a cell can have (`expression.largest_log1p`). The excess is added to
+        other cells; a target mean above `most` becomes `most`.
 
     Returns
     -------
@@ -79,11 +90,14 @@ def move(
 
 
 def _spread(values: np.ndarray, most: float) -> np.ndarray:
-    """Return values [n] of the same sum, none above `most`: cells that express take the rest first."""
+    """Return values [n] with the same sum and none above `most`.
+
+    The excess is added to cells that express the gene first, then to all cells.
+    """
     total, kept = values.sum(), np.minimum(values, most)
     for takers in (kept > 0, kept >= 0):
         room = np.where(takers, most - kept, 0.0)
         if room.any():
-            # Rounding may leave less than nothing to give away.
+            # Rounding may make the remaining sum slightly negative.
             kept = kept + room * min(1.0, max(0.0, (total - kept.sum()) / room.sum()))
     return kept

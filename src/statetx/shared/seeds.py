@@ -1,4 +1,4 @@
-"""Random numbers that depend on nothing but the names of what is drawn."""
+"""Random number generators that are seeded by names, so that results do not depend on order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import numpy as np
 
 
 def generator(*key: object) -> np.random.Generator:
-    """Return a generator that depends on nothing but `key` (numbers and strings)."""
+    """Return a random number generator that depends on `key` only.
+
+    Parameters
+    ----------
+    *key
+        Numbers and strings; the type of each counts too.
+    """
     text = "\0".join(f"{type(part).__name__}:{part}" for part in key).encode()
     digest = hashlib.blake2b(text, digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))

@@ -1,4 +1,4 @@
-"""Spellings of perturbation labels: text, numbers, tuples and formats, before anybody asks what they mean."""
+"""Parsing of perturbation labels: names, numbers, units, tuples, formats."""
 
 from __future__ import annotations
 
@@ -11,43 +11,55 @@ import warnings
 from functools import cache
 
 Part = tuple[str, float | None, str]
-"""Name, dose and unit as written of one perturbation of a label."""
+"""Name, dose and unit of one perturbation in a label, as written."""
 
 LONGEST = 4096
-"""Characters of a label that may be a tuple; a longer one is a name."""
+"""Most characters of a label that is parsed as a tuple; a longer label is a name."""
 DEEPEST = 6
-"""Brackets inside each other in a label that may be a tuple."""
+"""Most levels of nested brackets in a label that is parsed as a tuple."""
 
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+|0,[0-9]+|[0-9]+,[0-9]{1,2})(?:[eE][-+]?[0-9]+)?"
 _UNIT = r"[^\W\d_]+(?:/[^\W\d_]+)?|%"
 FORMAT = "{drug}_{dose}{unit}"
-"""How labels with a dose are written, unless a data set says otherwise."""
+"""Default format of labels with a dose."""
 
 _PLUS_IN_NAME = re.compile(r"(^|[(\[-])\s*\+|\+\s*($|[)\],-])")
-"""Such as (+)-Catechin: a plus that joins nothing."""
+"""A plus that does not join two names, as in (+)-Catechin."""
 _NUMPY = re.compile(r"(?:float|int|uint)(?:_|[0-9]+)?|str_?|bytes_?|array|Decimal")
-"""Names of calls that wrap one value in the text of a tuple, such as ``np.float64(0.5)``."""
+"""Functions that wrap a value in the text of a tuple, such as ``np.float64(0.5)``."""
 
 UM = {"": 1.0, "uM": 1.0, "μM": 1.0, "um": 1.0, "nM": 1e-3, "nm": 1e-3, "pM": 1e-6}
 UM |= {"mM": 1e3, "M": 1e6}
-"""Concentrations in uM, by the unit in its `normal` form; without a unit a dose is in uM."""
+"""Factors that convert a concentration to uM, by unit in `normal` form; no unit means uM."""
 
 
 def normal(text: str) -> str:
-    """Return a name in its one form: NFC, one micro sign, single blanks, none at the ends.
+    """Return the normal form of a name: NFC, Greek mu for the micro sign, single blanks, stripped.
 
-    Compatibility forms are kept apart (NFKC would make one drug of ``X²`` and ``X2``), except the micro
-    sign, which is a Greek mu on some keyboards, and characters that have no width at all.
+    NFKC is not used, because it would make one drug of ``X²`` and ``X2``. Of the compatibility
+    forms, only the micro sign is replaced, which some keyboards write as Greek mu. Characters
+    without width are removed.
+
+    Parameters
+    ----------
+    text
+        The name.
     """
     seen = text.replace("\u200b", "").replace("\ufeff", "").replace("\u00b5", "\u03bc")
     return " ".join(unicodedata.normalize("NFC", seen).split())
 
 
 def number(text: str) -> float | None:
-    """Return the number that a text writes, None where it writes none.
+    """Return the number that a text writes, or None.
 
-    ``0.50``, ``.5``, ``5.``, ``5e-1`` and ``0,5`` are numbers. A comma is a decimal sign only before one or
-    two digits or after a single 0: ``1,000`` may be one or a thousand, so it is not a number.
+    ``0.50``, ``.5``, ``5.``, ``5e-1`` and ``0,5`` are numbers. A comma is a decimal sign only
+    before one or two digits or after a single 0. ``1,000`` may be one or a thousand, so it is not a
+    number.
+
+    Parameters
+    ----------
+    text
+        The text.
     """
     if not re.fullmatch(_NUMBER, text.strip()):
         return None
@@ -57,20 +69,25 @@ def number(text: str) -> float | None:
 
 @cache
 def pattern(written: str = FORMAT) -> re.Pattern[str]:
-    """Return the expression of a format such as ``{drug}_{dose}{unit}``: groups drug, dose and unit.
+    """Return the regular expression of a format, with groups ``drug``, ``dose`` and ``unit``.
+
+    Parameters
+    ----------
+    written
+        Format such as ``{drug}_{dose}{unit}``.
 
     Raises
     ------
     ValueError
-        The format has no drug or no dose, or something else in braces.
+        The format does not contain ``{drug}`` and ``{dose}`` once each, or contains other braces.
     """
     pieces = re.split(r"(\{[^{}]*\})", written)
     names = [piece[1:-1] for piece in pieces[1::2]]
     if sorted(set(names) & {"drug", "dose"}) != ["dose", "drug"] or len(set(names)) < len(names):
-        raise ValueError(f"{written!r} must hold {{drug}} and {{dose}} once each")
+        raise ValueError(f"{written!r} must contain {{drug}} and {{dose}} once each")
     strange = sorted({*names} - {"drug", "dose", "unit"})
     if strange or any(mark in "".join(pieces[::2]) for mark in "{}"):
-        raise ValueError(f"{written!r} may hold {{drug}}, {{dose}} and {{unit}} only")
+        raise ValueError(f"{written!r} may contain {{drug}}, {{dose}} and {{unit}} only")
     groups = {
         "drug": r"(?P<drug>.+)",
         "dose": rf"\s*(?P<dose>{_NUMBER})",
@@ -83,7 +100,15 @@ def pattern(written: str = FORMAT) -> re.Pattern[str]:
 
 
 def dosed(raw: str, written: re.Pattern[str]) -> Part | None:
-    """Return name, dose and unit of a label in a format; None: it is not in it."""
+    """Return name, dose and unit of a label, or None if it does not match the format.
+
+    Parameters
+    ----------
+    raw
+        The label.
+    written
+        The format as `pattern` returns it.
+    """
     found = written.fullmatch(raw) or written.fullmatch(unicodedata.normalize("NFC", raw))
     if found is None:
         return None
@@ -92,19 +117,33 @@ def dosed(raw: str, written: re.Pattern[str]) -> Part | None:
 
 
 def joined(raw: str) -> list[str]:
-    """Return the names that ``+`` joins, as written; one name where it joins nothing."""
+    """Return the names that ``+`` joins in a label, as written; the label itself if it joins none.
+
+    Parameters
+    ----------
+    raw
+        The label.
+    """
     return [raw] if _PLUS_IN_NAME.search(raw) else raw.split("+")
 
 
 def in_um(dose: float, unit: str) -> tuple[float, str]:
-    """Return a dose in uM, and the unit where it is not a concentration."""
+    """Return a dose in uM and an empty unit; a dose that is not a concentration keeps its unit.
+
+    Parameters
+    ----------
+    dose
+        The dose in `unit`.
+    unit
+        The unit as written; empty means uM.
+    """
     seen = normal(unit)
     factor, dose = UM.get(seen), _short(dose)
     return (dose, seen) if factor is None else (float(f"{dose * factor:.12g}"), "")
 
 
 def _short(dose: float) -> float:
-    """Return 0.2 for 0.20000000298, which is 0.2 after a stay in 32 bits; other doses as they are."""
+    """Return 0.2 for 0.20000000298, which is 0.2 as float32; return other doses unchanged."""
     short = float(f"{dose:.7g}")
     if short == dose or not 1e-30 < short < 1e30:
         return dose
@@ -117,10 +156,16 @@ def _short(dose: float) -> float:
 
 
 def tuples(raw: str) -> list[Part]:
-    """Return the parts of a label that is one tuple (drug, dose, unit) or several; [] where it is not.
+    """Return the parts of a label that writes one or more tuples (drug, dose, unit), else [].
 
-    Lists count as tuples, one tuple needs no list around it, and values may be wrapped as numpy does,
-    ``np.float64(0.5)``. The text is parsed, never run; a long or deeply nested one is not a tuple.
+    Lists count as tuples, a single tuple need not be in a list, and values may be wrapped as numpy
+    writes them, ``np.float64(0.5)``. The text is parsed, never executed. A text longer than
+    `LONGEST` or nested more deeply than `DEEPEST` is not a tuple.
+
+    Parameters
+    ----------
+    raw
+        The label.
     """
     text = raw.strip()
     if text[-1:] not in ("]", ")") or len(text) > LONGEST or not ("'" in text or '"' in text):
@@ -149,7 +194,7 @@ def _depth(text: str) -> int:
 
 
 def _value(node: ast.expr) -> object:
-    """Return what a literal says; lists are tuples, numpy's wrappers are taken off."""
+    """Return the value of a literal; lists become tuples, numpy's wrappers are removed."""
     if isinstance(node, ast.Constant):
         return node.value.decode() if isinstance(node.value, bytes) else node.value
     if isinstance(node, ast.Tuple | ast.List):
@@ -163,7 +208,7 @@ def _value(node: ast.expr) -> object:
 
 
 def _part(value: object) -> Part | None:
-    """Return a (drug, dose, unit); the dose may be a number, the text of one, or None."""
+    """Return a (drug, dose, unit) tuple, or None; the dose may be a number, its text, or None."""
     if not isinstance(value, tuple) or len(value) != 3:
         return None
     name, dose, unit = value

@@ -1,7 +1,7 @@
-"""Read tables that somebody made, and write tables that people open.
+"""Reader of tables that users make, writer of tables that users open.
 
-Text stays text: a label may be called NA, None, 1e5 or 007. Encoding, separator and format are told from
-what a file holds, not from its name or the locale.
+Text stays text: a label may be NA, None, 1e5 or 007. Encoding, separator and format are detected
+from the content of a file, not from its name or the locale.
 """
 
 from __future__ import annotations
@@ -25,29 +25,38 @@ from statetx.core.documents import Wanted, decoded, encoding_of
 from statetx.core.errors import did_you_mean
 
 MAX_BYTES = 2 * 2**30
-"""Of text."""
+"""Largest text, in bytes."""
 SPARE = 64 * 2**20
+"""Bytes that a compressed file may unpack to in addition to `MAX_RATIO` times its size."""
 MAX_RATIO = 50
-"""A compressed file may unpack to `MAX_RATIO` times its size and `SPARE` bytes: text is rarely a twentieth
-of its size when it is compressed."""
+"""Largest ratio of unpacked to compressed size; text rarely shrinks by more than a factor of 20."""
 SEPARATORS = (",", "\t", ";")
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""Text that a spreadsheet would take for a formula, and such text that is marked already."""
+"""Start of text that a spreadsheet would read as a formula, with or without the `guarded` mark."""
 
 
 def read_table(path: str | Path, wanted: Wanted) -> pd.DataFrame:
     """Read a table: text separated by commas, semicolons or tabs (also gzipped), or parquet.
 
+    Parameters
+    ----------
+    path
+        The file.
+    wanted
+        Parts of the error.
+
     Returns
     -------
-    Text as str, empty where nothing stands, without the marks of `guarded`; numbers of a parquet file as
-    they are. Blanks around names of columns, rows without a value, and columns without a name or a value
-    are left out.
+    pandas.DataFrame
+        Text as str without the marks of `guarded`, missing text as an empty string; numbers of a
+        parquet file unchanged. Blanks around column names are removed. In text files, rows without
+        a value and columns without name and value are left out.
 
     Raises
     ------
     StatetxError
-        Of the kind in `wanted`: unreadable, of another format, or rows that do not fit the header.
+        Of the kind in `wanted`: the file is unreadable or has another format, or its rows do not
+        fit the header.
     """
     try:
         if is_parquet(path):
@@ -62,12 +71,19 @@ def read_table(path: str | Path, wanted: Wanted) -> pd.DataFrame:
 
 
 def text_of(path: str | Path) -> str:
-    """Return the text of a table.
+    """Return the text of a table, unpacked if the file is gzipped.
+
+    Parameters
+    ----------
+    path
+        The file.
 
     Raises
     ------
-    OSError, ValueError, EOFError
-        Unreadable, not text, or too large.
+    OSError, EOFError
+        The file cannot be read or unpacked.
+    ValueError
+        The file is not text, or is too large.
     """
     size = Path(path).stat().st_size
     if size > MAX_BYTES:
@@ -87,36 +103,59 @@ def text_of(path: str | Path) -> str:
 
 
 def separator(header: str) -> str:
-    """Return what separates the names in the first line of a table."""
+    """Return the character that separates the columns of a table.
+
+    Parameters
+    ----------
+    header
+        First line of the table.
+    """
     bare = re.sub(r'"[^"]*"', "", header)
     return max(SEPARATORS, key=bare.count)
 
 
 def is_parquet(path: str | Path) -> bool:
-    """Whether a file is parquet; its name does not count."""
+    """Return whether the content of a file is parquet; its name does not matter."""
     with Path(path).open("rb") as file:
         return file.read(4) == b"PAR1"
 
 
 def encoding(path: str | Path) -> str:
-    """Return the encoding that a text file states."""
+    """Return the encoding that a text file states by its byte order mark; UTF-8 without one."""
     with Path(path).open("rb") as file:
         return encoding_of(file.read(4))
 
 
 def first_line(path: str | Path) -> str:
-    """Return the first line of a large text file, without what ends it."""
+    """Return the first line of a large text file, without the line break.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        The line is not text.
+    """
     with Path(path).open(encoding=encoding(path)) as file:
         line = file.readline(2**20)
     if "\0" in line:
-        raise ValueError("it holds NUL characters: it is not a text file, or UTF-16 without a mark")
+        raise ValueError(
+            "it contains NUL characters: it is not a text file, or it is UTF-16 without a "
+            "byte order mark"
+        )
     return line.rstrip("\n")
 
 
 def _from_text(text: str) -> pd.DataFrame:
     lines = text.lstrip("\r\n")
     first = lines.split("\n", 1)[0].rstrip("\r")
-    stated = re.fullmatch("sep=(.)", first, re.IGNORECASE)  # Excel's first line
+    # Excel reads the separator from such a first line.
+    stated = re.fullmatch("sep=(.)", first, re.IGNORECASE)
     if stated:
         lines = lines.split("\n", 1)[-1]
         first = lines.split("\n", 1)[0]
@@ -132,8 +171,8 @@ def _from_text(text: str) -> pd.DataFrame:
         extra = row[len(names) :]
         if len(row) < len(names) or any(map(str.strip, extra)):
             raise ValueError(
-                f"line {above + reader.line_num} has {len(row)} values, the header has {len(names)} "
-                "names of columns"
+                f"line {above + reader.line_num} has {len(row)} values, but the header has "
+                f"{len(names)} column names"
             )
         rows.append(row[: len(names)] if extra else row)
     columns: list[Sequence[str]] = list(zip(*rows, strict=True)) or [()] * len(names)
@@ -148,7 +187,7 @@ def _check_names(names: Sequence[str]) -> None:
     for name, n in Counter(names).items():
         if n > 1:
             raise ValueError(
-                f"{n} columns are named {name!r}" if name else f"{n} columns lack a name"
+                f"{n} columns are named {name!r}" if name else f"{n} columns do not have a name"
             )
 
 
@@ -159,10 +198,10 @@ def _parquet(path: Path) -> pd.DataFrame:
     unpacked = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
     if unpacked > MAX_RATIO * size + SPARE or meta.num_rows * meta.num_columns > size + SPARE:
         raise ValueError(
-            f"{size:,} bytes that unpack to {unpacked:,} ({meta.num_rows:,} rows of {meta.num_columns:,} "
-            "columns) are not a table of labels"
+            f"the file of {size:,} bytes unpacks to {unpacked:,} bytes ({meta.num_rows:,} rows of "
+            f"{meta.num_columns:,} columns), which is too large for a table of labels"
         )
-    # A long text that repeats stays one object.
+    # Read as dictionary, so that a long text in many rows stays one object in memory.
     text = [field.name for field in schema if _is_text(field.type)]
     table = pa.parquet.read_table(path, read_dictionary=text)
     _check_names([name.strip() for name in table.column_names])
@@ -194,19 +233,32 @@ def _values(column: Any) -> pd.Series:
     known = np.array([*map(unguarded, values), ""], dtype=object)
     places = encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
     if len(places) and not 0 <= places.min() <= places.max() < len(known):
-        raise ValueError("codes of a column are not those of its labels")
+        raise ValueError("a column has category codes without a label")
     return pd.Series(known[places.astype(np.int64)], dtype=object)
 
 
 def check_columns(
     table: pd.DataFrame, names: Iterable[str], path: object, wanted: Wanted, fix: str = ""
 ) -> None:
-    """Check that a table has columns.
+    """Check that a table has all required columns.
+
+    Parameters
+    ----------
+    table
+        The table.
+    names
+        Required columns.
+    path
+        The file, for the message.
+    wanted
+        Parts of the error.
+    fix
+        Text before the suggestion of the nearest column.
 
     Raises
     ------
     StatetxError
-        One is missing; the message names the nearest one that there is.
+        A column is missing. The message suggests the nearest column of the table.
     """
     for name in names:
         if name not in table.columns:
@@ -215,7 +267,18 @@ def check_columns(
 
 
 def count(value: object) -> int | None:
-    """Return a number of cells: ``30``, ``30.0``; None: it is not a whole number from 0 to 10^15."""
+    """Return a number of cells, such as ``30`` or ``30.0``, as int.
+
+    Parameters
+    ----------
+    value
+        Text or number.
+
+    Returns
+    -------
+    int or None
+        None if the value is not a whole number from 0 to 10^15.
+    """
     text = str(value).strip()
     if not re.fullmatch(r"\+?\d{1,16}(\.0*)?([eE]\+?\d{1,2})?", text, re.ASCII):
         return None
@@ -224,19 +287,19 @@ def count(value: object) -> int | None:
 
 
 def guarded(text: str) -> str:
-    """Mark text that a spreadsheet would take for a formula by an apostrophe in front of it."""
+    """Put an apostrophe before text that a spreadsheet would read as a formula."""
     return f"'{text}" if FORMULA.match(text) else text
 
 
 def unguarded(text: Any) -> Any:
-    """Return text without the mark of `guarded`."""
+    """Return text without the apostrophe of `guarded`; other values unchanged."""
     if isinstance(text, str) and text.startswith("'") and FORMULA.match(text):
         return text[1:]
     return text
 
 
 def field(text: str) -> str:
-    """Return text as it stands in a CSV."""
+    """Return text as a CSV field: guarded, and in quotes where necessary."""
     text = guarded(text)
     return '"' + text.replace('"', '""') + '"' if re.search('[,"\r\n]', text) else text
 
@@ -249,7 +312,15 @@ def _cell(value: object) -> str:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a CSV that `read_table` reads back: every number in full, every text as it is."""
+    """Write a CSV that `read_table` reads back without loss: full numbers, unchanged text.
+
+    Parameters
+    ----------
+    table
+        The table; its index is not written.
+    path
+        The file.
+    """
     columns = [table[name].tolist() for name in table.columns]
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(",".join(map(_cell, table.columns)) + "\n")

@@ -225,7 +225,7 @@ def test_strata_are_for_what_is_drawn(generator: str) -> None:
             made = case(generator, stratify={what: "column"}, **keys)
             assert getattr(made.stratify, what) == "column"
         else:
-            with pytest.raises(ValidationError, match=rf"{generator} draws no {what}"):
+            with pytest.raises(ValidationError, match=rf"{generator} does not draw {what}"):
                 case(generator, stratify={what: "column"})
 
 
@@ -241,7 +241,7 @@ def test_effects_are_strata_only_where_some_lines_just_train(generator: str) -> 
 @pytest.mark.parametrize(
     ("generator", "keys", "message"),
     [
-        ("dc_block", {"line_table": {"path": "lines.csv"}}, "name a column there"),
+        ("dc_block", {"line_table": {"path": "lines.csv"}}, "name a column in stratify.lines"),
         ("dc_block", {"drug_fraction": 0}, "greater than 0"),
         ("dc_block", {"drug_fraction": 1}, "less than 1"),
         ("dc_block", {"val_drug_fraction": -0.1}, "greater than or equal to 0"),

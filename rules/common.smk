@@ -1,5 +1,5 @@
-# Used by all files beside it. The checked configuration, the table of runs, inputs that are known
-# only when a plan exists.
+# Included before all other rules: the checked configuration, the table of runs, and the functions
+# that return the inputs and parameters of rules.
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -23,13 +23,16 @@ from statetx.stages.source_files import source_files
 
 
 def force_stale():
-    """Have Snakemake make anew what its own metadata would call fresh; jobs leave it to their parent."""
+    """Make Snakemake remake stale outputs that its own metadata would call fresh.
+
+    Only the main process does so, not its jobs.
+    """
     if workflow.exec_mode != ExecMode.DEFAULT:
         return
     jobs.ask_for_codes(CFG)
-    found = {str(path) for path in staleness.stale(CFG)}
-    found |= {
-        f"{paths.pack_dir(name)}/content.json"
+    outdated = {str(path) for path in staleness.stale(CFG)}
+    outdated |= {
+        f"results/{name}/pack/content.json"
         for name in CFG.datasets
         if packed_sources.sources_changed(CFG, name)
     }
@@ -37,7 +40,7 @@ def force_stale():
 
     def prepare_with_stale(*arguments, **options):
         prepared = prepare(*arguments, **options)
-        workflow.dag.forcefiles |= found
+        workflow.dag.forcefiles |= outdated
         return prepared
 
     workflow._prepare_dag = prepare_with_stale
@@ -54,9 +57,9 @@ try:
     for name, files in SOURCES.items():
         for path in filter(contains_wildcard, files):
             raise ConfigError(
-                f"Snakemake takes the braces in the path of {path!r} for wildcards",
+                f"Snakemake reads the braces in the path {path!r} as wildcards",
                 where=f"datasets.{name}.files",
-                fix="rename the file or directory, or make a link to it under another name",
+                fix="rename the file or directory, or make a link to it with another name",
             )
     PACK = {name: parameters.pack_params(CFG, name) for name in CFG.datasets}
     SPLIT = {name: parameters.split_params(CFG, name) for name in CFG.split_names()}
@@ -91,9 +94,9 @@ wildcard_constraints:
 
 
 def origin_of(name):
-    """Simulated cells, or what `compare` says of source files.
+    """Return the origin of a store: the simulated cells, or ``content.json`` of rule compare.
 
-    Source files are no inputs: where they lie, and when they were written, must repack nothing.
+    Source files are not inputs, because a change of their path or time must not pack them again.
     """
     if CFG.datasets[name].files == "simulate":
         return SOURCES[name]
@@ -103,22 +106,22 @@ def origin_of(name):
 
 
 def part_dirs(name):
-    """Where the source files of a data set lie, dealt out by cell line."""
+    """Return the directories of parts, one per source file, with its cells by cell line."""
     return [
         f"{paths.pack_dir(name)}/parts/{part:04d}" for part in range(len(SOURCES[name]))
     ]
 
 
 def store_files(wildcards):
-    """Every file of a packed store."""
-    home = paths.made(paths.PACK, dataset=wildcards.dataset)
+    """Return every file of a packed store."""
+    home = f"results/{wildcards.dataset}/pack"
     lines = [f"{home}/{file_name(line)}.h5ad" for line in LINES[wildcards.dataset]]
     return [f"{home}/manifest.json", f"{home}/conditions.parquet", *lines]
 
 
 def line_files(wildcards):
-    """The files of a packed store that a stage for one cell line reads."""
-    home = paths.made(paths.PACK, dataset=wildcards.dataset)
+    """Return the files of a packed store that a stage for one cell line reads."""
+    home = f"results/{wildcards.dataset}/pack"
     return [
         f"{home}/manifest.json",
         f"{home}/conditions.parquet",
@@ -127,14 +130,14 @@ def line_files(wildcards):
 
 
 def plan_of(wildcards):
-    """The plan of a split. Asking the checkpoint stops the chain where a plan did not change."""
+    """Return the plan of a split; as a checkpoint output, an unchanged plan reruns nothing."""
     return checkpoints.split.get(
         dataset=wildcards.dataset, split=wildcards.split
     ).output.plan
 
 
 def reference_files(wildcards):
-    """The reference of a test line, without its record."""
+    """Return the reference files of a test line, without the record."""
     return [
         path.format(**wildcards)
         for path in map(str, rules.reference.output)
@@ -143,19 +146,22 @@ def reference_files(wildcards):
 
 
 def genes_of(wildcards):
-    """The genes chosen on a split, if any model on it asks for them."""
+    """Return the file of genes selected on a split; empty if its models use all genes."""
     path = paths.genes_file(CFG, wildcards.dataset, wildcards.split)
     return [] if path is None else str(path)
 
 
 def test_lines(dataset, split):
-    """The cell lines, as they stand in paths, that a split tests."""
+    """Return the test lines of a split, as they are written in paths."""
     plan = checkpoints.split.get(dataset=dataset, split=split).output.plan
     return [file_name(line) for line in read_plan(plan).lines("test")]
 
 
 def per_test_line(pattern, runs, wanted=None):
-    """`pattern` for every run, test line and evaluated checkpoint (or the first `wanted` of them)."""
+    """Return `pattern` filled in for every run, test line and evaluated checkpoint.
+
+    With `wanted`, only the first `wanted` checkpoints count.
+    """
     return [
         pattern.format(**run._asdict(), checkpoint=checkpoint, cell_line=line)
         for run in runs
@@ -165,37 +171,37 @@ def per_test_line(pattern, runs, wanted=None):
 
 
 def needs_gpu(wildcards):
-    """Networks train and predict on a GPU where there is one; baselines do not."""
+    """Return 1 for networks, which train and predict on a GPU if available, 0 for baselines."""
     return int(CFG.models[wildcards.model].kind not in BASELINES)
 
 
 def train_gpus(wildcards):
-    """GPUs that share the batches of a training."""
+    """Return the number of GPUs that share the batches of a training."""
     return needs_gpu(wildcards) and CFG.models[wildcards.model].devices
 
 
 def kind_of(wildcards):
-    """Kind of a model."""
+    """Return the kind of a model."""
     return CFG.models[wildcards.model].kind
 
 
 def train_params(wildcards):
-    """Settings of a training."""
+    """Return the parameters of stage `train`."""
     return parameters.train_params(CFG, wildcards.model)
 
 
 def match_of(wildcards):
-    """How cells find their controls."""
+    """Return for each level of control matching whether the batch must agree."""
     return parameters.match_params(CFG, wildcards.dataset)
 
 
 def predict_params(wildcards):
-    """Settings of a prediction."""
+    """Return the parameters of stage `predict`."""
     return parameters.predict_params(CFG, wildcards.model)
 
 
 def verdict_scores(wildcards):
-    """Scores of every run of an experiment, by the checkpoint that is judged."""
+    """Return the scores of every run of an experiment, for the checkpoint of the verdict."""
     return per_test_line(
         f"{paths.SCORES}/scores.csv",
         CFG.runs(wildcards.experiment),
@@ -204,7 +210,7 @@ def verdict_scores(wildcards):
 
 
 def verdict_references(wildcards):
-    """Floors, ceilings and what lies between, of every test line of an experiment."""
+    """Return the reference scores of every test line of an experiment, from floor to ceiling."""
     splits = dict.fromkeys(
         (run.dataset, run.split) for run in CFG.runs(wildcards.experiment)
     )
@@ -217,12 +223,12 @@ def verdict_references(wildcards):
 
 
 def home_of(wildcards):
-    """The data set of an experiment."""
+    """Return the data set of an experiment."""
     return CFG.experiment_dataset(wildcards.experiment)
 
 
 def report_plans(wildcards):
-    """Plans of an experiment."""
+    """Return the plans of an experiment."""
     return [
         str(paths.plan_file(home_of(wildcards), split))
         for split in dict.fromkeys(run.split for run in CFG.runs(wildcards.experiment))

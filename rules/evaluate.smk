@@ -2,7 +2,7 @@
 #
 # Required input: predictions, the reference of the line, the plan, the store files of the line
 # Output:         .../seed{seed}/scores/{checkpoint}/{cell_line}/: results.csv and agg_results.csv
-#                 (cell-eval's columns), scores.csv (ours), de.parquet
+#                 (columns of cell-eval), scores.csv (scores of statetx), de.parquet
 
 
 rule evaluate:

@@ -1,10 +1,10 @@
-# genes: highly variable genes, chosen on the training cells of a split.
+# genes: select highly variable genes on the training cells of a split.
 #
 # Required input: the plan and the store
 # Output:         results/{dataset}/{split}/genes/{n}.txt
 #
-# Made only for splits on which a model asks for it (`genes: {n_hvg: …}`); all models on such a split are
-# trained and scored in these genes.
+# Runs only for splits on which a model has the setting `genes: {n_hvg: …}`. All models on such a split
+# are trained and scored on these genes.
 
 
 rule genes:

@@ -1,14 +1,17 @@
-# simulate, pack: from source files to the store, by an external sort.
+# simulate, pack: pack source files into the store, by an external sort.
 #
 # Required input: the h5ad files of a data set (read only), or the settings of the simulation
-# Steps:          compare_<d> (only where files changed or moved since they were packed: whether their
-#                 cells did; a checkpoint, which stops the chain where they did not), survey_<d> (headers, checks, disk need),
-#                 scatter_<d> (one job per source file), gather_<d> (one job per cell line), pack_<d>
-#                 (what binds the lines together)
+# Steps:          compare_<d>: check whether files that changed or moved contain other cells than
+#                 were packed; as a checkpoint, it reruns nothing if they do not
+#                 survey_<d>: read headers, check the files and the disk space
+#                 scatter_<d>: one job per source file
+#                 gather_<d>: one job per cell line
+#                 pack_<d>: write the files that all cell lines share
 # Output:         results/{dataset}/pack/{cell_line}.h5ad, conditions.parquet, sources.json,
 #                 manifest.json
 #
-# Parts are temporary. Every step has the parameters of all: a change packs again although they are gone.
+# Parts are temporary. Every step has the parameters of all steps, so that a changed parameter packs
+# again although the parts do not exist any more.
 
 
 for name in CFG.datasets:

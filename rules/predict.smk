@@ -1,4 +1,4 @@
-# predict: the held-out cells of one cell line, by one checkpoint of one run.
+# predict: predict the held-out cells of one cell line with one checkpoint of one run.
 #
 # Required input: the model directory, the plan, the store files of the line
 # Output:         results/{dataset}/{split}/{model}/seed{seed}/predictions/{checkpoint}/{cell_line}.h5ad

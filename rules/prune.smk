@@ -1,4 +1,5 @@
-# prune: which step checkpoints nobody needs, and how many bytes they take. Deletes only when asked.
+# prune: list the step checkpoints that are not needed, with their sizes. Deletes them only if
+# `prune.mode` is `delete`.
 #
 # Required input: the model directory (training finished)
 # Output:         results/{dataset}/{split}/{model}/seed{seed}/prune.json

@@ -1,4 +1,4 @@
-# reference: what the real cells of a test line say, once for all models.
+# reference: compute the reference of a test line from its real cells, for all models.
 #
 # Required input: the plan and the store
 # Output:         results/{dataset}/{split}/reference/{cell_line}/: real DE, pseudobulks, floor,

@@ -1,4 +1,4 @@
-# report: one page per experiment that opens offline. It only draws.
+# report: write one HTML page per experiment, which opens offline. No scores are computed.
 #
 # Required input: verdict.json, plans, model directories (curves, provenance), the store's manifest
 #                 and conditions (cell counts)

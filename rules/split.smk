@@ -1,10 +1,11 @@
-# split: which condition trains, validates or tests. Checked before it is written.
+# split: assign every condition to training, validation or test. The plan is checked before it is
+# written.
 #
 # Required input: conditions.parquet and manifest.json of the store
 # Output:         results/{dataset}/{split}/plan.parquet, split.toml, lint.json
 #
-# A checkpoint: later stages expand over the test lines of the plan, and a plan that did not change
-# stops the chain here. A TOML file counts by its parsed content, so it is a parameter, not an input.
+# This rule is a checkpoint: later stages expand over the test lines of the plan, and an unchanged plan
+# reruns nothing. A TOML file counts by its parsed content, so it is a parameter, not an input.
 
 
 checkpoint split:

@@ -1,10 +1,11 @@
-# train: fit one model on one split with one seed. Baselines are models like any other.
+# train: train one model on one split with one seed. Baselines are trained in the same way.
 #
 # Required input: the plan and the store
 # Output:         results/{dataset}/{split}/{model}/seed{seed}/model/
 #
-# What a killed run needs to resume lies under .state/, undeclared: Snakemake deletes the declared
-# outputs of a failed job. Step checkpoints lie beside the model, undeclared too; rule prune tends them.
+# The state from which a killed run resumes is in .state/. It is not declared, because Snakemake
+# deletes the declared outputs of a failed job. Step checkpoints are next to the model and not
+# declared either; rule prune deletes them.
 
 
 rule train:

@@ -1,4 +1,5 @@
-# verdict: does a model beat the best baseline? Folds are pooled; every seed has its row.
+# verdict: compare every model of an experiment with the best baseline. Folds are pooled; every seed
+# has its own row.
 #
 # Required input: scores of every run of the experiment, references of every test line
 # Output:         results/{dataset}/{experiment}/leaderboard.csv, verdict.json

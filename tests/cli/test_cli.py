@@ -60,7 +60,7 @@ def test_evaluate_wants_predictions_or_a_ceiling():
     assert "give --pred, or --ceiling" in done.stderr
     done = statetx("evaluate", *cells, "--ceiling", "--real-de", "de.csv")
     assert done.returncode == 2
-    assert "--real-de and --pred-de go with --pred" in done.stderr
+    assert "--real-de and --pred-de need --pred" in done.stderr
 
 
 def test_tables_are_scored_against_a_baseline(tmp_path):

@@ -102,14 +102,14 @@ def test_a_baseline_has_nothing_to_prune(run: Path) -> None:
 def test_refuses_an_incomplete_model(run: Path, name: str) -> None:
     (run / "model" / name).unlink()
     before = tree(run)
-    with pytest.raises(ResultsError, match=f"incomplete: no {name}"):
+    with pytest.raises(ResultsError, match=f"incomplete: {name} missing"):
         prune(run, ["best"], delete=True)
     assert tree(run) == before
 
 
 def test_refuses_a_missing_model(run: Path) -> None:
     (run / "model").rename(run / "modle")
-    with pytest.raises(ResultsError, match="no finished model"):
+    with pytest.raises(ResultsError, match="does not have a finished model"):
         prune(run, ["best"], delete=True)
     assert (run / "checkpoints" / "step=500.safetensors").exists()
 

@@ -41,7 +41,7 @@ def test_every_damage_is_named(results: Path) -> None:
 
 
 def test_a_place_without_records_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ResultsError, match="no records here"):
+    with pytest.raises(ResultsError, match="does not contain records"):
         verify_all([tmp_path])
     with pytest.raises(ResultsError, match="not a directory"):
         verify_all([tmp_path / "absent"])

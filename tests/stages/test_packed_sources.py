@@ -75,7 +75,9 @@ def test_moved_files_leave_the_bytes_of_the_answer_alone(cfg: Config) -> None:
     assert out.read_bytes() == before
     triple(Path("data/L01.h5ad"))
     assert packed_sources.sources_changed(cfg, "d")
-    with pytest.raises(ResultsError, match=r"'data/L01.h5ad' holds other cells than were packed"):
+    with pytest.raises(
+        ResultsError, match=r"'data/L01.h5ad' contains other cells than were packed"
+    ):
         packed_sources.check_fresh(cfg, "d")
     assert packed_sources.compare_sources(cfg, "d", out)
     assert out.read_bytes() != before

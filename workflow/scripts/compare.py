@@ -1,4 +1,4 @@
-"""Rule compare: whether source files that changed or moved hold other cells than were packed."""
+"""Rule compare: check whether source files still contain the cells that were packed."""
 
 from pathlib import Path
 

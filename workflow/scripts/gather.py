@@ -1,4 +1,4 @@
-"""Rule gather: the cells of one line, sorted."""
+"""Rule gather: sort the cells of one cell line into the store."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule genes: highly variable genes on the training cells of a split."""
+"""Rule genes: select highly variable genes on the training cells of a split."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule pack: what binds the packed lines together."""
+"""Rule pack: write the files that the packed cell lines share, such as the manifest."""
 
 from pathlib import Path
 

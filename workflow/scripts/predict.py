@@ -1,4 +1,4 @@
-"""Rule predict: the held-out cells of one cell line."""
+"""Rule predict: predict the held-out cells of one cell line."""
 
 from pathlib import Path
 

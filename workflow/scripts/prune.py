@@ -1,4 +1,4 @@
-"""Rule prune: which step checkpoints nobody needs."""
+"""Rule prune: list or delete the step checkpoints that are not needed."""
 
 from pathlib import Path
 
@@ -9,5 +9,7 @@ from statetx.stages.steps import Step
 if __name__ == "__main__":
     with job(snakemake.log[0]), recorded(Step.from_job("prune", snakemake)):
         manifest = Path(snakemake.output.manifest)
-        found = prune(manifest.parent, snakemake.params.keep, snakemake.params.delete, out=manifest)
-        print(text(found))
+        listed = prune(
+            manifest.parent, snakemake.params.keep, snakemake.params.delete, out=manifest
+        )
+        print(text(listed))

@@ -1,4 +1,4 @@
-"""Rule reference: what the real cells of a test line say, once for all models."""
+"""Rule reference: compute the reference of a test line from its real cells, for all models."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule report: one page per experiment. It only draws."""
+"""Rule report: write the HTML page of an experiment, without computing new scores."""
 
 from statetx.config import load
 from statetx.stages import jobs

@@ -1,4 +1,4 @@
-"""Rule scatter: one source file, dealt out by cell line."""
+"""Rule scatter: distribute the cells of one source file by cell line."""
 
 from pathlib import Path
 

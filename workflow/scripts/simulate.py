@@ -1,4 +1,4 @@
-"""Rule simulate: cells with a planted truth, one h5ad per cell line."""
+"""Rule simulate: simulate cells with known effects, one h5ad per cell line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule split: which condition trains, validates or tests."""
+"""Rule split: assign every condition to training, validation or test."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule survey: what the source files hold together; checks before any work."""
+"""Rule survey: read the headers of all source files and check them before packing."""
 
 from pathlib import Path
 
@@ -13,6 +13,6 @@ if __name__ == "__main__":
         params, out = snakemake.params, snakemake.output.survey
         files = source_files(load(dict(snakemake.config)), params.dataset)
         settings = declared(params.settings)
-        found = survey(files, settings, params.dataset)
+        surveyed = survey(files, settings, params.dataset)
         check_room(files, settings, Path(out).parents[1])
-        found.write(out)
+        surveyed.write(out)

@@ -1,4 +1,4 @@
-"""Rule train: fit one model on one split with one seed."""
+"""Rule train: train one model on one split with one seed."""
 
 from statetx.config import load
 from statetx.stages import jobs

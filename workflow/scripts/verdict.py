@@ -1,4 +1,4 @@
-"""Rule verdict: does a model beat the best baseline?"""
+"""Rule verdict: compare every model of an experiment with the best baseline."""
 
 from statetx.config import load
 from statetx.stages import jobs

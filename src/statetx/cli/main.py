@@ -1,7 +1,7 @@
-"""The command line: one command per stage, and tools for people with their own cells.
+"""Command line of statetx: one command per stage, and tools for a user's own cells.
 
-Exit codes: 0 done, 1 something wrong with data, files or results, 2 wrong use of the command line.
-Imports stay inside the commands, so that ``statetx --help`` answers at once.
+Exit codes: 0 success, 1 error in data, files or results, 2 wrong use of the command line. Imports
+are inside the commands, so that ``statetx --help`` is fast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Train, predict, score and judge models of how cells respond to perturbations.",
+    help="Train, predict, score and compare models of how cells respond to perturbations.",
 )
 
 
@@ -43,18 +43,18 @@ def _options(
         typer.Option("--version", help="print the version", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
-    """Train, predict, score and judge models of how cells respond to perturbations."""
+    """Train, predict, score and compare models of how cells respond to perturbations."""
 
 
-Column = Annotated[str | None, typer.Option(help="obs column; the model's without it")]
+Column = Annotated[str | None, typer.Option(help="obs column; default: that of the model")]
 
 
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="directory for the h5ad files")],
-    seed: Annotated[int, typer.Option(help="seed of truth and cells")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of effects and cells")] = 0,
 ) -> None:
-    """Planted-truth data: one h5ad per cell line, and truth.parquet.
+    """Simulate cells with known effects: one h5ad per cell line, and truth.parquet.
 
     Example: statetx simulate /tmp/cells
     """
@@ -75,17 +75,17 @@ def simulate(
 @app.command()
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="h5ad files of one data set")],
-    config: Annotated[Path | None, typer.Option(help="configuration that declares them")] = None,
-    dataset: Annotated[str | None, typer.Option(help="its data set, if several")] = None,
+    config: Annotated[Path | None, typer.Option(help="configuration of these files")] = None,
+    dataset: Annotated[str | None, typer.Option(help="data set of the configuration")] = None,
     pert_col: Annotated[str | None, typer.Option(help="obs column: perturbation")] = None,
     cell_type_key: Annotated[str | None, typer.Option(help="obs column: cell line")] = None,
     batch_col: Annotated[str | None, typer.Option(help="obs column: batch")] = None,
     control_pert: Annotated[list[str] | None, typer.Option(help="control label, aliases")] = None,
-    scale: Annotated[Scale | None, typer.Option(help="what X holds")] = None,
-    cell_set_len: Annotated[int, typer.Option(min=2, help="cells of a set")] = 256,
+    scale: Annotated[Scale | None, typer.Option(help="values in X")] = None,
+    cell_set_len: Annotated[int, typer.Option(min=2, help="number of cells per set")] = 256,
     full: Annotated[bool, typer.Option("--full", help="read every value, not a sample")] = False,
 ) -> None:
-    """Show layout, scale, labels, controls, needs and problems of h5ad files, in seconds.
+    """Show layout, scale, labels, controls, needed space and problems of h5ad files.
 
     Example: statetx inspect plate1.h5ad plate2.h5ad --pert-col drug_dose --control-pert DMSO
     """
@@ -93,10 +93,10 @@ def inspect(
     from statetx.data.inspection import inspect as h5ad
     from statetx.reporting.terminal.inspection import print_inspection
 
-    told = (pert_col, cell_type_key, batch_col, tuple(control_pert or ()), scale and scale.value)
-    if config is not None and any(told):
+    given = (pert_col, cell_type_key, batch_col, tuple(control_pert or ()), scale and scale.value)
+    if config is not None and any(given):
         raise typer.BadParameter("give the configuration or the columns, not both")
-    known = design.declared(config, dataset, design.Columns(*told))
+    known = design.declared(config, dataset, design.Columns(*given))
     print_inspection(found := h5ad.inspect(files, known, full, "results"), cell_set_len)
     if found.problems:
         raise typer.Exit(1)
@@ -107,34 +107,37 @@ def lint(
     toml: Annotated[Path, typer.Argument(help="split in cell-load's TOML")],
     data: Annotated[
         Path | None,
-        typer.Option(help="packed store, or table: line, perturbation, n_cells[, batch]"),
+        typer.Option(help="packed store, or table with line, perturbation, n_cells[, batch]"),
     ] = None,
     pert_col: Annotated[str, typer.Option(help="obs column: perturbation")] = "drug_dose",
     cell_type_key: Annotated[str, typer.Option(help="obs column: cell line")] = "cell_line",
     batch_col: Annotated[str | None, typer.Option(help="obs column: batch")] = None,
     control_pert: Annotated[
-        list[str] | None, typer.Option(help="control label, aliases; default DMSO_TF_00")
+        list[str] | None,
+        typer.Option(help="control label; repeat for aliases; default DMSO_TF_00"),
     ] = None,
     labels: Labels = "auto",
     compat: Annotated[
-        bool, typer.Option("--compat", help="warn where cell-load ignores a mistake")
+        bool, typer.Option("--compat", help="warn about mistakes that cell-load ignores")
     ] = False,
-    allow: Annotated[list[str] | None, typer.Option(help="check whose errors are meant")] = None,
+    allow: Annotated[list[str] | None, typer.Option(help="check whose errors only warn")] = None,
     features: Annotated[
         bool, typer.Option("--features", help="models know drugs by features, not by id only")
     ] = False,
     partition: Annotated[
         bool, typer.Option("--partition", help="controls will be partitioned between roles")
     ] = False,
-    min_cells: Annotated[int, typer.Option(min=0, help="name smaller test conditions")] = 0,
+    min_cells: Annotated[int, typer.Option(min=0, help="report smaller test conditions")] = 0,
     drug_table: Annotated[Path | None, typer.Option(help="table of drugs")] = None,
-    drug_name: Annotated[str, typer.Option(help="its column of names")] = "drug",
-    smiles: Annotated[str | None, typer.Option(help="its column of structures")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="write the report here")] = None,
-    picture: Annotated[Path | None, typer.Option(help="draw lines x drugs: .svg or .png")] = None,
+    drug_name: Annotated[str, typer.Option(help="column of the table with names")] = "drug",
+    smiles: Annotated[str | None, typer.Option(help="column of the table with SMILES")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="file for the report")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="picture of lines x drugs: .svg or .png")
+    ] = None,
     force: Force = False,
 ) -> None:
-    """Show what a split really is, and everything that is wrong with it.
+    """Show the conditions of a split and every problem in it.
 
     Example: statetx lint split.toml --data results/demo/pack --picture split.svg
     """
@@ -154,7 +157,7 @@ def lint(
     table = None
     if drug_table is not None:
         table = DrugTable(path=str(drug_table), name=drug_name, smiles=smiles)
-    found = {}
+    reports = {}
     for name, plan, report in lint_file(
         toml,
         data,
@@ -173,24 +176,24 @@ def lint(
         drug_table=table,
     ):
         typer.echo(f"{toml}, data set {name!r}\n\n{report.text()}\n")
-        found[name] = report
+        reports[name] = report
         if picture is not None and not plan.empty:
-            several = f".{file_name(name)}" if found.keys() - {name} else ""
+            several = f".{file_name(name)}" if reports.keys() - {name} else ""
             drawn = picture.with_stem(picture.stem + several)
             check_new(drawn, force, outputs.is_picture)
             write_picture(plan, drawn, report.reading)
     if json_out is not None:
-        one = next(iter(found.values()))
-        many = {name: report.as_dict() for name, report in found.items()}
-        write_json(json_out, one.as_dict() if len(found) == 1 else many)
-    if any(report.failed for report in found.values()):
+        first = next(iter(reports.values()))
+        many = {name: report.as_dict() for name, report in reports.items()}
+        write_json(json_out, first.as_dict() if len(reports) == 1 else many)
+    if any(report.failed for report in reports.values()):
         raise typer.Exit(1)
 
 
 @app.command()
 def infer(
     model: Annotated[Path, typer.Option(help="model directory")],
-    adata: Annotated[Path, typer.Option(help="h5ad with your cells, controls among them")],
+    adata: Annotated[Path, typer.Option(help="h5ad with your cells, including controls")],
     out: Annotated[Path, typer.Option(help="h5ad to write")],
     table: Annotated[
         Path | None, typer.Option(help="CSV: perturbation, cell_line[, n_cells]")
@@ -200,17 +203,19 @@ def infer(
     batch_col: Column = None,
     control_pert: Annotated[str | None, typer.Option(help="control label in your cells")] = None,
     embed_key: Annotated[
-        str | None, typer.Option(help="obsm matrix; the model's without it")
+        str | None, typer.Option(help="obsm matrix; default: that of the model")
     ] = None,
     celltypes: Annotated[str | None, typer.Option(help="only these cell lines: A,B")] = None,
-    on_unknown: Annotated[str, typer.Option(help="error or skip")] = "error",
+    on_unknown: Annotated[
+        str, typer.Option(help="perturbations that the model does not know: error or skip")
+    ] = "error",
     checkpoint: Annotated[str, typer.Option(help="best, last or step=N")] = "best",
-    seed: Annotated[int, typer.Option(help="seed of the control draw")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of the control draw")] = 0,
     fill_missing: Annotated[
-        str, typer.Option(help="genes that your cells lack: error, 0 or control_mean")
+        str, typer.Option(help="genes missing in your cells: error, 0 or control_mean")
     ] = "error",
     total_counts_col: Annotated[
-        str | None, typer.Option(help="obs column with a cell's total counts over all genes")
+        str | None, typer.Option(help="obs column with total counts of a cell over all genes")
     ] = None,
     force: Force = False,
 ) -> None:
@@ -245,21 +250,23 @@ def infer(
 
 @app.command(name="import")
 def import_model(
-    source: Annotated[Path, typer.Argument(help="State run directory, or a .ckpt")],
+    source: Annotated[Path, typer.Argument(help="State run directory, or .ckpt file")],
     out: Annotated[Path, typer.Option(help="model directory to write")],
     attention: Annotated[
-        str | None, typer.Option(help="attention mode, or auto; for checkpoints that do not say it")
+        str | None, typer.Option(help="attention mode or auto, if the checkpoint does not state it")
     ] = None,
     genes: Annotated[
-        Path | None, typer.Option(help="names of the predicted genes, one a line")
+        Path | None, typer.Option(help="file with the names of the predicted genes, one per line")
     ] = None,
-    adata: Annotated[Path | None, typer.Option(help="h5ad with controls, for auto")] = None,
+    adata: Annotated[
+        Path | None, typer.Option(help="h5ad with controls, for --attention auto")
+    ] = None,
     target_sum: Annotated[
-        float, typer.Option(min=1.0, help="to which its training cells were normalised")
+        float, typer.Option(min=1.0, help="total counts that training cells were normalised to")
     ] = 10_000.0,
     force: Force = False,
 ) -> None:
-    """Make a model directory from a released State run.
+    """Convert a released State run to a model directory.
 
     Example: statetx import ST-HVG-Replogle/run --out models/replogle --genes hvg_genes.txt
     """
@@ -269,22 +276,23 @@ def import_model(
     from statetx.stages import outputs
 
     check_new(out, force, outputs.is_model, OWN)
-    found = import_run(source, out, attention, genes, adata, target_sum)
+    facts = import_run(source, out, attention, genes, adata, target_sum)
     typer.echo(
-        f"{found['parameters']:,} parameters, {found['labels']} perturbations, {found['genes']} genes, "
-        f"attention {found['attention']}, target sum {found['target_sum']:,.7g}\nmodel: {out}"
+        f"{facts['parameters']:,} parameters, {facts['labels']} perturbations, "
+        f"{facts['genes']} genes, attention {facts['attention']}, "
+        f"target sum {facts['target_sum']:,.7g}\nmodel: {out}"
     )
 
 
 @app.command()
 def prune(
     run_dir: Annotated[Path, typer.Argument(help="results/DATASET/SPLIT/MODEL/seedN")],
-    keep: Annotated[
-        str, typer.Option(help="checkpoints that stay: best,last,step=N")
-    ] = "best,last",
-    delete: Annotated[bool, typer.Option("--delete", help="really delete")] = False,
+    keep: Annotated[str, typer.Option(help="checkpoints to keep: best,last,step=N")] = "best,last",
+    delete: Annotated[
+        bool, typer.Option("--delete", help="delete the files instead of listing them")
+    ] = False,
 ) -> None:
-    """Say which step checkpoints nobody needs; delete them when asked.
+    """List the step checkpoints that are not needed; delete them with --delete.
 
     Example: statetx prune results/demo/dc20/pertsets/seed0 --delete
     """
@@ -297,30 +305,32 @@ def prune(
 @app.command()
 def verify(
     places: Annotated[
-        list[Path] | None, typer.Argument(help="directories with results; results without any")
+        list[Path] | None, typer.Argument(help="directories with results; default: results")
     ] = None,
 ) -> None:
-    """Check every file of results or models against its record; exit 1 if one is damaged.
+    """Check every file of results or models against its record; exit 1 if a file is damaged.
 
     Example: statetx verify results
     """
     from statetx.maintenance.verify import verify_all
 
-    found = verify_all(places or [Path("results")])
-    for error in found.damaged:
+    checked = verify_all(places or [Path("results")])
+    for error in checked.damaged:
         typer.echo(f"damaged: {error}\n")
     typer.echo(
-        f"{found.n_files:,} files, {found.n_bytes / 1e9:.2f} GB: "
-        + (f"{len(found.damaged)} damaged" if found.damaged else "all as they were written")
+        f"{checked.n_files:,} files, {checked.n_bytes / 1e9:.2f} GB: "
+        + (f"{len(checked.damaged)} damaged" if checked.damaged else "all as they were written")
     )
-    if found.damaged:
+    if checked.damaged:
         raise typer.Exit(1)
 
 
 @app.command()
 def show(
     verdict: Annotated[Path, typer.Argument(help="verdict.json")],
-    page: Annotated[Path | None, typer.Option(help="page to name under the table")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="HTML page whose path is printed below the table")
+    ] = None,
 ) -> None:
     """Print the table of a verdict.
 
@@ -335,9 +345,9 @@ def show(
 
 @app.command()
 def selftest(
-    every: Annotated[bool, typer.Option("--all", help="list the checks that pass too")] = False,
+    every: Annotated[bool, typer.Option("--all", help="also list the checks that pass")] = False,
 ) -> None:
-    """Check every metric on planted cells whose right answers are known; exit 1 if one is wrong.
+    """Check every metric on synthetic cells with known scores; exit 1 if a metric is wrong.
 
     Example: statetx selftest
     """
@@ -356,7 +366,7 @@ for _command in (*cli_scores.COMMANDS, *cli_stages.COMMANDS):
 
 
 def _dashed(argument: str) -> str:
-    """Accept ``--pert_col`` for ``--pert-col``: scripts written for other tools use underscores."""
+    """Return ``--pert-col`` for ``--pert_col``: scripts for other tools use underscores."""
     if not argument.startswith("--"):
         return argument
     name, sign, value = argument.partition("=")
@@ -364,7 +374,7 @@ def _dashed(argument: str) -> str:
 
 
 def main() -> None:
-    """Run a command; an error a user can mend is one block."""
+    """Run a command; print errors of statetx without a traceback."""
     always_printable()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("statetx").setLevel(logging.INFO)

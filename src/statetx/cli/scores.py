@@ -1,4 +1,4 @@
-"""The commands for somebody's predictions: score cells, score tables against a baseline's."""
+"""Commands that score any predictions: cells, or tables of scores against a baseline."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ Force = Annotated[bool, typer.Option("--force", help="replace an earlier output 
 
 
 class Scale(enum.StrEnum):
-    """What a matrix holds."""
+    """Values that a matrix contains."""
 
     log1p = "log1p"
     counts = "counts"
 
 
 def labels_option(value: str) -> str:
-    """Return a value of ``--labels`` as it is, if it is one."""
+    """Return a value of ``--labels`` unchanged if it is valid.
+
+    Parameters
+    ----------
+    value
+        The value.
+
+    Raises
+    ------
+    typer.BadParameter
+        The value is not valid.
+    """
     from statetx.config.datasets import labels_setting
 
     try:
@@ -32,7 +43,8 @@ def labels_option(value: str) -> str:
 Labels = Annotated[
     str,
     typer.Option(
-        callback=labels_option, help="what labels are: auto, drug_dose, plain, {drug}_{dose}{unit}"
+        callback=labels_option,
+        help="how labels are read: auto, drug_dose, plain, {drug}_{dose}{unit}",
     ),
 ]
 
@@ -41,7 +53,7 @@ def evaluate(
     *,
     pred: Annotated[
         Path | None,
-        typer.Option(help="h5ad with predicted cells; may be missing with --ceiling"),
+        typer.Option(help="h5ad with predicted cells; optional with --ceiling"),
     ] = None,
     real: Annotated[Path, typer.Option(help="h5ad with real cells and controls")],
     out: Annotated[Path, typer.Option(help="directory for the tables")],
@@ -50,49 +62,52 @@ def evaluate(
     celltype_col: Annotated[str | None, typer.Option(help="obs column with the cell line")] = None,
     embed_key: Annotated[
         str | None,
-        typer.Option(help="obsm matrix for cell-eval's discrimination l2 and cosine, as there"),
+        typer.Option(help="obsm matrix for cell-eval's discrimination l2 and cosine"),
     ] = None,
     labels: Labels = "auto",
     profile: Annotated[str, typer.Option(help="full, minimal, de, anndata, vcc or pds")] = "full",
-    scale: Annotated[Scale, typer.Option(help="what both files hold")] = Scale.log1p,
+    scale: Annotated[Scale, typer.Option(help="values in both files")] = Scale.log1p,
     skip_metrics: Annotated[
-        str, typer.Option(help="cell-eval's metrics to leave out: pearson_edistance,mse")
+        str, typer.Option(help="metrics of cell-eval to leave out, such as pearson_edistance,mse")
     ] = "",
     scores: Annotated[
-        bool, typer.Option(help="write scores.csv, ours; without it only cell-eval's tables")
+        bool, typer.Option(help="write scores.csv of statetx, in addition to cell-eval's tables")
     ] = True,
     real_de: Annotated[
         Path | None,
         typer.Option(
-            help="CSV or parquet: differential expression of the real cells, instead of computing it "
-            "(cell-eval's real_de.csv; with several cell lines a column --celltype-col too)"
+            help="CSV or parquet with differential expression of the real cells, which is then not "
+            "computed (cell-eval's real_de.csv; for several cell lines with column --celltype-col)"
         ),
     ] = None,
-    pred_de: Annotated[Path | None, typer.Option(help="the same of the predicted cells")] = None,
+    pred_de: Annotated[
+        Path | None, typer.Option(help="differential expression of the predicted cells, likewise")
+    ] = None,
     common_only: Annotated[
         bool,
         typer.Option(
             "--common-only",
-            help="score the cell lines and perturbations that both files hold; the others are named",
+            help="score only cell lines and perturbations that both files have; name the others",
         ),
     ] = False,
     clip_negative: Annotated[
         bool,
         typer.Option(
             "--clip-negative",
-            help="set negative predicted values to 0: some models predict values slightly below",
+            help="set negative predicted values to 0, as some models predict small negative values",
         ),
     ] = False,
     ceiling: Annotated[
         bool,
         typer.Option(
             "--ceiling",
-            help="write cell-eval's ceiling_results.csv: halves of the real cells against each other",
+            help="write cell-eval's ceiling_results.csv, which scores one half of the real cells "
+            "against the other",
         ),
     ] = False,
     force: Force = False,
 ) -> None:
-    """Score anybody's predictions: cell-eval's tables, and ours.
+    """Score predicted cells of any model: tables of cell-eval, and scores of statetx.
 
     Example: statetx evaluate --pred p.h5ad --real r.h5ad --pert-col drug_dose --control-pert DMSO --out scores
     """
@@ -100,9 +115,11 @@ def evaluate(
     from statetx.evaluation.standalone.evaluate_files import evaluate_files
 
     if pred is None and not ceiling:
-        raise typer.BadParameter("give --pred, or --ceiling for the real cells alone")
+        raise typer.BadParameter("give --pred, or --ceiling for real cells only")
     if pred is None and (real_de or pred_de):
-        raise typer.BadParameter("--real-de and --pred-de go with --pred: halves have other tests")
+        raise typer.BadParameter(
+            "--real-de and --pred-de need --pred: --ceiling tests halves of the real cells"
+        )
     skip = [name.strip() for name in skip_metrics.split(",") if name.strip()]
     cells = (pert_col, control_pert, celltype_col, embed_key)
     written = []
@@ -141,11 +158,11 @@ def evaluate(
 
 def score(
     user: Annotated[Path, typer.Option(help="agg_results.csv of the predictions")],
-    baseline: Annotated[Path, typer.Option(help="agg_results.csv of a baseline, same cells")],
+    baseline: Annotated[Path, typer.Option(help="agg_results.csv of a baseline on the same cells")],
     out: Annotated[Path, typer.Option(help="CSV to write: metric, from_baseline")],
     force: Force = False,
 ) -> None:
-    """Score an aggregate table against a baseline's: 0 = no better, 1 = perfect, as cell-eval does.
+    """Score predictions against a baseline as cell-eval does: 0 = not better, 1 = perfect.
 
     Example: statetx score --user model/agg_results.csv --baseline mean/agg_results.csv --out score.csv
     """
@@ -159,4 +176,4 @@ def score(
 
 
 COMMANDS: tuple[Callable[..., Any], ...] = (evaluate, score)
-"""In the order of the help."""
+"""Commands in the order of the help."""

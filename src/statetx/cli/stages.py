@@ -1,4 +1,4 @@
-"""The commands of the stages: one run each, as the rules of the workflow call them."""
+"""Commands of the stages, which do the same work as the rules of the workflow."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 ConfigFile = Annotated[Path, typer.Option("--config", help="configuration file")]
 RunName = Annotated[str, typer.Option("--run", help="DATASET/SPLIT[/MODEL/SEED]")]
 ExperimentName = Annotated[str, typer.Option("--experiment", help="name of an experiment")]
-Line = Annotated[str | None, typer.Option(help="cell line; all test lines without it")]
+Line = Annotated[str | None, typer.Option(help="cell line; default: all test lines")]
 
 
 def _run(config: Path, name: str, parts: int) -> tuple[Config, list[str]]:
-    """Read the configuration and take ``DATASET/SPLIT/MODEL/SEED`` apart, each part checked."""
+    """Read the configuration, then split and check ``DATASET/SPLIT/MODEL/SEED``."""
     from statetx.config import load
 
     cfg = load(config)
     given = name.split("/")
     if len(given) != parts:
         shape = "/".join(["DATASET", "SPLIT", "MODEL", "SEED"][:parts])
-        raise typer.BadParameter(f"--run wants {shape}, got {name!r}")
+        raise typer.BadParameter(f"--run needs {shape}, got {name!r}")
     seeds = sorted({str(run.seed) for run in cfg.runs()})
     known = [list(cfg.datasets), cfg.split_names(), list(cfg.models), seeds]
     for part, options in zip(given, known, strict=False):
@@ -50,7 +50,7 @@ def _lines(plan: Path, line: str | None) -> list[str]:
     lines = read_plan(plan).lines("test")
     if line is not None and line not in lines:
         raise ConfigError(
-            f"{line!r} is no test line of this split", where=plan, fix=did_you_mean(line, lines)
+            f"{line!r} is not a test line of this split", where=plan, fix=did_you_mean(line, lines)
         )
     return lines if line is None else [line]
 
@@ -61,14 +61,16 @@ def _experiment(config: Path, name: str) -> Config:
     cfg = load(config)
     if name not in cfg.experiments:
         raise ConfigError(
-            f"no experiment {name!r}", where=config, fix=did_you_mean(name, cfg.experiments)
+            f"the configuration has no experiment {name!r}",
+            where=config,
+            fix=did_you_mean(name, cfg.experiments),
         )
     return cfg
 
 
 @contextmanager
 def _recorded(cfg: Config, step: Step) -> Iterator[None]:
-    """Run a step on what its configuration makes, and leave a record."""
+    """Check the inputs of a step, run it in the block, then write its record."""
     from statetx.stages import jobs, staleness
 
     staleness.refuse_stale_inputs(cfg, step)
@@ -77,7 +79,7 @@ def _recorded(cfg: Config, step: Step) -> Iterator[None]:
 
 
 def pack(config: ConfigFile, run: RunName) -> None:
-    """Sort source files into the store.
+    """Pack source files into the store.
 
     Example: statetx pack --config config/config.yaml --run demo
     """
@@ -110,7 +112,7 @@ def pack(config: ConfigFile, run: RunName) -> None:
 
 
 def split(config: ConfigFile, run: RunName) -> None:
-    """Decide which condition trains, validates or tests.
+    """Assign every condition to training, validation or test.
 
     Example: statetx split --config config/config.yaml --run demo/dc20
     """
@@ -134,7 +136,7 @@ def split(config: ConfigFile, run: RunName) -> None:
 
 
 def genes(config: ConfigFile, run: RunName) -> None:
-    """Choose highly variable genes on the training cells of a split.
+    """Select highly variable genes on the training cells of a split.
 
     Example: statetx genes --config my.yaml --run mine/dc20
     """
@@ -149,9 +151,9 @@ def genes(config: ConfigFile, run: RunName) -> None:
     )
     if n is None or out is None or step is None:
         raise ConfigError(
-            f"no model on split {name!r} works in chosen genes",
+            f"no model on split {name!r} uses selected genes",
             where=config,
-            fix="set `genes: {n_hvg: 2000}` of the model",
+            fix="add `genes: {n_hvg: 2000}` to the settings of the model",
         )
     with _recorded(cfg, step):
         work(paths.pack_dir(dataset), paths.plan_file(dataset, name), n, out)
@@ -159,7 +161,7 @@ def genes(config: ConfigFile, run: RunName) -> None:
 
 
 def train(config: ConfigFile, run: RunName) -> None:
-    """Fit one model on one split with one seed.
+    """Train one model on one split with one seed.
 
     Example: statetx train --config config/config.yaml --run demo/dc20/pertsets/0
     """
@@ -192,15 +194,15 @@ def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
     match = cfg.datasets[dataset].match_by_batch()
     home, store = paths.run_dir(dataset, name, model, int(seed)), paths.pack_dir(dataset)
     settings = cfg.evaluation
-    for one in _lines(plan, line):
+    for test_line in _lines(plan, line):
         for checkpoint in parameters.checkpoints(cfg, model):
-            step = steps.predict_step(cfg, which, checkpoint, one)
+            step = steps.predict_step(cfg, which, checkpoint, test_line)
             with _recorded(cfg, step):
                 work(
                     home / "model",
                     store,
                     plan,
-                    one,
+                    test_line,
                     checkpoint,
                     settings.max_cells,
                     settings.seed,
@@ -211,7 +213,7 @@ def predict(config: ConfigFile, run: RunName, line: Line = None) -> None:
 
 
 def reference(config: ConfigFile, run: RunName, line: Line = None) -> None:
-    """What the real cells of a test line say: DE, floor, ceiling.
+    """Compute differential expression, floor and ceiling of the real cells of a test line.
 
     Example: statetx reference --config config/config.yaml --run demo/dc20
     """
@@ -220,12 +222,12 @@ def reference(config: ConfigFile, run: RunName, line: Line = None) -> None:
 
     cfg, (dataset, name) = _run(config, run, 2)
     home = paths.split_dir(dataset, name)
-    for one in _lines(plan := home / "plan.parquet", line):
-        step = steps.reference_step(cfg, dataset, name, one)
+    for test_line in _lines(plan := home / "plan.parquet", line):
+        step = steps.reference_step(cfg, dataset, name, test_line)
         genes = paths.genes_file(cfg, dataset, name)
         with _recorded(cfg, step):
             out = step.record.parent
-            work(paths.pack_dir(dataset), plan, one, cfg.evaluation, out, genes)
+            work(paths.pack_dir(dataset), plan, test_line, cfg.evaluation, out, genes)
 
 
 def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
@@ -242,14 +244,15 @@ def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
     which = Run(dataset, name, model, int(seed))
     split_home = paths.split_dir(dataset, name)
     plan, home = split_home / "plan.parquet", paths.run_dir(dataset, name, model, int(seed))
-    for one in _lines(plan, line):
+    for test_line in _lines(plan, line):
+        part = file_name(test_line)
         for checkpoint in parameters.checkpoints(cfg, model):
-            part, step = file_name(one), steps.evaluate_step(cfg, which, checkpoint, one)
+            step = steps.evaluate_step(cfg, which, checkpoint, test_line)
             with _recorded(cfg, step):
                 work(
                     paths.pack_dir(dataset),
                     plan,
-                    one,
+                    test_line,
                     home / "predictions" / checkpoint / f"{part}.h5ad",
                     split_home / "reference" / part,
                     cfg.evaluation,
@@ -259,7 +262,7 @@ def evaluate_run(config: ConfigFile, run: RunName, line: Line = None) -> None:
 
 
 def verdict(config: ConfigFile, experiment: ExperimentName) -> None:
-    """Say whether a model beats the best baseline.
+    """Compare every model with the best baseline.
 
     Example: statetx verdict --config config/config.yaml --experiment main
     """
@@ -271,7 +274,7 @@ def verdict(config: ConfigFile, experiment: ExperimentName) -> None:
 
 
 def report(config: ConfigFile, experiment: ExperimentName) -> None:
-    """Draw the page of an experiment.
+    """Write the HTML page of an experiment.
 
     Example: statetx report --config config/config.yaml --experiment main
     """
@@ -294,4 +297,4 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     verdict,
     report,
 )
-"""In the order of the road."""
+"""Commands in the order of the pipeline."""

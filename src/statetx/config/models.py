@@ -20,8 +20,7 @@ class ModelSection(Section):
     kind: str
     frozen: bool = Field(
         False,
-        description="whether the trained model is kept although code or settings change later; the "
-        "change is then reported only",
+        description="whether a trained model is kept; changes of code or settings are only reported",
     )
 
 

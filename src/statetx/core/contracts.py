@@ -20,24 +20,26 @@ def _finite_or_none(value: Any) -> Any:
 
 
 Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
-"""A number, or None where it is undefined; NaN and infinity become None, as JSON has neither."""
+"""A number, or None if it is undefined. NaN and infinity become None: JSON has neither of them."""
 
 
 class Part(BaseModel):
-    """A part of a contract: unknown fields are refused, values cannot be changed."""
+    """Part of a contract; unknown fields are errors, values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Contract(Part):
-    """The whole content of a file.
+    """Whole content of a JSON file.
 
     Attributes
     ----------
     WANTED
-        What the file is, which error to raise, and how to get a good file.
+        Name of the file in messages, class of the error, instruction for the user.
     FORMAT
-        The format that this version reads and writes.
+        Number of the format that this version reads and writes.
+    format
+        Number of the format of the file.
     """
 
     WANTED: ClassVar[Wanted]
@@ -47,22 +49,40 @@ class Contract(Part):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a file, check it against its record and its types.
+        """Read a file, then check it against its record and its types.
+
+        Parameters
+        ----------
+        path
+            The file.
 
         Raises
         ------
         StatetxError
-            The file is missing, damaged or of another format, or a field is missing, unknown or of
-            another type. The error names the file, the field and the fix.
+            The file is missing or damaged or has another format, or a field is missing or unknown
+            or has another type. The error names the file, the field and the fix.
         """
         return cls.parse(read_json(verify(path), cls.WANTED), path)
 
     @classmethod
     def parse(cls, content: Any, path: Path) -> Self:
-        """Check what was read from a file; raise as `read` does."""
+        """Check the content of a file against the types of its fields.
+
+        Parameters
+        ----------
+        content
+            Parsed JSON.
+        path
+            The file, for the message.
+
+        Raises
+        ------
+        StatetxError
+            As in `read`.
+        """
         if not isinstance(content, dict):
-            found = type(content).__name__
-            raise cls._error(f"it holds a {found} instead of named fields", path)
+            kind = type(content).__name__
+            raise cls._error(f"it contains a {kind} instead of named fields", path)
         if content.get("format") != cls.FORMAT:
             raise cls._error(
                 f"its format is {content.get('format')!r}, this version reads {cls.FORMAT}", path
@@ -79,7 +99,13 @@ class Contract(Part):
         )
 
     def write(self, path: Path) -> None:
-        """Write the fields that were given, whole or not at all."""
+        """Write the fields that were given, whole or not at all.
+
+        Parameters
+        ----------
+        path
+            The file.
+        """
         write_json(path, self.model_dump(mode="json", exclude_unset=True))
 
     @classmethod
@@ -91,7 +117,7 @@ class Contract(Part):
 
 
 def _first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
-    """Name the first field that does not fit, and what is wrong with it."""
+    """Return a sentence that names the first wrong field, and what is wrong with it."""
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":

@@ -1,0 +1,1 @@
+"""Upkeep of finished results: verification of files, removal of checkpoints."""

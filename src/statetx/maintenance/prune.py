@@ -1,4 +1,4 @@
-"""Prune: which step checkpoints of a run may go, why, and how many bytes that frees."""
+"""Removal of step checkpoints that are not needed, with the reason and the size of each file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from statetx.core.text_files import write_json
 
 FORMAT = 1
 MODEL_FILES = ("model.json", "genes.txt", "golden.npz", "best.safetensors")
-"""Without these a model directory is not complete, and step checkpoints may be all there is."""
+"""Files of a complete model directory. Without them, step checkpoints may be the only weights."""
 
 _STEP_FILE = re.compile(r"step=(\d+)\.safetensors")
 _STEP = re.compile(r"step=(\d+)")
@@ -22,37 +22,39 @@ _STEP = re.compile(r"step=(\d+)")
 def prune(
     run_dir: str | Path, keep: list[str], delete: bool = False, out: str | Path | None = None
 ) -> dict[str, Any]:
-    """Say which step checkpoints a run no longer needs, and delete them when asked to.
+    """List the step checkpoints of a run that are not needed, and delete them if asked to.
 
-    Only files ``checkpoints/step=<N>.safetensors`` are ever deleted. ``best`` and ``last`` live in
-    ``model/``, which is never touched.
+    Only files ``checkpoints/step=<N>.safetensors`` are ever deleted. ``best`` and ``last`` are in
+    ``model/``, which is never changed.
 
     Parameters
     ----------
     run_dir
-        Directory of a run: holds ``model/`` and perhaps ``checkpoints/``.
+        Directory of a run: contains ``model/`` and perhaps ``checkpoints/``.
     keep
-        ``best``, ``last`` or ``step=N``: the configured ones and those that a stage still needs.
+        Checkpoints to keep, ``best``, ``last`` or ``step=N``: those in the configuration and those
+        that a stage still needs.
     delete
-        Delete; otherwise only say what would be deleted.
+        Whether to delete the files; otherwise they are only listed.
     out
-        Also write the manifest there, as JSON.
+        JSON file to which the manifest is written too.
 
     Returns
     -------
     dict
         Manifest: ``format``, ``mode`` (``dry-run`` or ``delete``), ``keep``, ``files`` (each with
         ``path`` inside the run, ``action``, ``reason``, ``bytes``), ``missing`` (names in `keep`
-        that the run does not have), ``bytes_kept``, ``bytes_freed`` (in a dry run: that a deletion
-        would free).
+        that the run does not have), ``bytes_kept``, ``bytes_freed`` (in a dry run, the bytes that
+        a deletion would free).
 
     Raises
     ------
     ConfigError
-        A name in `keep` is no checkpoint name.
+        A name in `keep` is not a checkpoint name.
     ResultsError
-        The model directory is missing or incomplete, the run or its checkpoints are a link, or
-        another process trains the run; nothing is deleted then.
+        The model directory is missing or incomplete, the run or its checkpoints are a link,
+        another process trains the run, or a file cannot be deleted. Except in the last case,
+        nothing is deleted.
     """
     run = Path(run_dir)
     steps = _asked(keep)
@@ -106,7 +108,8 @@ def _prune(
                 raise ResultsError(
                     f"cannot delete a checkpoint: {error.strerror}",
                     where=path,
-                    fix="make the directory writable; what was deleted before it stays deleted",
+                    fix="make the directory writable, then run the same command again; the "
+                    "checkpoints before this one are deleted already",
                 ) from error
     if out is not None:
         write_json(out, manifest)
@@ -114,7 +117,13 @@ def _prune(
 
 
 def text(manifest: dict[str, Any]) -> str:
-    """Return a manifest's step checkpoints and totals, for the screen."""
+    """Return the step checkpoints and totals of a manifest as text for the terminal.
+
+    Parameters
+    ----------
+    manifest
+        Result of `prune`.
+    """
     lines = [
         f"{item['action']:6}  {item['bytes']:>14,} bytes  {item['path']}  ({item['reason']})"
         for item in manifest["files"]
@@ -135,7 +144,7 @@ def _asked(keep: list[str]) -> set[int]:
             steps.add(int(match[1]))
         elif name not in ("best", "last"):
             raise ConfigError(
-                f"{name!r} is no checkpoint name",
+                f"{name!r} is not a checkpoint name",
                 where="prune.keep",
                 fix=did_you_mean(name, ["best", "last", "step=N"]),
             )
@@ -149,32 +158,38 @@ def _entry(run: Path, path: Path, action: str, reason: str) -> dict[str, Any]:
 
 
 def _check_place(run: Path) -> None:
-    """Refuse links: the checkpoints behind them belong to another run."""
+    """Check that the run is a directory, not a link: a link leads to files of another run."""
     for place in (run, run / "checkpoints"):
         if place.is_symlink():
             raise ResultsError(
-                f"this is a link to {str(place.readlink())!r}, and nothing is deleted through a link",
+                f"this is a link to {str(place.readlink())!r}; statetx does not delete through "
+                "links",
                 where=place,
-                fix="prune the run that it points to by its own name",
+                fix="give the path that the link points to",
             )
     if not run.is_dir():
         raise ResultsError(
-            "there is no such run",
+            "this run does not exist",
             where=run,
             fix="give the directory results/DATASET/SPLIT/MODEL/seedN",
         )
 
 
 def _check_model(model: Path, *, steps: bool) -> None:
-    """Refuse a run whose model is not safely on disk: its step checkpoints may be all it has."""
-    fix = "let the run finish training (or train it again) before pruning; nothing was deleted"
+    """Check that the model directory is complete.
+
+    Otherwise the step checkpoints may be the only weights of the run.
+    """
+    fix = "finish the training of the run, or repeat it, before pruning; nothing was deleted"
     if not model.is_dir():
-        raise ResultsError("the run has no finished model", where=model, fix=fix)
+        raise ResultsError("the run does not have a finished model", where=model, fix=fix)
     needed = [*MODEL_FILES, *(["last.safetensors"] if steps else [])]
     missing = [name for name in needed if not (model / name).is_file()]
     if missing:
         raise ResultsError(
-            f"the model directory is incomplete: no {', '.join(missing)}", where=model, fix=fix
+            f"the model directory is incomplete: {', '.join(missing)} missing",
+            where=model,
+            fix=fix,
         )
     try:
         json.loads((model / "model.json").read_text(encoding="utf-8"))
@@ -188,7 +203,7 @@ def _check_model(model: Path, *, steps: bool) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Tell whether a safetensors file is as long as its own header says."""
+    """Return whether a safetensors file has the length that its header states."""
     size = path.stat().st_size
     with open(path, "rb") as handle:
         length = int.from_bytes(handle.read(8), "little")

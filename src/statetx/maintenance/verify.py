@@ -1,4 +1,4 @@
-"""Check every file of a results directory against the record of the stage that wrote it."""
+"""Verification of all files in a results directory against the records of their stages."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from statetx.core.errors import ResultsError
 RESULTS = frozenset(
     {".h5ad", ".parquet", ".csv", ".json", ".safetensors", ".npz", ".toml", ".html"}
 )
-"""Endings of files that stages write."""
+"""Suffixes of files that stages write."""
 
 
 @dataclass
 class Checked:
-    """What a check found.
+    """Result of a verification.
 
     Attributes
     ----------
-    n_files, n_bytes
-        Files that were read, and their bytes.
+    n_files
+        Number of files that were read.
+    n_bytes
+        Size of these files in bytes.
     damaged
-        One error per file, or record, that is not what its stage wrote.
+        One error per file or record that differs from what its stage wrote, and per result without
+        a record.
     """
 
     n_files: int = 0
@@ -37,17 +40,17 @@ class Checked:
 
 
 def verify_all(places: Sequence[str | Path]) -> Checked:
-    """Read every file that has a record and compare it.
+    """Compare every file that has a record with that record.
 
     Parameters
     ----------
     places
-        Directories, searched to any depth: results, or a single model directory.
+        Directories that are searched to any depth, such as ``results`` or a model directory.
 
     Raises
     ------
     ResultsError
-        A place does not exist, or holds no records.
+        A directory does not exist, or does not contain records.
     """
     found = Checked()
     paths: list[Path] = []
@@ -55,9 +58,11 @@ def verify_all(places: Sequence[str | Path]) -> Checked:
         here = _records(place)
         if not here:
             raise ResultsError(
-                "no records here" if place.is_dir() else "this is not a directory",
+                "the directory does not contain records"
+                if place.is_dir()
+                else "this is not a directory",
                 where=place,
-                fix="name a results directory, or a model directory in it",
+                fix="give a results directory, or a model directory in it",
             )
         paths += here
     for path in tqdm(paths, "verify", unit="record", disable=None, leave=False):
@@ -79,7 +84,7 @@ def verify_all(places: Sequence[str | Path]) -> Checked:
 
 
 def _records(place: Path) -> list[Path]:
-    """Return all records below a directory, behind links too."""
+    """Return all records below a directory; links are followed."""
     found, seen = [], set()
     for home, below, files in os.walk(place, followlinks=True):
         if (real := os.path.realpath(home)) in seen:
@@ -91,7 +96,7 @@ def _records(place: Path) -> list[Path]:
 
 
 def _without_record(paths: list[Path]) -> list[ResultsError]:
-    """Name results that lie beside records and that none of them describes."""
+    """Return an error for each result next to records that no record describes."""
     known: dict[Path, set[Path]] = {}
     for path in paths:
         try:

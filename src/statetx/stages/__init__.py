@@ -1,0 +1,1 @@
+"""Stages of the workflow: their paths, settings, inputs, records."""

@@ -1,4 +1,4 @@
-"""Run a stage as the workflow does: for its scripts and for the commands of the same names."""
+"""Execution of a stage, shared by the scripts of the workflow and the commands."""
 
 from __future__ import annotations
 
@@ -26,19 +26,28 @@ if TYPE_CHECKING:
 
 
 def train(cfg: Config, dataset: str, split: str, model: str, seed: int, threads: int = 0) -> None:
-    """Train one run, as rule `train` does; ``threads = 0`` leaves their number to torch.
+    """Train one run, as rule `train` does.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    dataset, split, model, seed
+        The run.
+    threads
+        Number of threads of torch; 0 leaves the choice to torch.
 
     Raises
     ------
     ResultsError
-        Another process trains or prunes the run, or its model would replace something else.
+        Another process trains or prunes the run, or its model would replace other files.
     """
     from statetx.core.writes import check_target
     from statetx.models.model_dir import OWN
 
     home = paths.run_dir(dataset, split, model, seed)
     check_target(home / "model", OWN)
-    # Of several processes on several machines the first one answers for all.
+    # Of several processes that train one model, only the first holds the lock.
     if int(os.environ.get("RANK", "0")) and getattr(cfg.models[model], "devices", 1) > 1:
         _train(cfg, dataset, split, model, seed, threads)
         return
@@ -102,7 +111,7 @@ def _progress(last_step: int) -> Any:
 
 
 def _drop_states(dataset: str, split: str, model: str, seed: int) -> None:
-    """Remove the states of unfinished trainings of a run of other settings: its model is finished."""
+    """Remove all saved states of a finished run, including those of earlier settings."""
     name = paths.state_prefix(dataset, split, model, seed)
     for left in (Path(".state") / "train").glob(f"{glob.escape(name)}*"):
         if re.fullmatch(r"[0-9a-f]{16}", left.name.removeprefix(name)) and not left.is_symlink():
@@ -110,7 +119,15 @@ def _drop_states(dataset: str, split: str, model: str, seed: int) -> None:
 
 
 def verdict(cfg: Config, experiment: str) -> None:
-    """Judge one experiment, as rule `verdict` does."""
+    """Write the verdict of one experiment, as rule `verdict` does.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    experiment
+        Name of the experiment.
+    """
     from statetx.evaluation.verdict.verdict import verdict as work
 
     dataset, checkpoint = cfg.experiment_dataset(experiment), cfg.evaluation.checkpoints[0]
@@ -124,14 +141,16 @@ def verdict(cfg: Config, experiment: str) -> None:
 def judged(
     dataset: str, runs: list[list[Any]], checkpoint: str
 ) -> tuple[list[RunScores], list[RefScores]]:
-    """What `verdict` reads: the scores of every run, the reference of every test line.
+    """Return the inputs of `verdict`: scores of every run, reference of every test line.
 
     Parameters
     ----------
+    dataset
+        Name of the data set.
     runs
         ``[split, model, kind, seed]`` per run.
     checkpoint
-        The one that is judged; baselines have `best` only.
+        Checkpoint that the verdict compares; baselines have `best` only.
     """
     from statetx.config.root import Run
     from statetx.data.store.plan import read_plan
@@ -139,17 +158,26 @@ def judged(
 
     scores, references = [], {}
     for split, model, kind, seed in runs:
-        for line in read_plan(paths.plan_file(dataset, split)).lines("test"):
-            own = "best" if kind in BASELINES else checkpoint
-            table = paths.scores_dir(Run(dataset, split, model, seed), own, line) / "scores.csv"
-            scores.append(RunScores(split, model, kind, seed, line, table))
-            directory = paths.reference_dir(dataset, split, line)
-            references[split, line] = RefScores(split, line, directory)
+        home = paths.split_dir(dataset, split)
+        for line in read_plan(home / "plan.parquet").lines("test"):
+            name = file_name(line)
+            scored = "best" if kind in BASELINES else checkpoint
+            table = paths.run_dir(dataset, split, model, seed) / "scores" / scored / name
+            scores.append(RunScores(split, model, kind, seed, line, table / "scores.csv"))
+            references[split, line] = RefScores(split, line, home / "reference" / name)
     return scores, list(references.values())
 
 
 def report(cfg: Config, experiment: str) -> Path:
-    """Draw the page of one experiment, as rule `report` does; return its path."""
+    """Write the page of one experiment, as rule `report` does; return its path.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    experiment
+        Name of the experiment.
+    """
     from statetx.reporting.page.page import RunFiles, page
 
     dataset = cfg.experiment_dataset(experiment)
@@ -166,24 +194,42 @@ def report(cfg: Config, experiment: str) -> Path:
 
 
 def packing(store: str | Path) -> contextlib.AbstractContextManager[None]:
-    """Lock a store for one of the jobs that pack it together; `statetx pack` wants it alone."""
+    """Return a shared lock of a store, for the jobs of the workflow that pack it together.
+
+    The command `statetx pack` takes an exclusive lock.
+
+    Parameters
+    ----------
+    store
+        Directory of the store.
+
+    Raises
+    ------
+    ResultsError
+        Another process holds the exclusive lock.
+    """
     return locks.held(locks.beside(store), f"the store {store}", shared=True)
 
 
 @contextlib.contextmanager
 def recorded(step: Step) -> Iterator[None]:
-    """Run a step and leave a record of what it was made from.
+    """Run a step in the block, then write the record of its outputs.
+
+    Parameters
+    ----------
+    step
+        The step.
 
     Raises
     ------
     ResultsError
-        Its inputs do not belong together, or this is not the code that was asked for.
+        The inputs do not belong together, or the code changed since the workflow started.
     """
     if step.stage == "train" and int(os.environ.get("RANK", "0")):
-        yield  # of several processes that train one model, the first keeps the record
+        yield  # of several processes that train one model, the first writes the record
         return
     _check_code(step)
-    if step.stage not in ("simulate", "pack"):  # whose inputs no stage made
+    if step.stage not in ("simulate", "pack"):  # their inputs do not have records
         refuse_mixture(step.inputs)
     inputs = {path: known_checksum(path) for path in step.inputs if path.exists()}
     yield
@@ -199,14 +245,21 @@ def recorded(step: Step) -> Iterator[None]:
 
 
 ASKED = "STATETX_ASKED_CODES"
-"""Variable of the environment with the fingerprints that the workflow started with, as JSON.
+"""Environment variable with the fingerprints of the code when the workflow started, as JSON.
 
-A job on another machine reads the rules again, and would ask for the code that it finds there.
+A job on another machine parses the rules again. Without this variable, it would expect the code on
+that machine.
 """
 
 
 def ask_for_codes(cfg: Config) -> None:
-    """Tell the jobs of this workflow which code they are to run."""
+    """Set `ASKED`, so that the jobs of this workflow can check that they run the same code.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    """
     kinds = {section.kind for section in cfg.models.values()}
     codes = {
         f"{stage}/{kind}": fingerprints.code(stage, kind)
@@ -217,33 +270,40 @@ def ask_for_codes(cfg: Config) -> None:
 
 
 def asked_codes() -> dict[str, str]:
-    """Return what `ask_for_codes` told; nothing outside a workflow."""
+    """Return the fingerprints that `ask_for_codes` set; an empty dict outside a workflow."""
     return dict(json.loads(os.environ.get(ASKED, "{}")))
 
 
 def _check_code(step: Step) -> None:
-    """Refuse to run, or to have run, other code than the workflow asked for when it started."""
+    """Check that the code on disk is still the code with which the workflow started."""
     expected = asked_codes().get(f"{step.stage}/{step.kind}", step.code)
     if fingerprints.code_now(step.stage, step.kind) not in {step.code} & {expected}:
         raise ResultsError(
-            f"the code of stage {step.stage} changed after this run was started: its result would "
-            "be taken for one of the earlier code",
+            f"the code of stage {step.stage} changed after this run was started, so its result "
+            "would be recorded with the fingerprint of the earlier code",
             where=Path(paths.__file__).parents[1],
-            fix="start the same command again",
+            fix="run the same command again",
         )
 
 
 @contextlib.contextmanager
 def job(log: str | Path | None = None) -> Iterator[None]:
-    """Run a stage: its output goes to `log`; an error a user can mend is one block, not a trace.
+    """Run a stage in the block: write its output to `log`, print errors without a traceback.
 
-    Exits with 1 on a `StatetxError`, with 128 + its number on a signal.
+    The process exits with 1 on a `StatetxError`, and with 128 + its number on a signal.
+
+    Parameters
+    ----------
+    log
+        File for standard output and standard error; None leaves both unchanged.
     """
     handle = None
     always_printable()
     if log is not None:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
-        handle = open(log, "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        handle = open(  # noqa: SIM115
+            log, "w", buffering=1, encoding="utf-8", errors="backslashreplace"
+        )
         os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)
         sys.stdout = sys.stderr = handle

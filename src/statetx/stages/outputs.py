@@ -1,4 +1,4 @@
-"""Earlier outputs of the commands, recognised by what they say: only these does ``--force`` replace."""
+"""Recognition of earlier outputs by their content: ``--force`` replaces only these."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from typing import Any
 
 
 def is_prediction(path: Path) -> bool:
-    """Tell whether `infer` or `predict` wrote an h5ad."""
+    """Return whether `infer` or `predict` wrote an h5ad file."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            said = json.loads(file["uns/statetx"].asstr()[()])
+            content = json.loads(file["uns/statetx"].asstr()[()])
     except (OSError, KeyError, ValueError, TypeError, AttributeError):
         return False
-    return isinstance(said, dict) and {"model", "checkpoint", "stage"} <= said.keys()
+    return isinstance(content, dict) and {"model", "checkpoint", "stage"} <= content.keys()
 
 
 def is_model(path: Path) -> bool:
-    """Tell whether `train` or `import` wrote a directory."""
-    said = _json(path / "model.json")
-    return isinstance(said, dict) and {"format", "kind", "files", "checkpoints"} <= said.keys()
+    """Return whether `train` or `import` wrote a directory."""
+    content = _json(path / "model.json")
+    keys = {"format", "kind", "files", "checkpoints"}
+    return isinstance(content, dict) and keys <= content.keys()
 
 
 def is_lint_report(path: Path) -> bool:
-    """Tell whether `lint` wrote a JSON file: one report, or one for each data set."""
-    said = _json(path)
-    if not isinstance(said, dict) or not said:
+    """Return whether `lint` wrote a JSON file: a single report, or one report per data set."""
+    content = _json(path)
+    if not isinstance(content, dict) or not content:
         return False
-    reports = [said] if "findings" in said else list(said.values())
+    reports = [content] if "findings" in content else list(content.values())
     keys = {"format", "errors", "warnings", "findings", "roles", "lines"}
-    return all(isinstance(one, dict) and keys <= one.keys() for one in reports)
+    return all(isinstance(report, dict) and keys <= report.keys() for report in reports)
 
 
 def is_picture(path: Path) -> bool:
-    """Tell whether `lint` drew an SVG or PNG file."""
+    """Return whether `lint` drew an SVG or PNG file."""
     from statetx.reporting.figures import MADE_BY
 
     with open(path, "rb") as file:

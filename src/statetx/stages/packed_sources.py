@@ -1,4 +1,4 @@
-"""Source files of a data set: their cell lines, and whether they still hold what was packed."""
+"""Comparison of the source files of a data set with the packed store."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from statetx.stages.paths import pack_dir
 from statetx.stages.source_files import source_files
 
 READ_AT_ONCE = 1 << 30
-"""Bytes of source files that are compared while the workflow is parsed: some 10 s."""
+"""Most bytes of source files that are compared while the workflow is parsed (about 10 s)."""
 
 
 def cell_lines(cfg: Config, dataset: str) -> list[str]:
-    """The cell lines of a data set, sorted."""
+    """Return the cell lines in the source files of a data set, sorted.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    dataset
+        Name of the data set.
+    """
     from statetx.data.simulate import line_names
     from statetx.data.store.layout import check_case, file_name
 
@@ -33,7 +41,7 @@ def cell_lines(cfg: Config, dataset: str) -> list[str]:
 
 
 def _source_lines(cfg: Config, dataset: str) -> set[str]:
-    """The cell lines of the source files, cached by path, size and modification time."""
+    """Return the cell lines of the source files, cached by path, `stamp` and column."""
     from statetx.data.inspection import inspect as h5ad
 
     section, lines = cfg.datasets[dataset], set[str]()
@@ -52,7 +60,7 @@ def _remember(path: Path, what: Any) -> None:
 
 
 def _remembered(path: Path) -> Any:
-    """Return what `_remember` kept, or None: it is asked for again where the note is damaged."""
+    """Return the value that `_remember` stored, or None if the file is missing or damaged."""
     try:
         return digests.unsealed(json.loads(path.read_text(encoding="utf-8")))["known"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -60,7 +68,7 @@ def _remembered(path: Path) -> Any:
 
 
 def _about(path: Path, what: list[Any]) -> Path:
-    """Where something known of a source file is kept, while its size and times stay."""
+    """Return the file that caches a fact about a source file with its present `stamp`."""
     from statetx.data.pack.content import stamp
 
     key = digests.digest([str(path.absolute()), stamp(path), what])
@@ -68,37 +76,53 @@ def _about(path: Path, what: list[Any]) -> Path:
 
 
 def packed_contents(dataset: str) -> list[dict[str, Any]] | None:
-    """What the store says of the files that it was packed from; None: there is no store.
+    """Return the stamp and the content digest of every source file when it was packed.
 
-    Nothing where it does not say so soundly: then the store is packed again.
+    Parameters
+    ----------
+    dataset
+        Name of the data set.
+
+    Returns
+    -------
+    list or None
+        None if the store does not exist. Empty if ``sources.json`` is damaged; the store is then
+        packed again.
     """
     path = pack_dir(dataset) / "sources.json"
     if not (pack_dir(dataset) / "manifest.json").exists():
         return None
     try:
-        found = json.loads(verify(path).read_text(encoding="utf-8"))["sources"]
+        sources = json.loads(verify(path).read_text(encoding="utf-8"))["sources"]
         return [
-            {"stamp": [int(n) for n in one["stamp"]], "content": str(one["content"])}
-            for one in found
+            {"stamp": [int(n) for n in source["stamp"]], "content": str(source["content"])}
+            for source in sources
         ]
     except (ResultsError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 
 def known_contents(cfg: Config, dataset: str) -> list[str | None]:
-    """Digest of the content of every source file, as far as it is known without reading cells.
+    """Return the content digest of every source file, or None where cells must be read for it.
 
-    A file that has the size, modification time and inode with which it was packed, or read to be
-    compared, still has that content.
+    A file with the same size, modification time and inode as when it was packed or compared still
+    has the same content.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    dataset
+        Name of the data set.
     """
     from statetx.data.pack.content import stamp
 
-    packed = {tuple(one["stamp"]): one["content"] for one in packed_contents(dataset) or []}
-    found: list[str | None] = []
+    packed = {tuple(item["stamp"]): item["content"] for item in packed_contents(dataset) or []}
+    contents: list[str | None] = []
     for path in map(Path, source_files(cfg, dataset)):
         known = packed.get(tuple(stamp(path)))
-        found.append(known or _remembered(_content_file(cfg, dataset, path)))
-    return found
+        contents.append(known or _remembered(_content_file(cfg, dataset, path)))
+    return contents
 
 
 def _content_file(cfg: Config, dataset: str, path: Path) -> Path:
@@ -108,17 +132,23 @@ def _content_file(cfg: Config, dataset: str, path: Path) -> Path:
 
 
 def packed_as(path: Path) -> Any:
-    """Return what made packing necessary: stamps of the files at first, contents that changed later.
+    """Return the state of the source files that made packing necessary, or None.
 
-    ``content.json`` says it to packing, ``sources.json`` keeps it.
+    The first packing stores the stamps of the files, later packings the contents that changed.
+    ``content.json`` passes this state to packing, and ``sources.json`` stores it.
+
+    Parameters
+    ----------
+    path
+        ``content.json`` or ``sources.json``.
     """
     if not path.exists():
         return None
     try:
-        found = read_json(path, Wanted("what was packed", ResultsError, REMAKE))
+        content = read_json(path, Wanted("what was packed", ResultsError, REMAKE))
     except ResultsError:
         return None
-    return found.get("packed_as") if isinstance(found, dict) else None
+    return content.get("packed_as") if isinstance(content, dict) else None
 
 
 def _stamps(cfg: Config, dataset: str) -> list[list[Any]]:
@@ -128,31 +158,39 @@ def _stamps(cfg: Config, dataset: str) -> list[list[Any]]:
 
 
 def sources_changed(cfg: Config, dataset: str) -> bool:
-    """Whether source files hold other cells than the store, or may: then a job must compare them.
+    """Return whether source files contain, or may contain, other cells than the store.
 
-    Up to `READ_AT_ONCE` bytes are compared right away, so that a dry run says what will happen.
+    If so, a job must compare them. Up to `READ_AT_ONCE` bytes are compared immediately, so that a
+    dry run shows what will happen.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    dataset
+        Name of the data set.
     """
     if cfg.datasets[dataset].files == "simulate":
         return False
     packed = packed_contents(dataset)
-    if packed is None:  # an interrupted packing may have parts of files as they were then
-        asked = pack_dir(dataset) / "content.json"
-        return asked.exists() and packed_as(asked) != _stamps(cfg, dataset)
+    if packed is None:  # an interrupted packing may have left parts of files that changed since
+        content = pack_dir(dataset) / "content.json"
+        return content.exists() and packed_as(content) != _stamps(cfg, dataset)
     unknown = _unknown(cfg, dataset)
     if sum(path.stat().st_size for path in unknown) <= READ_AT_ONCE:
         _read(cfg, dataset, unknown)
-    return known_contents(cfg, dataset) != [one["content"] for one in packed]
+    return known_contents(cfg, dataset) != [item["content"] for item in packed]
 
 
 def _unknown(cfg: Config, dataset: str) -> list[Path]:
-    """Return the source files whose content is not known."""
+    """Return the source files whose content digest is not known."""
     files = map(Path, source_files(cfg, dataset))
     known = known_contents(cfg, dataset)
     return [path for path, content in zip(files, known, strict=True) if content is None]
 
 
 def _read(cfg: Config, dataset: str, files: list[Path]) -> None:
-    """Read source files and keep what they hold."""
+    """Read source files and cache the digests of their content."""
     from statetx.data.pack.content import content_of
 
     for path in files:
@@ -162,24 +200,28 @@ def _read(cfg: Config, dataset: str, files: list[Path]) -> None:
             raise ResultsError(
                 "the file changed while it was read",
                 where=path,
-                fix="wait until it is complete, then start the same command again",
+                fix="wait until the file is complete, then run the same command again",
             )
         _remember(note, content)
 
 
 def compare_sources(cfg: Config, dataset: str, out: Path) -> bool:
-    """Read the source files whose content is not known, and say whether to pack again.
+    """Read the source files whose content is not known, and write ``content.json``.
 
     Parameters
     ----------
+    cfg
+        The configuration.
+    dataset
+        Name of the data set.
     out
-        ``content.json``: its bytes change only if the content differs from what was packed, so
-        that files that were merely moved, copied or touched repack nothing.
+        ``content.json``. Its bytes change only if the content differs from the packed content, so
+        moved, copied or touched files are not packed again.
 
     Returns
     -------
     bool
-        Whether the content differs from what was packed, or nothing was packed yet.
+        Whether the data set must be packed: its content changed, or it was never packed.
     """
     packed = packed_contents(dataset)
     if packed is None:
@@ -187,39 +229,47 @@ def compare_sources(cfg: Config, dataset: str, out: Path) -> bool:
         return True
     _read(cfg, dataset, _unknown(cfg, dataset))
     now = known_contents(cfg, dataset)
-    same = now == [one["content"] for one in packed]
+    same = now == [item["content"] for item in packed]
     before = packed_as(pack_dir(dataset) / "sources.json")
     write_json(out, {"packed_as": before if same else now})
     return not same
 
 
 def check_fresh(cfg: Config, dataset: str) -> None:
-    """Check that the store was packed from what the source files hold now.
+    """Check that the store was packed from the present content of the source files.
 
-    The workflow packs again by itself; commands that run one stage must not go on with old cells.
+    The workflow packs again automatically. A command that runs a single stage calls this function,
+    so that it does not use old cells.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    dataset
+        Name of the data set.
 
     Raises
     ------
     ResultsError
-        A source file changed, or another set of files is configured.
+        A source file changed, or other files are configured.
     """
     if packed_contents(dataset) is None or cfg.datasets[dataset].files == "simulate":
-        return  # whoever needs the store says so
+        return  # the stage itself reports a missing store
     try:
         files = source_files(cfg, dataset)
     except ConfigError:
-        return  # sources may move away once they are packed
+        return  # source files may be moved away after packing
     if not all(Path(path).exists() for path in files):
         return
     if sources_changed(cfg, dataset) and compare_sources(
         cfg, dataset, Path(".state") / "inspect" / f"{dataset}.content.json"
     ):
-        packed = [one["content"] for one in packed_contents(dataset) or []]
+        packed = [item["content"] for item in packed_contents(dataset) or []]
         now = known_contents(cfg, dataset)
         other = [path for path, known in zip(files, now, strict=True) if known not in packed]
         raise ResultsError(
             "the store is stale: "
-            + (f"{other[0]!r} holds other cells" if other else "other files are configured")
+            + (f"{other[0]!r} contains other cells" if other else "other files are configured")
             + " than were packed",
             where=pack_dir(dataset) / "sources.json",
             fix=f"pack again: statetx pack --config … --run {dataset}",

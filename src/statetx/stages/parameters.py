@@ -1,7 +1,7 @@
-"""The stages of the road: where each writes, which settings it reads, which code it depends on.
+"""Parameters of every stage: exactly the settings that it reads, and the fingerprint of its code.
 
-Used by the workflow when it is parsed and by the commands of the same names. Knows nothing of
-Snakemake.
+The workflow uses them when it is parsed, and the commands of the stages use them too. This module
+does not depend on Snakemake.
 """
 
 from __future__ import annotations
@@ -17,37 +17,46 @@ from statetx.shared import labels
 from statetx.stages.fingerprints import code
 from statetx.stages.source_files import rooted, source_files
 
-# ---------------------------------------------------------------------------------------------
-# where things are
-
-
-# ---------------------------------------------------------------------------------------------
-# parameters: exactly the settings that a stage reads
-
 
 def simulate_params(cfg: Config, dataset: str) -> dict[str, Any]:
-    """Settings of `simulate`."""
+    """Return the parameters of stage `simulate`."""
     return {"settings": cfg.datasets[dataset].simulate.changed(), "code": code("simulate")}
 
 
 def pack_params(cfg: Config, dataset: str) -> dict[str, Any]:
-    """Settings of `pack`. What the source files hold counts through ``content.json``."""
+    """Return the parameters of stage `pack`; the source content counts by ``content.json``."""
     from statetx.data.pack.survey import packed_settings
 
     return {"settings": packed_settings(cfg.datasets[dataset]), "code": code("pack")}
 
 
 def split_params(cfg: Config, split: str) -> dict[str, Any]:
-    """Settings of `split`. TOML files and tables count by what they say, not by how or where."""
+    """Return the parameters of stage `split`.
+
+    TOML files and tables count by their parsed content, not by their path or layout.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    split
+        Name of the split, with its fold.
+
+    Raises
+    ------
+    ConfigError
+        A TOML file or a table cannot be read.
+    """
     from statetx.splits.toml import in_order
 
     section, fold = cfg.split(split)
     toml = read_toml(rooted(cfg, section.toml)) if hasattr(section, "toml") else None
     unread = ("dataset", "toml", "drug_table", "line_table")
     settings = {k: v for k, v in section.changed().items() if k not in unread}
-    own = code("split")
+    fingerprint = code("split")
     if settings.get("stratify", {}).get("drugs") == "effect":
-        own = digests.digest([own, code_fingerprint(["statetx.splits.compounds.effects"])])
+        effects = code_fingerprint(["statetx.splits.compounds.effects"])
+        fingerprint = digests.digest([fingerprint, effects])
     if toml is not None:
         toml.get("statetx", {}).pop("made_from", None)
     return {
@@ -55,12 +64,20 @@ def split_params(cfg: Config, split: str) -> dict[str, Any]:
         "fold": fold,
         "toml": None if toml is None else in_order(toml),
         "known": split_facts(cfg, split),
-        "code": own,
+        "code": fingerprint,
     }
 
 
 def split_facts(cfg: Config, split: str) -> dict[str, Any]:
-    """What tables, or obs of the source files, say of the drugs and lines of a split."""
+    """Return the facts about drugs and lines that tables or obs of the source files contain.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    split
+        Name of the split, with its fold.
+    """
     from statetx.splits.compounds.drug_tables import facts_of
 
     section, _ = cfg.split(split)
@@ -79,22 +96,40 @@ def split_facts(cfg: Config, split: str) -> dict[str, Any]:
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """Parse a TOML file.
+    """Read the TOML file of a split.
+
+    Parameters
+    ----------
+    path
+        The file.
 
     Raises
     ------
     ConfigError
-        Missing or malformed file.
+        The file cannot be read or parsed.
     """
     fix = "correct the path or the TOML; docs/how-to.md shows a complete file"
     return documents.read_toml(path, documents.Wanted("the split", ConfigError, fix))
 
 
 def train_params(cfg: Config, model: str) -> dict[str, Any]:
-    """Settings of `train`.
+    """Return the parameters of stage `train`.
 
-    Not the checkpoints that evaluation wants: another one must not train the model again. Nor where
-    packed cells lie; chosen genes count as a file, features of perturbations by what their file holds.
+    Left out are the evaluated checkpoints, the place of packed cells, the number of devices and
+    ``frozen``, because a change of these must not retrain the model. Selected genes are an input
+    file. Features of perturbations count by the digest of their file.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    model
+        Name of the model.
+
+    Raises
+    ------
+    ConfigError
+        The file of features cannot be read.
     """
     section = cfg.models[model]
     settings = {
@@ -108,7 +143,14 @@ def train_params(cfg: Config, model: str) -> dict[str, Any]:
 
 
 def features_digest(cfg: Config, model: str) -> str | None:
-    """Digest of a model's table of features; None: it has none.
+    """Return the digest of the table of perturbation features of a model, or None without a table.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    model
+        Name of the model.
 
     Raises
     ------
@@ -124,38 +166,38 @@ def features_digest(cfg: Config, model: str) -> str | None:
         raise ConfigError(
             f"cannot read the features of perturbations: {error.strerror}",
             where=f"models.{model}.perturbation_features_file: {path}",
-            fix="correct the path, or give its root: --config data_root=DIRECTORY",
+            fix="correct the path, or give --config data_root=DIRECTORY",
         ) from error
 
 
 def match_params(cfg: Config, dataset: str) -> list[bool]:
-    """How cells find their controls: per level, whether the batch must agree."""
+    """Return for each level of control matching whether the batch must agree too."""
     return cfg.datasets[dataset].match_by_batch()
 
 
 def checkpoints(cfg: Config, model: str) -> list[str]:
-    """The checkpoints of a model that are evaluated; baselines have `best` only."""
+    """Return the checkpoints of a model that are evaluated; baselines have `best` only."""
     return ["best"] if cfg.models[model].kind in BASELINES else list(cfg.evaluation.checkpoints)
 
 
 def predict_params(cfg: Config, model: str) -> dict[str, Any]:
-    """Settings of `predict`."""
-    own = _pick(cfg, "max_cells", "seed")
-    return {"settings": own, "code": code("predict", cfg.models[model].kind)}
+    """Return the parameters of stage `predict`."""
+    settings = _pick(cfg, "max_cells", "seed")
+    return {"settings": settings, "code": code("predict", cfg.models[model].kind)}
 
 
 def reference_params(cfg: Config) -> dict[str, Any]:
-    """Settings of `reference`."""
+    """Return the parameters of stage `reference`."""
     return {"settings": _pick(cfg, "max_cells", "seed"), "code": code("reference")}
 
 
 def evaluate_params(cfg: Config) -> dict[str, Any]:
-    """Settings of `evaluate`."""
+    """Return the parameters of stage `evaluate`."""
     return {"settings": _pick(cfg, "max_cells", "seed", "profile"), "code": code("evaluate")}
 
 
 def verdict_params(cfg: Config, experiment: str) -> dict[str, Any]:
-    """Settings of `verdict`."""
+    """Return the parameters of stage `verdict`."""
     runs = [
         [run.split, run.model, cfg.models[run.model].kind, run.seed] for run in cfg.runs(experiment)
     ]
@@ -163,7 +205,7 @@ def verdict_params(cfg: Config, experiment: str) -> dict[str, Any]:
 
 
 def prune_params(cfg: Config) -> dict[str, Any]:
-    """Settings of `prune`: what is asked for, and what evaluation still needs, stays."""
+    """Return the parameters of stage `prune`; checkpoints that evaluation needs are kept too."""
     keep = sorted({*cfg.prune.keep, *cfg.evaluation.checkpoints})
     return {"keep": keep, "delete": cfg.prune.mode == "delete", "code": code("prune")}
 
@@ -176,7 +218,21 @@ def _pick(cfg: Config, *keys: str) -> dict[str, Any]:
 def train_made_from(
     store: Path, plan: Path, settings: Any, code: str, genes: Path | None, match: Any
 ) -> dict[str, Any]:
-    """All that a trained model depends on: settings, code, the plan's conditions, the cells, genes."""
+    """Return everything that a trained model depends on.
+
+    Parameters
+    ----------
+    store
+        Directory of the packed store.
+    plan
+        File of the plan; its conditions count.
+    settings, code
+        As in `train_params`.
+    genes
+        File of selected genes, or None.
+    match
+        As in `match_params`.
+    """
     from statetx.data.store.plan import read_plan
 
     return {

@@ -1,4 +1,4 @@
-"""Where the stages of the workflow read and write."""
+"""Paths that the stages of the workflow read and write."""
 
 from __future__ import annotations
 
@@ -51,100 +51,84 @@ def made(pattern: str, **names: object) -> Path:
 
 def pack_dir(dataset: str) -> Path:
     """Return the directory of the packed store of a data set."""
-    return made(PACK, dataset=dataset)
+    return Path("results") / dataset / "pack"
 
 
 def split_dir(dataset: str, split: str) -> Path:
-    """Return the directory of a split."""
-    return made(SPLIT, dataset=dataset, split=split)
-
-
-def plan_file(dataset: str, split: str) -> Path:
-    """Return the plan of a split."""
-    return made(PLAN, dataset=dataset, split=split)
+    """Return the directory of a split, which contains its plan."""
+    return Path("results") / dataset / split
 
 
 def parts_dir(dataset: str) -> Path:
-    """Return where `pack` keeps what it needs to go on after an interruption."""
-    return made(PARTS, dataset=dataset)
+    """Return the directory of the parts from which `statetx pack` resumes."""
+    return Path(".state") / "pack" / dataset
 
 
 def genes_file(cfg: Config, dataset: str, split: str) -> Path | None:
-    """Return the file of genes chosen on a split; None: models on it work in all genes."""
+    """Return the file of genes selected on a split; None if its models use all genes.
+
+    Raises
+    ------
+    ValueError
+        Two models on the split have different settings of genes.
+    """
     n = cfg.n_hvg(split)
     return None if n is None else made(GENES, dataset=dataset, split=split, n=n)
 
 
 def run_dir(dataset: str, split: str, model: str, seed: int) -> Path:
-    """Return the directory of one run."""
-    return made(RUN, dataset=dataset, split=split, model=model, seed=seed)
-
-
-def model_dir(dataset: str, split: str, model: str, seed: int) -> Path:
-    """Return the model directory of one run."""
-    return made(MODEL, dataset=dataset, split=split, model=model, seed=seed)
-
-
-def scores_dir(run: Run, checkpoint: str, line: str) -> Path:
-    """Return the directory with the scores of one line of one run."""
-    names = {**run._asdict(), "checkpoint": checkpoint, "cell_line": file_name(line)}
-    return made(SCORES, **names)
-
-
-def predictions_file(run: Run, checkpoint: str, line: str) -> Path:
-    """Return the predicted cells of one line of one run."""
-    names = {**run._asdict(), "checkpoint": checkpoint, "cell_line": file_name(line)}
-    return made(PREDICTIONS, **names)
-
-
-def reference_dir(dataset: str, split: str, line: str) -> Path:
-    """Return the directory with the reference of one test line."""
-    return made(REFERENCE, dataset=dataset, split=split, cell_line=file_name(line))
-
-
-def verdict_file(dataset: str, experiment: str) -> Path:
-    """Return the verdict of an experiment."""
-    return made(VERDICT, dataset=dataset, experiment=experiment)
-
-
-def page_file(experiment: str) -> Path:
-    """Return the page of an experiment."""
-    return made(PAGE, experiment=experiment)
+    """Return the directory of a run, with its model, checkpoints, predictions and scores."""
+    return split_dir(dataset, split) / model / f"seed{seed}"
 
 
 def state_dir(dataset: str, split: str, model: str, seed: int, made_from: Any) -> Path:
-    """Where a run keeps what it needs to resume, keyed by all that training depends on.
+    """Return the directory of the state from which a run resumes.
 
-    Without the key, a run whose learning rate changed would resume the old model and train zero
-    steps.
+    Its name contains a digest of everything that training depends on. Without the digest, a run
+    with a new learning rate would resume the old model and train zero steps.
+
+    Parameters
+    ----------
+    dataset, split, model, seed
+        The run.
+    made_from
+        Result of `parameters.train_made_from`.
     """
     name = f"{state_prefix(dataset, split, model, seed)}{digests.digest(made_from)}"
     return Path(TRAINING) / name
 
 
 def state_prefix(dataset: str, split: str, model: str, seed: int) -> str:
-    """Return how the names of all states of a run begin; no name holds a comma."""
+    """Return the prefix that the names of all states of a run share.
+
+    The parts are joined by commas, which names in a configuration cannot contain.
+    """
     return f"{dataset},{split},{model},seed{seed}-"
 
 
 def check_writable(*places: str) -> None:
-    """Check that runs can write into directories of the working directory.
+    """Check that directories in the working directory can be written to or created.
+
+    Parameters
+    ----------
+    *places
+        The directories.
 
     Raises
     ------
     ResultsError
-        One of them, or where it is to be made, cannot be written to.
+        A directory, or the directory in which it would be created, is not writable.
     """
     for place in map(Path, places):
-        here = next(path for path in (place, *place.absolute().parents) if path.exists())
-        if not here.is_dir() or not os.access(here, os.W_OK | os.X_OK):
+        existing = next(path for path in (place, *place.absolute().parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise ResultsError(
                 f"cannot write into {str(place)!r}",
-                where=here.absolute(),
-                fix="make it a directory you may write to, or run in another directory",
+                where=existing.absolute(),
+                fix="make it a writable directory, or run in another directory",
             )
 
 
 def raw_line(encoded: str) -> str:
-    """The cell line behind its name in paths."""
+    """Return the name of a cell line from its percent-encoded form in paths."""
     return unquote(encoded)

@@ -1,4 +1,4 @@
-"""JSON schemas of the files that stages exchange, written into ``workflow/schemas``."""
+"""Generator of the JSON schemas in ``workflow/schemas``, for files that stages exchange."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from statetx.core.text_files import write_text
 from statetx.evaluation.verdict.contract import Verdict
 
 CONTRACTS: dict[str, type[Contract]] = {"verdict": Verdict}
-"""Name of the file without its ending -> what it holds."""
+"""Contract of each file, by the name of the file without its suffix."""
 
 
 def write_schemas(directory: Path) -> None:
-    """Write one schema per contract."""
+    """Write one JSON schema per contract.
+
+    Parameters
+    ----------
+    directory
+        Directory of the schemas.
+    """
     for name, contract in CONTRACTS.items():
         write_text(directory / f"{name}.schema.json", contract.schema_text())
 

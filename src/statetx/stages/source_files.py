@@ -1,4 +1,4 @@
-"""Where the source files of a data set are."""
+"""Paths of the source files of a data set."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from statetx.stages.paths import SIMULATED, made
 
 
 def source_files(cfg: Config, dataset: str) -> list[str]:
-    """The h5ad files of a data set, globs expanded, ``{data_root}`` replaced.
+    """Return the h5ad files of a data set, with globs expanded and ``{data_root}`` replaced.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    dataset
+        Name of the data set.
 
     Raises
     ------
     ConfigError
-        A path or pattern matches nothing, or a link to nothing.
+        A path or pattern does not match a file, or matches a broken link.
     """
     from statetx.data.simulate import line_names
     from statetx.data.store.layout import file_name
@@ -34,27 +41,27 @@ def source_files(cfg: Config, dataset: str) -> list[str]:
             raise ConfigError(
                 f"no file matches {pattern!r} (looked for {Path(path).absolute()})",
                 where=f"datasets.{dataset}.files",
-                fix="correct the path: it counts from the working directory; or begin it with "
-                "{data_root}/ and give --config data_root=DIRECTORY",
+                fix="correct the path, which is relative to the working directory; or begin it "
+                "with {data_root}/ and give --config data_root=DIRECTORY",
             )
         for link in matches:
             if not Path(link).exists():
                 raise ConfigError(
                     f"{link!r} is a link to {str(Path(link).readlink())!r}, which does not exist",
                     where=f"datasets.{dataset}.files",
-                    fix="mend or remove the link",
+                    fix="fix or remove the link",
                 )
         found += matches
     return list(dict.fromkeys(found))
 
 
 def _matches(cfg: Config, pattern: str) -> list[str]:
-    """Return what a pattern matches; brackets in the data's root are no pattern."""
+    """Return the files that a pattern matches; the data root is never read as a pattern."""
     root = glob.escape(str(Path(cfg.data_root).expanduser()))
     path = Path(pattern.replace("{data_root}", root)).expanduser()
     return sorted(glob.glob(os.path.expandvars(str(path)), recursive=True))  # noqa: PTH207
 
 
 def rooted(cfg: Config, path: str) -> str:
-    """`path` with ``{data_root}`` replaced."""
+    """Return a path with ``{data_root}`` replaced."""
     return path.replace("{data_root}", cfg.data_root)

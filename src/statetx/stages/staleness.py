@@ -1,4 +1,4 @@
-"""Which results are stale: made by other code, with other settings or from other inputs."""
+"""Stale results: those made by other code, with other settings or from other inputs."""
 
 from __future__ import annotations
 
@@ -13,26 +13,41 @@ from statetx.stages.steps import Step, all_steps, packed_lines, train_step
 
 
 def stale(cfg: Config) -> dict[Path, str]:
-    """Return the outputs that must be made anew, each with the reason.
+    """Return the outputs that must be remade, with the reason for each.
 
-    Outputs that were never made are among them: asking for what would run anyway changes nothing.
+    Outputs that do not exist yet are included, because Snakemake makes them anyway.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
     """
-    found: dict[Path, str] = {}
+    reasons: dict[Path, str] = {}
     checksums = cache(_recorded)
     for step in all_steps(cfg):
         why = _why_stale(step, checksums)
         if why is not None:
-            found |= dict.fromkeys(step.outputs, why)
-    return found
+            reasons |= dict.fromkeys(step.outputs, why)
+    return reasons
 
 
 def check_frozen(cfg: Config) -> list[str]:
-    """Check that every frozen model was trained; return what changed since, one sentence per model.
+    """Check that every frozen model was trained.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+
+    Returns
+    -------
+    list of str
+        One sentence per frozen model whose code or settings changed since it was trained.
 
     Raises
     ------
     ConfigError
-        A model is frozen that was never trained.
+        A frozen model was never trained.
     """
     changed = []
     for run in cfg.runs():
@@ -44,7 +59,8 @@ def check_frozen(cfg: Config) -> list[str]:
             raise ConfigError(
                 f"model {run.model!r} is frozen, but it was never trained",
                 where=f"models.{run.model}.frozen; {directory}",
-                fix="set `frozen: false`, train it, then freeze it; or copy its directory here",
+                fix="set `frozen: false`, train the model, then freeze it; or copy its directory "
+                "to this path",
             )
         if (reason := _why_stale(step, lambda _: None)) is not None:
             changed.append(f"{directory} is frozen and kept although {reason}")
@@ -52,15 +68,24 @@ def check_frozen(cfg: Config) -> list[str]:
 
 
 def refuse_stale_inputs(cfg: Config, step: Step) -> None:
-    """Check that a step reads what this configuration makes, down to the source data.
+    """Check that the inputs of a step are those that this configuration makes.
+
+    The inputs of the inputs are checked too, up to the source data.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    step
+        The step that is about to run.
 
     Raises
     ------
     ResultsError
-        Something was made with other settings, other code or from other files.
+        An input was made with other settings, other code or from other files.
     """
     if not all(path.exists() for path in step.inputs):
-        return  # who reads the missing one says so
+        return  # the stage itself reports a missing input
     made = {path: other for other in all_steps(cfg, packed_lines) for path in other.outputs}
     checksums = cache(_recorded)
     waiting, seen = list(step.inputs), set()
@@ -74,7 +99,7 @@ def refuse_stale_inputs(cfg: Config, step: Step) -> None:
             raise ResultsError(
                 f"{path.name} is not what this configuration makes: {why}",
                 where=path,
-                fix=f"run snakemake, or stage {other.stage} and those after it",
+                fix=f"run snakemake, or stage {other.stage} and all stages after it",
             )
         waiting.extend(other.inputs)
 
@@ -94,17 +119,17 @@ def _why_stale(step: Step, checksums: Any) -> str | None:
     for name, (size, _) in record.files.items():
         file = step.record.parent / name
         if not file.is_file() or file.stat().st_size != size:
-            return f"{file} is not what was written"
-    known = {records.resolved(step.record, name): told for name, told in record.inputs.items()}
+            return f"{file} is not the file that was written"
+    known = {records.resolved(step.record, name): value for name, value in record.inputs.items()}
     for path in step.inputs:
-        now, told = checksums(path), known.get(Path(path).absolute())
-        if now is not None and now != told:
+        now, recorded = checksums(path), known.get(Path(path).absolute())
+        if now is not None and now != recorded:
             return f"{path} changed"
     return None
 
 
 def _recorded(path: Path) -> str | None:
-    """Return the checksum of an input by its record, or None: what makes it will be run."""
+    """Return the checksum of an input by its record, or None if the input will be remade."""
     if path.name != "content.json" and not records.record_path(path).exists():
         return None  # reading a whole store would take as long as making its record
     try:

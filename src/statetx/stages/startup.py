@@ -1,8 +1,7 @@
-"""What the workflow does first: it makes itself known, cleans up after runs that were killed, and
-passes signals on to its jobs.
+"""Start of the workflow: registration of its process, cleaning up after killed runs, signals.
 
-Snakemake's own lock does not say whose it is. So every process of the workflow has an entry under
-``.state/workflow`` while it lives, and a lock that only dead processes can have made is removed.
+Snakemake's own lock does not name its owner. Therefore every process of the workflow has an entry
+under ``.state/workflow`` while it runs. A lock is removed if only dead processes can have made it.
 """
 
 from __future__ import annotations
@@ -30,27 +29,27 @@ from statetx.stages import paths
 RUNNING = Path(".state") / "workflow"
 SNAKEMAKE_LOCKS = Path(".snakemake") / "locks"
 _PART = re.compile(r"\d{4,}|survey\.json|.+\.done")
-"""What packing leaves under its parts."""
+"""Names of the entries that packing writes into its directory of parts."""
 
 _stopped_by: list[int] = []
 _begun = False
 
 
 def begin(datasets: Iterable[str], main: bool, dry: bool) -> None:
-    """Prepare a process of the workflow, when its rules are read.
+    """Prepare a process of the workflow, when its rules are parsed.
 
     Parameters
     ----------
     datasets
         Names of the data sets.
     main
-        Whether this is the process that a user has started, not one of its jobs.
+        Whether this is the process that the user started, not one of its jobs.
     dry
-        Whether it only says what it would do: then nothing is removed.
+        Whether this is a dry run, which removes nothing.
     """
     global _begun
     if _begun:
-        return  # rules that are used as a module are read several times
+        return  # rules that are used as a module are parsed several times
     _begun = True
     if threading.current_thread() is threading.main_thread():
         _listen()
@@ -68,14 +67,14 @@ def _clean_up(datasets: Iterable[str], dry: bool) -> None:
     if alive and left:
         _say(
             f"another run works in this directory ({locks.in_words(alive[0])}): wait until it has "
-            f"ended; if its machine is gone, remove {RUNNING}, and say: snakemake --unlock"
+            f"ended; if its machine is gone, remove {RUNNING}, then run: snakemake --unlock"
         )
     elif dead and left:
         for path in left:
             path.unlink(missing_ok=True)
         _say(f"a run was killed ({locks.in_words(others[dead[0]])}): its lock is removed")
     elif left:
-        _say("if no other run works in this directory, say once: snakemake --unlock")
+        _say("if no other run works in this directory, run once: snakemake --unlock")
     if not alive:
         for path in dead:
             path.unlink(missing_ok=True)
@@ -90,13 +89,14 @@ def _say(text: str) -> None:
 
 
 def _register() -> dict[Path, dict[str, Any]]:
-    """Make an entry for this process; return those of the others.
+    """Write an entry for this process; return the entries of other processes.
 
-    The own entry comes first: of two that start at once, each sees the other.
+    The entry is written first, so that of two processes that start at the same time each sees the
+    other.
     """
-    own, pid = locks.me(), os.getpid()
-    entry = RUNNING / f"{own['host']}-{pid}.json"
-    write_json(entry, own)
+    me, pid = locks.me(), os.getpid()
+    entry = RUNNING / f"{me['host']}-{pid}.json"
+    write_json(entry, me)
 
     def remove() -> None:
         if os.getpid() == pid:
@@ -107,30 +107,30 @@ def _register() -> dict[Path, dict[str, Any]]:
     for path in RUNNING.glob("*.json"):
         if path != entry:
             with contextlib.suppress(OSError, ValueError, RecursionError):
-                said = json.loads(path.read_text(encoding="utf-8"))
-                if isinstance(said, dict) and isinstance(said.get("pid"), int):
-                    others[path] = said
+                content = json.loads(path.read_text(encoding="utf-8"))
+                if isinstance(content, dict) and isinstance(content.get("pid"), int):
+                    others[path] = content
     return others
 
 
 def _sweep_parts(dataset: str) -> None:
-    """Remove parts of a store that was finished after them: nothing will read them again."""
-    store = paths.pack_dir(dataset)
+    """Remove the parts of a store that was finished after them: no job reads them again."""
+    store = Path("results") / dataset / "pack"
     manifest = store / "manifest.json"
     for parts in (store / "parts", Path(".state") / "pack" / dataset):
         if not parts.is_dir() or parts.is_symlink() or not manifest.is_file():
             continue
-        found = [path for path in parts.iterdir() if _PART.fullmatch(path.name)]
-        newest = max((path.stat().st_mtime for path in found), default=0.0)
+        entries = [path for path in parts.iterdir() if _PART.fullmatch(path.name)]
+        newest = max((path.stat().st_mtime for path in entries), default=0.0)
         if newest > manifest.stat().st_mtime or locks.holder(locks.beside(store)):
             continue
-        for path in found:
+        for path in entries:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            parts.rmdir()  # what else lies there stays
+            parts.rmdir()  # other files in the directory are kept
 
 
 # ---------------------------------------------------------------------------------------------
@@ -138,17 +138,20 @@ def _sweep_parts(dataset: str) -> None:
 
 
 def _listen() -> None:
-    """Obey signals in Snakemake's process, and pass them on to the jobs: it would wait for them."""
+    """Obey signals in Snakemake's process, and forward them to its jobs.
+
+    Snakemake itself would wait until the jobs end.
+    """
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
             signal.signal(number, _end)
-    signal.signal(signal.SIGTERM, _leave)  # Snakemake takes it as soon as it starts jobs
+    signal.signal(signal.SIGTERM, _leave)  # Snakemake replaces this handler when it starts jobs
     stopping.forward(_stop_jobs)
     atexit.register(_exit_as_stopped, os.getpid())
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Let running jobs end, which have been told to, and start no other."""
+    """Let Snakemake wait for running jobs, which get the signal too, and start no other job."""
     handler = signal.getsignal(signal.SIGTERM)
     if callable(handler) and handler is not _leave and len(_jobs()):
         handler(signal.SIGTERM, frame)
@@ -161,38 +164,38 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _stop_jobs(number: int) -> None:
-    """Tell all jobs, and those that are just starting."""
+    """Send a signal to all jobs, also to those that start later."""
     _stopped_by.append(number)
-    told: set[int] = set()
+    signalled: set[int] = set()
     while True:
         for job in _jobs():
-            if job.pid not in told:
-                told.add(job.pid)
-                with contextlib.suppress(Exception):  # it has ended by itself
+            if job.pid not in signalled:
+                signalled.add(job.pid)
+                with contextlib.suppress(Exception):  # the job may have ended
                     job.send_signal(number)
         time.sleep(0.2)
 
 
 def _jobs() -> list[Any]:
-    """Return the processes that run a script of a rule."""
+    """Return the child processes that run a script of a rule."""
     import psutil
 
-    found = []
+    jobs = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             command = child.cmdline()
-            scripts = [one for one in command[1:] if f"{os.sep}.snakemake{os.sep}scripts" in one]
+            scripts = [word for word in command[1:] if f"{os.sep}.snakemake{os.sep}scripts" in word]
             if scripts and "python" in Path(command[0]).name:
-                found.append(child)
-    return found
+                jobs.append(child)
+    return jobs
 
 
 def _exit_as_stopped(pid: int) -> None:
-    """Give the exit code that a shell expects; Snakemake's is 1 or 0. Called last of all."""
+    """Exit with 128 + number of the signal, as shells expect; Snakemake's exit code is 1 or 0."""
     if _stopped_by and os.getpid() == pid:
         name = signal.Signals(_stopped_by[0]).name
         _say(f"stopped by {name}: {stopping.GO_ON}")
         atexit.unregister(_exit_as_stopped)
-        atexit._run_exitfuncs()  # what was registered before, temporary directories among it
+        atexit._run_exitfuncs()  # functions registered earlier, such as removal of temporary files
         sys.stdout.flush()
         os._exit(128 + _stopped_by[0])

@@ -1,8 +1,8 @@
-"""Every step of an experiment: what it reads and writes, and whether what it wrote is stale.
+"""All steps of a configuration: the inputs, outputs, settings and record of each.
 
-Snakemake knows what it ran by its own metadata, which a kill, ``--unlock`` or a copy of the results
-loses; then it calls anything fresh that is there. The records beside the outputs say what they were
-made from wherever they are.
+Snakemake's own metadata is lost by a kill, by ``--unlock`` or by copying the results. Snakemake
+then treats all existing files as fresh. The records next to the outputs are not lost in these
+cases.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REFERENCES = ("floor", "mean_response", "interpolated_duplicate", "ceiling")
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One run of one stage.
+    """Execution of one stage for certain inputs.
 
     Attributes
     ----------
@@ -38,13 +38,13 @@ class Step:
     code
         Fingerprint of the code that should run.
     settings
-        What it reads of the configuration.
+        Settings that the step reads from the configuration.
     inputs
-        Outputs of other steps that it reads.
+        Files and directories that the step reads, made by other steps.
     outputs
-        The files, or the directory, that it writes.
+        Files, or the directory, that the step writes.
     record
-        Where its record lies.
+        File with the record of the outputs.
     """
 
     stage: str
@@ -57,9 +57,15 @@ class Step:
 
     @classmethod
     def from_job(cls, stage: str, job: Any) -> Step:
-        """Return the step that a Snakemake job runs, from the `snakemake` object of its script.
+        """Return the step that a Snakemake job runs.
 
-        Its inputs are those under the name ``origin``, or all.
+        Parameters
+        ----------
+        stage
+            Name of the stage.
+        job
+            The `snakemake` object of the script. If it has an input ``origin``, only ``origin``
+            counts as input of the step.
         """
         params = dict(job.params.items())
         record = job.output.get("record")
@@ -82,9 +88,17 @@ def _listed(paths: Any) -> list[str]:
 def all_steps(
     cfg: Config, lines_of: Callable[[Config, str], list[str]] = cell_lines
 ) -> Iterator[Step]:
-    """Yield every step of a configuration as far as its plans exist, in the order of the road.
+    """Yield every step of a configuration, in the order of the pipeline.
 
-    `lines_of` names the cell lines of a data set: those of its source files.
+    Steps of test lines and of experiments are left out while their plans do not exist. The training
+    of frozen models is left out too.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    lines_of
+        Function that returns the cell lines of a data set, by default from its source files.
     """
     for dataset in cfg.datasets:
         if cfg.datasets[dataset].files == "simulate":
@@ -113,18 +127,18 @@ def all_steps(
 
 
 # ---------------------------------------------------------------------------------------------
-# the steps, in the order of the road
+# the steps, in the order of the pipeline
 
 
 def simulate_step(cfg: Config, dataset: str) -> Step:
-    """Making cells with a planted truth."""
+    """Return the step that simulates a data set."""
     cells = tuple(map(Path, source_files(cfg, dataset)))
     home, params = cells[0].parent, parameters.simulate_params(cfg, dataset)
     return _step("simulate", params, (), (*cells, home / "truth.parquet"), home / records.NAME)
 
 
 def pack_steps(cfg: Config, dataset: str, lines: list[str]) -> Iterator[Step]:
-    """Packing: one step per cell line, and one for what binds them together."""
+    """Yield the steps that pack a data set: one per cell line, and one for the shared files."""
     home, params = paths.pack_dir(dataset), parameters.pack_params(cfg, dataset)
     inputs: tuple[Path, ...] = (home / "content.json",)
     if cfg.datasets[dataset].files == "simulate":
@@ -138,7 +152,7 @@ def pack_steps(cfg: Config, dataset: str, lines: list[str]) -> Iterator[Step]:
 
 
 def split_step(cfg: Config, split: str) -> Step:
-    """Making a plan."""
+    """Return the step that makes the plan of a split."""
     section, _ = cfg.split(split)
     home = paths.split_dir(section.dataset, split)
     outputs = tuple(home / name for name in ("plan.parquet", "split.toml", "lint.json"))
@@ -147,7 +161,7 @@ def split_step(cfg: Config, split: str) -> Step:
 
 
 def genes_step(cfg: Config, dataset: str, split: str) -> Step | None:
-    """Choosing genes, where a model on the split asks for it."""
+    """Return the step that selects genes on a split; None if its models use all genes."""
     path = paths.genes_file(cfg, dataset, split)
     if path is None:
         return None
@@ -156,8 +170,8 @@ def genes_step(cfg: Config, dataset: str, split: str) -> Step | None:
 
 
 def train_step(cfg: Config, run: Run) -> Step:
-    """Training one run."""
-    model = paths.model_dir(*run)
+    """Return the step that trains one run."""
+    model = paths.run_dir(*run) / "model"
     inputs = (
         _plan(run.dataset, run.split),
         *_genes(cfg, run.dataset, run.split),
@@ -172,9 +186,10 @@ def train_step(cfg: Config, run: Run) -> Step:
 
 
 def predict_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
-    """Predicting the held-out cells of one line."""
-    cells = paths.predictions_file(run, checkpoint, line)
-    inputs = (paths.model_dir(*run), *_line_inputs(cfg, run.dataset, run.split, line))
+    """Return the step that predicts the held-out cells of one line."""
+    home = paths.run_dir(*run)
+    cells = home / "predictions" / checkpoint / f"{file_name(line)}.h5ad"
+    inputs = (home / "model", *_line_inputs(cfg, run.dataset, run.split, line))
     params = {
         **parameters.predict_params(cfg, run.model),
         "match": parameters.match_params(cfg, run.dataset),
@@ -184,7 +199,7 @@ def predict_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
 
 
 def reference_step(cfg: Config, dataset: str, split: str, line: str) -> Step:
-    """The reference of one test line."""
+    """Return the step that makes the reference of one test line."""
     outputs = _reference(dataset, split, line)
     inputs = (_plan(dataset, split), *_genes(cfg, dataset, split), *_store(cfg, dataset))
     record = outputs[0].parent / records.NAME
@@ -192,8 +207,9 @@ def reference_step(cfg: Config, dataset: str, split: str, line: str) -> Step:
 
 
 def evaluate_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
-    """Scoring one line of one run."""
-    scores = paths.scores_dir(run, checkpoint, line)
+    """Return the step that scores one line of one run."""
+    home, name = paths.run_dir(*run), file_name(line)
+    scores = home / "scores" / checkpoint / name
     names = ("results.csv", "agg_results.csv", "scores.csv", "de.parquet")
     inputs = (
         paths.predictions_file(run, checkpoint, line),
@@ -207,14 +223,14 @@ def evaluate_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
 
 
 def prune_step(cfg: Config, run: Run) -> Step:
-    """Saying, or deleting, the checkpoints that are not needed."""
-    out = paths.made(paths.PRUNE, **run._asdict())
-    inputs = (paths.model_dir(*run),)
-    return _step("prune", parameters.prune_params(cfg), inputs, (out,), _beside(out))
+    """Return the step that lists or deletes the checkpoints that are not needed."""
+    home = paths.run_dir(*run)
+    out = home / "prune.json"
+    return _step("prune", parameters.prune_params(cfg), (home / "model",), (out,), _beside(out))
 
 
 def verdict_step(cfg: Config, experiment: str) -> Step:
-    """Judging one experiment."""
+    """Return the step that makes the verdict of one experiment."""
     dataset, runs = cfg.experiment_dataset(experiment), cfg.runs(experiment)
     home = paths.verdict_file(dataset, experiment).parent
     inputs = []
@@ -234,7 +250,7 @@ def verdict_step(cfg: Config, experiment: str) -> Step:
 
 
 def report_step(cfg: Config, experiment: str) -> Step:
-    """Drawing the page of one experiment."""
+    """Return the step that writes the page of one experiment."""
     dataset, runs = cfg.experiment_dataset(experiment), cfg.runs(experiment)
     page = paths.page_file(experiment)
     inputs = (
@@ -307,7 +323,17 @@ def _store(cfg: Config, dataset: str) -> tuple[Path, ...]:
 
 
 def packed_lines(cfg: Config, dataset: str) -> list[str]:
-    """The lines of the store: source files may have moved away once they are packed."""
+    """Return the cell lines of the packed store, or of the source files if it does not exist.
+
+    The source files may be moved away after packing.
+
+    Parameters
+    ----------
+    cfg
+        The configuration.
+    dataset
+        Name of the data set.
+    """
     try:
         manifest = json.loads((paths.pack_dir(dataset) / "manifest.json").read_text("utf-8"))
         return [str(line["name"]) for line in manifest["lines"]]
@@ -316,6 +342,6 @@ def packed_lines(cfg: Config, dataset: str) -> list[str]:
 
 
 def _line_inputs(cfg: Config, dataset: str, split: str, line: str) -> tuple[Path, ...]:
-    """What stages for one test line read of plan, genes and store."""
+    """Return the files of plan, genes and store that a stage for one test line reads."""
     cells = paths.pack_dir(dataset) / f"{file_name(line)}.h5ad"
     return (_plan(dataset, split), *_genes(cfg, dataset, split), *_bound(dataset), cells)

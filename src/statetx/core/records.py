@@ -146,7 +146,7 @@ def read_record(path: Path) -> Record:
         status = path.stat()
     except OSError as error:
         raise ResultsError(
-            "there is no record of what this was made from", where=path, fix=AGAIN
+            "the record of what this was made from does not exist", where=path, fix=AGAIN
         ) from error
     # A file written just now may be written again without a change of its time: it is not cached.
     fresh = abs(time.time_ns() - status.st_mtime_ns) < SETTLED

@@ -153,5 +153,5 @@ def test_nothing_is_deleted_through_a_link(run: Path, tmp_path: Path, place: str
 
 
 def test_a_run_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ResultsError, match="no such run"):
+    with pytest.raises(ResultsError, match="this run does not exist"):
         prune(tmp_path / "seed0", ["best"])

@@ -156,7 +156,7 @@ def test_numbers_of_different_seeds_are_not_mixed():
     ("text", "says"),
     [
         ("{", "cannot read the verdict"),
-        ("[]", "it holds a list instead of named fields"),
+        ("[]", "it contains a list instead of named fields"),
         ('{"format": 7}', "its format is 7, this version reads 1"),
         ('{"format": 1, "metrics": [], "rows": []}', "field 'cohort' is missing"),
     ],

@@ -20,7 +20,7 @@ class ModelSection(Section):
     kind: str
     frozen: bool = Field(
         False,
-        description="whether a trained model is kept; changes of code or settings are only reported",
+        description="keep the trained model: changes of code or settings are only reported",
     )
 
 

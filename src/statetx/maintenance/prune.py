@@ -180,7 +180,7 @@ def _check_model(model: Path, *, steps: bool) -> None:
 
     Otherwise the step checkpoints may be the only weights of the run.
     """
-    fix = "finish the training of the run, or repeat it, before pruning; nothing was deleted"
+    fix = "let the run finish training (or train it again) before pruning; nothing was deleted"
     if not model.is_dir():
         raise ResultsError("the run does not have a finished model", where=model, fix=fix)
     needed = [*MODEL_FILES, *(["last.safetensors"] if steps else [])]

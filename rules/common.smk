@@ -32,7 +32,7 @@ def force_stale():
     jobs.ask_for_codes(CFG)
     outdated = {str(path) for path in staleness.stale(CFG)}
     outdated |= {
-        f"results/{name}/pack/content.json"
+        f"{paths.pack_dir(name)}/content.json"
         for name in CFG.datasets
         if packed_sources.sources_changed(CFG, name)
     }
@@ -114,14 +114,14 @@ def part_dirs(name):
 
 def store_files(wildcards):
     """Return every file of a packed store."""
-    home = f"results/{wildcards.dataset}/pack"
+    home = paths.made(paths.PACK, dataset=wildcards.dataset)
     lines = [f"{home}/{file_name(line)}.h5ad" for line in LINES[wildcards.dataset]]
     return [f"{home}/manifest.json", f"{home}/conditions.parquet", *lines]
 
 
 def line_files(wildcards):
     """Return the files of a packed store that a stage for one cell line reads."""
-    home = f"results/{wildcards.dataset}/pack"
+    home = paths.made(paths.PACK, dataset=wildcards.dataset)
     return [
         f"{home}/manifest.json",
         f"{home}/conditions.parquet",

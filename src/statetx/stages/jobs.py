@@ -158,13 +158,12 @@ def judged(
 
     scores, references = [], {}
     for split, model, kind, seed in runs:
-        home = paths.split_dir(dataset, split)
-        for line in read_plan(home / "plan.parquet").lines("test"):
-            name = file_name(line)
+        for line in read_plan(paths.plan_file(dataset, split)).lines("test"):
             scored = "best" if kind in BASELINES else checkpoint
-            table = paths.run_dir(dataset, split, model, seed) / "scores" / scored / name
-            scores.append(RunScores(split, model, kind, seed, line, table / "scores.csv"))
-            references[split, line] = RefScores(split, line, home / "reference" / name)
+            table = paths.scores_dir(Run(dataset, split, model, seed), scored, line) / "scores.csv"
+            scores.append(RunScores(split, model, kind, seed, line, table))
+            directory = paths.reference_dir(dataset, split, line)
+            references[split, line] = RefScores(split, line, directory)
     return scores, list(references.values())
 
 

@@ -15,53 +15,66 @@ from statetx.data.store.layout import file_name
 
 RESULTS = "results"
 PACK = f"{RESULTS}/{{dataset}}/pack"
-"""The packed store of a data set."""
+"""Directory of the packed store of a data set."""
 SPLIT = f"{RESULTS}/{{dataset}}/{{split}}"
-"""Everything that is made on a split."""
+"""Directory of a split."""
 PLAN = f"{SPLIT}/plan.parquet"
 GENES = f"{SPLIT}/genes/{{n}}.txt"
-"""Genes chosen on the training cells of a split."""
+"""File of genes selected on the training cells of a split."""
 REFERENCE = f"{SPLIT}/reference/{{cell_line}}"
-"""What the real cells of a test line say."""
+"""Directory of the reference of a test line."""
 RUN = f"{SPLIT}/{{model}}/seed{{seed}}"
-"""Everything of one run."""
+"""Directory of a run."""
 MODEL = f"{RUN}/model"
 PREDICTIONS = f"{RUN}/predictions/{{checkpoint}}/{{cell_line}}.h5ad"
 SCORES = f"{RUN}/scores/{{checkpoint}}/{{cell_line}}"
-"""Tables of one line of one run."""
+"""Directory with the scores of one line of one run."""
 PRUNE = f"{RUN}/prune.json"
 EXPERIMENT = f"{RESULTS}/{{dataset}}/{{experiment}}"
 VERDICT = f"{EXPERIMENT}/verdict.json"
 LEADERBOARD = f"{EXPERIMENT}/leaderboard.csv"
 PAGE = f"{RESULTS}/reports/{{experiment}}.html"
 SIMULATED = f"{RESULTS}/{{dataset}}/simulate"
-"""Simulated source files."""
+"""Directory of simulated source files."""
 PARTS = ".state/pack/{dataset}"
-"""What `statetx pack` needs to go on after an interruption."""
+"""Directory of the parts from which `statetx pack` resumes."""
 TRAINING = ".state/train"
-"""What trainings need to go on, one directory per run and settings."""
+"""Directory of the states from which trainings resume, one directory per run and settings."""
 RECORD = ".record.json"
-"""What is added to the name of a file for its record."""
+"""Suffix of the record of a file."""
 
 
 def made(pattern: str, **names: object) -> Path:
-    """Return the path of a pattern: ``made(PLAN, dataset="d", split="s")``."""
+    """Return the path of a pattern, such as ``made(PLAN, dataset="d", split="s")``.
+
+    Parameters
+    ----------
+    pattern
+        Path with names in braces.
+    **names
+        Value of each name in braces.
+    """
     return Path(pattern.format(**names))
 
 
 def pack_dir(dataset: str) -> Path:
     """Return the directory of the packed store of a data set."""
-    return Path("results") / dataset / "pack"
+    return made(PACK, dataset=dataset)
 
 
 def split_dir(dataset: str, split: str) -> Path:
     """Return the directory of a split, which contains its plan."""
-    return Path("results") / dataset / split
+    return made(SPLIT, dataset=dataset, split=split)
+
+
+def plan_file(dataset: str, split: str) -> Path:
+    """Return the plan of a split."""
+    return made(PLAN, dataset=dataset, split=split)
 
 
 def parts_dir(dataset: str) -> Path:
     """Return the directory of the parts from which `statetx pack` resumes."""
-    return Path(".state") / "pack" / dataset
+    return made(PARTS, dataset=dataset)
 
 
 def genes_file(cfg: Config, dataset: str, split: str) -> Path | None:
@@ -78,7 +91,39 @@ def genes_file(cfg: Config, dataset: str, split: str) -> Path | None:
 
 def run_dir(dataset: str, split: str, model: str, seed: int) -> Path:
     """Return the directory of a run, with its model, checkpoints, predictions and scores."""
-    return split_dir(dataset, split) / model / f"seed{seed}"
+    return made(RUN, dataset=dataset, split=split, model=model, seed=seed)
+
+
+def model_dir(dataset: str, split: str, model: str, seed: int) -> Path:
+    """Return the model directory of one run."""
+    return made(MODEL, dataset=dataset, split=split, model=model, seed=seed)
+
+
+def scores_dir(run: Run, checkpoint: str, line: str) -> Path:
+    """Return the directory with the scores of one line of one run."""
+    names = {**run._asdict(), "checkpoint": checkpoint, "cell_line": file_name(line)}
+    return made(SCORES, **names)
+
+
+def predictions_file(run: Run, checkpoint: str, line: str) -> Path:
+    """Return the predicted cells of one line of one run."""
+    names = {**run._asdict(), "checkpoint": checkpoint, "cell_line": file_name(line)}
+    return made(PREDICTIONS, **names)
+
+
+def reference_dir(dataset: str, split: str, line: str) -> Path:
+    """Return the directory with the reference of one test line."""
+    return made(REFERENCE, dataset=dataset, split=split, cell_line=file_name(line))
+
+
+def verdict_file(dataset: str, experiment: str) -> Path:
+    """Return the verdict of an experiment."""
+    return made(VERDICT, dataset=dataset, experiment=experiment)
+
+
+def page_file(experiment: str) -> Path:
+    """Return the page of an experiment."""
+    return made(PAGE, experiment=experiment)
 
 
 def state_dir(dataset: str, split: str, model: str, seed: int, made_from: Any) -> Path:

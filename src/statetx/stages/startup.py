@@ -115,7 +115,7 @@ def _register() -> dict[Path, dict[str, Any]]:
 
 def _sweep_parts(dataset: str) -> None:
     """Remove the parts of a store that was finished after them: no job reads them again."""
-    store = Path("results") / dataset / "pack"
+    store = paths.pack_dir(dataset)
     manifest = store / "manifest.json"
     for parts in (store / "parts", Path(".state") / "pack" / dataset):
         if not parts.is_dir() or parts.is_symlink() or not manifest.is_file():

@@ -171,7 +171,7 @@ def genes_step(cfg: Config, dataset: str, split: str) -> Step | None:
 
 def train_step(cfg: Config, run: Run) -> Step:
     """Return the step that trains one run."""
-    model = paths.run_dir(*run) / "model"
+    model = paths.model_dir(*run)
     inputs = (
         _plan(run.dataset, run.split),
         *_genes(cfg, run.dataset, run.split),
@@ -187,9 +187,8 @@ def train_step(cfg: Config, run: Run) -> Step:
 
 def predict_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
     """Return the step that predicts the held-out cells of one line."""
-    home = paths.run_dir(*run)
-    cells = home / "predictions" / checkpoint / f"{file_name(line)}.h5ad"
-    inputs = (home / "model", *_line_inputs(cfg, run.dataset, run.split, line))
+    cells = paths.predictions_file(run, checkpoint, line)
+    inputs = (paths.model_dir(*run), *_line_inputs(cfg, run.dataset, run.split, line))
     params = {
         **parameters.predict_params(cfg, run.model),
         "match": parameters.match_params(cfg, run.dataset),
@@ -208,8 +207,7 @@ def reference_step(cfg: Config, dataset: str, split: str, line: str) -> Step:
 
 def evaluate_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
     """Return the step that scores one line of one run."""
-    home, name = paths.run_dir(*run), file_name(line)
-    scores = home / "scores" / checkpoint / name
+    scores = paths.scores_dir(run, checkpoint, line)
     names = ("results.csv", "agg_results.csv", "scores.csv", "de.parquet")
     inputs = (
         paths.predictions_file(run, checkpoint, line),
@@ -224,9 +222,9 @@ def evaluate_step(cfg: Config, run: Run, checkpoint: str, line: str) -> Step:
 
 def prune_step(cfg: Config, run: Run) -> Step:
     """Return the step that lists or deletes the checkpoints that are not needed."""
-    home = paths.run_dir(*run)
-    out = home / "prune.json"
-    return _step("prune", parameters.prune_params(cfg), (home / "model",), (out,), _beside(out))
+    out = paths.made(paths.PRUNE, **run._asdict())
+    inputs = (paths.model_dir(*run),)
+    return _step("prune", parameters.prune_params(cfg), inputs, (out,), _beside(out))
 
 
 def verdict_step(cfg: Config, experiment: str) -> Step:

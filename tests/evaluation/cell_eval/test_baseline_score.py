@@ -59,7 +59,7 @@ def test_rules(tmp_path: Path, caplog) -> None:
     ]  # fmt: skip
     # Error of a baseline without error, worse, NaN, empty, 0 of 0: nothing.
     np.testing.assert_allclose(got, [0, 0.25, 0, 0, 0, 0.5, 0, 0.75 / 7])
-    assert "column mine is no metric" in caplog.text
+    assert "column mine is not a metric" in caplog.text
 
 
 def test_profiles_without_errors(tmp_path: Path) -> None:

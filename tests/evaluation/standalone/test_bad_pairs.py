@@ -97,17 +97,17 @@ IN_LINES, EMBEDDED, COUNTS = {"celltype_col": "line"}, {"embed_key": "emb"}, {"s
 # What is changed of predicted and real cells, options, file at fault, what it says, how to mend.
 PAIRS: dict[str, tuple[Change, Change, dict[str, str], str, str, str]] = {
     "genes": (other_genes, same, {}, "pred", r"2 \('g0', 'g1'\) real, 2 \('z0', 'z1'\) pred", "bring"),
-    "predicted line": (without("line", "B"), same, IN_LINES, "pred", "prediction lacks 1 of 2 cell lines: 'B'", "--common-only"),
-    "real line": (same, without("line", "B"), IN_LINES, "real", "real cells lack 1 of 2 predicted cell lines: 'B'", "--common-only"),
-    "predicted label": (without("drug", "pA"), same, {}, "pred", "lacks 1 of 5 perturbations of cell line 'all': 'pA'", "--common-only"),
-    "real label": (same, without("drug", "pA"), {}, "real", "cells lack 1 of 5 predicted .*'pA'", "--common-only"),
+    "predicted line": (without("line", "B"), same, IN_LINES, "pred", "prediction does not contain 1 of 2 cell lines: 'B'", "--common-only"),
+    "real line": (same, without("line", "B"), IN_LINES, "real", "real cells do not contain 1 of 2 predicted cell lines: 'B'", "--common-only"),
+    "predicted label": (without("drug", "pA"), same, {}, "pred", "does not contain 1 of 5 perturbations of cell line 'all': 'pA'", "--common-only"),
+    "real label": (same, without("drug", "pA"), {}, "real", "cells do not contain 1 of 5 predicted .*'pA'", "--common-only"),
     "real control": (same, without("drug", "ctrl"), {}, "real", "no control cells 'ctrl'", "known: 'g3'"),
     "one line's control": (same, no_control_in_a, IN_LINES, "real", "'ctrl' in cell line 'A'", "known: 'g3'"),
     "nothing but controls": (
         *(without("drug", "g3", "g7", "pA", "pB", "pC"),) * 2, {}, "pred", "nothing but controls", "ctrl",
     ),
-    "real counts": (same, lambda _: side(False, "counts"), {}, "real", "not log1p values: all", "say scale counts"),
-    "predicted log1p": (same, lambda _: side(False, "counts"), COUNTS, "pred", "not counts", "say scale log1p"),
+    "real counts": (same, lambda _: side(False, "counts"), {}, "real", "not log1p values: all", "Set scale to counts"),
+    "predicted log1p": (same, lambda _: side(False, "counts"), COUNTS, "pred", "not counts", "Set scale to log1p"),
     "predicted embedding": (no_embedding, same, EMBEDDED, "pred", "no obsm matrix 'emb'", "none"),
     "real embedding": (same, no_embedding, EMBEDDED, "real", "no obsm matrix 'emb'", "none"),
     "short embedding": (short_embedding, same, EMBEDDED, "pred", "5 dimensions", "same model"),

@@ -88,7 +88,8 @@ def test_lines_are_matched_too(tmp_path: Path) -> None:
 
 def test_an_unknown_label_is_still_an_error(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match="the prediction lacks 1 of 2 perturbations of cell line 'all': 'Café'"
+        DataError,
+        match="the prediction does not contain 1 of 2 perturbations of cell line 'all': 'Café'",
     ) as caught:
         scored(tmp_path, ["ctrl", "Caf\u00e9", "B"], ["ctrl", "Cafe", "B"])
     assert "did you mean" in str(caught.value)

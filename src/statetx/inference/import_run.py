@@ -216,7 +216,7 @@ def _vocabulary(run: Path | None, a: Architecture, path: Path) -> tuple[list[str
     where = _map_of(run)
     if where is None:
         log.warning(
-            "%s: no %s in the run: perturbations are named by their numbers, #0 … #%d",
+            "%s: no %s was found: perturbations are named by their numbers, #0 … #%d",
             path,
             " or ".join(MAPS),
             a.pert_dim - 1,
@@ -347,7 +347,7 @@ def _batches(run: Path | None, a: Architecture, path: Path) -> list[str]:
                     fix="give the map of this checkpoint; this one belongs to another",
                 )
             return [str(key) for key in order]
-    log.warning("%s: no map of batches in the run: batches are named by their numbers", path)
+    log.warning("%s: no map of batches was found: batches are named by their numbers", path)
     return [f"#{i}" for i in range(a.batch_dim or 0)]
 
 

@@ -67,7 +67,9 @@ def test_all_missing_perturbations_are_listed(tmp_path: Path) -> None:
     pred = without("drug", "pA", "pB", "g7")(side(True))
     with pytest.raises(DataError) as caught:
         evaluate(tmp_path, pred, side(False))
-    assert "lacks 3 of 5 perturbations of cell line 'all': 'g7', 'pA', 'pB'" in str(caught.value)
+    assert "does not contain 3 of 5 perturbations of cell line 'all': 'g7', 'pA', 'pB'" in str(
+        caught.value
+    )
     assert "did you mean" not in str(caught.value)
     assert "--common-only" in str(caught.value)
     pred = side(True)

@@ -55,7 +55,7 @@ def test_other_spellings_give_the_same_tables(
     assert sorted(other["perturbation"]) == sorted(REAL[1:])
     for name in ("results.csv", "agg_results.csv"):
         assert (tmp_path / "b/out" / name).read_text() == (tmp_path / "a/out" / name).read_text()
-    said = [text for text in caplog.messages if "in another spelling" in text]
+    said = [text for text in caplog.messages if "have a different spelling" in text]
     assert len(said) == 1
     assert f"{len(REAL)} labels" in said[0]
 

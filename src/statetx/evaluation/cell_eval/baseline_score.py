@@ -55,32 +55,35 @@ def score_against(
         A file is not an aggregate table, the columns differ, the row is missing, or no column can
         be scored.
     """
-    ours, other = (_Aggregate(Path(path)) for path in (user, baseline))
-    if ours.columns != other.columns:
+    scored, base = (_Aggregate(Path(path)) for path in (user, baseline))
+    if scored.columns != base.columns:
         only = [
-            [x for x in a.columns if x not in b.columns] for a, b in ((ours, other), (other, ours))
+            [x for x in a.columns if x not in b.columns]
+            for a, b in ((scored, base), (base, scored))
         ]
         differences = [
             f"{', '.join(map(repr, names))} only in {table.path}"
-            for names, table in zip(only, (ours, other), strict=True)
+            for names, table in zip(only, (scored, base), strict=True)
             if names
         ]
         raise DataError(
             "the columns differ: " + ("; ".join(differences) or "their order differs"),
-            where=f"{ours.path} against {other.path}",
+            where=f"{scored.path} against {base.path}",
             fix="score both predictions with the same profile and the same skipped metrics",
         )
-    for name in ours.columns:
+    for name in scored.columns:
         if name not in (*PROFILES["full"], *WITHOUT_BEST):
             log.warning("column %s is not a metric of cell-eval: it gets no score", name)
-    metrics = [x for x in ours.columns if x in PROFILES["full"] and x not in WITHOUT_BEST]
+    metrics = [x for x in scored.columns if x in PROFILES["full"] and x not in WITHOUT_BEST]
     if not metrics:
         raise DataError(
-            "no column can be scored", where=ours.path, fix=f"known: {', '.join(PROFILES['full'])}"
+            "no column can be scored",
+            where=scored.path,
+            fix=f"known: {', '.join(PROFILES['full'])}",
         )
     errors = [name for name in metrics if name in BEST_IS_ZERO]
     others = [name for name in metrics if name not in BEST_IS_ZERO]
-    values, reference = ours.row(statistic), other.row(statistic)
+    values, reference = scored.row(statistic), base.row(statistic)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = [1.0 - values[name] / reference[name] for name in errors]
         shares += [(values[name] - reference[name]) / (1.0 - reference[name]) for name in others]

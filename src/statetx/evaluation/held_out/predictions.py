@@ -129,7 +129,10 @@ class Predictions:
         if not number:
             return None
         limit = largest_log1p(target_sum)
-        return f"{number} predicted values above ln(1 + target_sum) = {limit:.3g}, up to {cells.max():.3g}"
+        return (
+            f"{number} predicted values above ln(1 + target_sum) = {limit:.3g}, "
+            f"up to {cells.max():.3g}"
+        )
 
     def fallback(self, perturbation: str) -> float:
         """Return the share of a condition's cells that the model predicted by a fallback.

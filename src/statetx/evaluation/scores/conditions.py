@@ -12,7 +12,7 @@ pearson_delta
     Pearson correlation over genes of b and a.
 pearson_delta_perturbed
     The same, after subtracting the mean training delta of the line from both (the reference of
-    Systema). A model earns nothing for what all perturbations share. The control cancels: the
+    Systema). What all perturbations share does not raise this score. The control cancels: the
     profile minus the mean profile of the line's training conditions remains.
 pds_cosine
     1 - k / (P - 1), for P scored conditions of the line. k is the mid-rank of the cosine distance
@@ -239,8 +239,10 @@ def score(
     variety_real = _variety(real, [c.real for c in conditions], least=1.0)
     variety = _variety(pred, [c.pred for c in conditions], least=0.0)
     drugs = [c.drug for c in conditions]
-    likeness = drug_correlations(pred[:, kept], drugs)
-    likeness_real = real_drug_correlations(real[:, kept], drugs, [c.real.noise for c in conditions])
+    pred_similarity = drug_correlations(pred[:, kept], drugs)
+    real_similarity = real_drug_correlations(
+        real[:, kept], drugs, [c.real.noise for c in conditions]
+    )
     rows = []
     for i, condition in enumerate(conditions):
         notes = dict(condition.notes)
@@ -295,7 +297,10 @@ def score(
         )
         row["delta_norm_ratio"] = float(np.linalg.norm(pred[i])) / length if length > 0 else np.nan
         row["variety"], row["variety_real"] = variety[i], variety_real[i]
-        row["drug_correlation"], row["drug_correlation_real"] = likeness[i], likeness_real[i]
+        row["drug_correlation"], row["drug_correlation_real"] = (
+            pred_similarity[i],
+            real_similarity[i],
+        )
         row["note"] = write_note(notes)
         rows.append(row)
     return pd.DataFrame(rows, columns=["perturbation", *COLUMNS, "note"])

@@ -28,7 +28,7 @@ def drug_correlations(deltas: np.ndarray, drugs: Sequence[str]) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        float64 [P]; NaN for a delta that is constant over genes, or if there is no other drug.
+        float64 [P]; NaN for a delta that is constant over genes, or if the line has only one drug.
     """
     centred = deltas - deltas.mean(axis=1, keepdims=True)
     length = np.linalg.norm(centred, axis=1)

@@ -348,7 +348,7 @@ def _refuse_implausible(
         raise DataError(
             f"{name!r} seems to hold log values of another target sum than the model's "
             f"{target:,.7g}: before the logarithm the model's genes sum to {median * target:,.4g}, "
-            f"in training cells to {known.shares[0] * target:,.4g} to "
+            f"in training cells they sum to {known.shares[0] * target:,.4g} to "
             f"{known.shares[1] * target:,.4g}",
             where=where,
             fix=fix,

@@ -67,7 +67,7 @@ def test_two_maps_must_agree(run: Run, tmp_path: Path) -> None:
 def test_without_a_map_both_names_are_said(run: Run, tmp_path: Path, caplog: Any) -> None:
     (run.home / OLD).unlink()
     import_run(run.home, tmp_path / "model")
-    assert f"no {OLD} or {NEW} beside it" in caplog.text
+    assert f"no {OLD} or {NEW} was found" in caplog.text
 
 
 @pytest.mark.parametrize(("second", "close"), [(1.0, True), (1.09, True), (1.11, False)])

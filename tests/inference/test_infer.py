@@ -192,7 +192,7 @@ def test_an_unknown_perturbation(
         infer(model_dirs[kind], source, tmp_path / "out.h5ad")
     assert "'Drgu02_5'" in caught.value.what
     assert "did you mean 'Drug02_5'?" in str(caught.value.fix)
-    assert ("a baseline could only answer" in str(caught.value.fix)) == (kind != "pertsets")
+    assert ("a baseline could only predict" in str(caught.value.fix)) == (kind != "pertsets")
     assert not (tmp_path / "out.h5ad").exists()
     infer(model_dirs[kind], source, tmp_path / "out.h5ad", on_unknown="skip")
     assert "'Drgu02_5'" in capsys.readouterr().out

@@ -55,7 +55,7 @@ def test_labels_of_a_file(
     assert other in set(found["perturbation"])
     assert not found["fallback"].any()
     said = capsys.readouterr().out
-    assert said.count("in another spelling than the model's") == 1
+    assert said.count("spelt differently than in the model") == 1
     assert repr(trained) in said
 
 

@@ -159,7 +159,7 @@ def test_values_that_hide_their_counts(model_dirs, right, cells, tmp_path, scale
         assert "not certain" in said(found)["expression"]["done"]
         return
     with pytest.raises(
-        DataError, match=r"of another target sum than the model's 10,000: .* sum to"
+        DataError, match=r"of another target sum than the model's 10,000.*: .* sum to"
     ):
         predicted(model_dirs["no_change"], cells, tmp_path)
 

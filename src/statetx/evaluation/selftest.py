@@ -1,8 +1,9 @@
-"""Planted truth: cells whose right answers are known, and what every metric must say about them.
+"""Self-test of all metrics on simulated cells with known effects.
 
-A screen of 4 drugs x 3 doses is drawn from known means; predictions are made from it that are right,
-or wrong in one known way. Each check is one sentence about one column; a metric that cannot tell
-right from wrong, or that moves with what it must not see, fails one.
+A screen of 4 drugs x 3 doses is drawn from known means. Predictions of it are correct, or wrong in
+one known way. Each check compares one column of one prediction with what it must be. A metric fails
+a check if it does not distinguish correct from wrong predictions, or if it changes with something
+that it must ignore.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ LABELS = [f"Drug{drug}_{dose:g}" for drug in range(DRUGS) for dose in DOSES]
 
 @dataclass(frozen=True)
 class Check:
-    """One sentence about one column.
+    """Result of one check of one column.
 
     Attributes
     ----------
     column
-        Column of ``scores.csv``, a ratio of two (``a/b``, of sums), or one of cell-eval's.
+        Column of ``scores.csv``, a ratio of two (``a/b``, of sums), or a column of cell-eval.
     prediction
-        Which prediction is scored.
+        Name of the prediction.
     expected
-        What must hold, in words.
+        Condition on the value, in words.
     value
-        What was found.
+        The value.
     passed
-        Whether it holds.
+        Whether the value meets the condition.
     """
 
     column: str
@@ -48,12 +49,12 @@ class Check:
 
 
 class Screen:
-    """The planted screen and predictions of it.
+    """A simulated screen with known effects, and predictions of it.
 
     Parameters
     ----------
     seed
-        Of everything drawn.
+        Seed of all draws.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -70,7 +71,7 @@ class Screen:
         yield from zip(LABELS, self._deltas, strict=True)
 
     def _cells(self, delta: np.ndarray, n: int) -> np.ndarray:
-        """Log-normal expression; genes of one module vary together."""
+        """Draw `n` cells [n, GENES] with normal noise, shared in part by the genes of a module."""
         shared = self._rng.normal(size=(n, 6))[:, self._modules]
         noise = 0.35 * shared + 0.25 * self._rng.normal(size=(n, GENES))
         cells: np.ndarray = np.maximum(self._base + delta + noise, 0.0).astype(np.float32)
@@ -78,7 +79,7 @@ class Screen:
 
     @cached_property
     def predictions(self) -> dict[str, dict[str, np.ndarray]]:
-        """Name -> label -> predicted cells."""
+        """Name of the prediction -> label -> predicted cells [CELLS, GENES]."""
         mean = self.control.mean(axis=0, dtype=np.float64)
         oracle = {name: self._cells(d, CELLS) for name, d in self._by_label()}
         moves = {name: cells.mean(axis=0) - mean for name, cells in oracle.items()}
@@ -111,17 +112,23 @@ class Screen:
         }
 
     def scores(self, prediction: str) -> pd.DataFrame:
-        """All columns of one prediction, ours and cell-eval's, one row per label."""
-        truth = LineCells(self.real, self.control, {})
+        """Return all columns of one prediction, ours and cell-eval's, one row per label.
+
+        Parameters
+        ----------
+        prediction
+            Name in `predictions`.
+        """
+        real = LineCells(self.real, self.control, {})
         predicted = LineCells(self.predictions[prediction], self.control, {})
         mean = self.control.mean(axis=0, dtype=np.float64)
         reference = np.mean(
             [x.mean(axis=0, dtype=np.float64) - mean for x in self.real.values()], 0
         )
         genes = [f"gene{i:03d}" for i in range(GENES)]
-        found = score_line(
+        result = score_line(
             "planted",
-            real=truth,
+            real=real,
             predicted=predicted,
             predicted_on_real_scale=predicted,
             genes=genes,
@@ -130,9 +137,9 @@ class Screen:
             seed=0,
             reference=reference,
         )
-        theirs = pd.DataFrame(found.columns, index=found.labels).astype(float)
-        assert found.scores is not None  # asked for
-        return found.scores.set_index("perturbation").join(theirs, rsuffix="_cell_eval")
+        cell_eval = pd.DataFrame(result.columns, index=result.labels).astype(float)
+        assert result.scores is not None  # requested by default
+        return result.scores.set_index("perturbation").join(cell_eval, rsuffix="_cell_eval")
 
 
 EXPECTED: list[tuple[str, str, str, float]] = [
@@ -213,19 +220,20 @@ EXPECTED: list[tuple[str, str, str, float]] = [
     ("pr_auc", "drugs exchanged", "< oracle", 0.2),
     ("roc_auc", "control cells", "near", 0.5),
 ]
-"""Column, prediction, relation and number: ``near`` is within 0.15; ``as oracle`` within the number;
-``< oracle`` and ``> oracle`` by more than the number."""
+"""Column, prediction, relation and number. ``near``: within 0.15 of the number. ``as oracle``:
+differs from the oracle by at most the number. ``< oracle``, ``> oracle``: differs by more than the
+number."""
 
 NEAR = 0.15
 
 
 def selftest(seed: int = 0) -> list[Check]:
-    """Score the planted predictions and check every column.
+    """Score the predictions of a simulated screen and check all columns.
 
     Parameters
     ----------
     seed
-        Of the planted screen.
+        Seed of the screen.
     """
     screen = Screen(seed)
     tables: dict[str, pd.DataFrame] = {}
@@ -243,14 +251,14 @@ def selftest(seed: int = 0) -> list[Check]:
     for column, prediction, relation, number in tqdm(
         EXPECTED, desc="selftest", unit="check", leave=False, disable=None
     ):
-        found, best = value(column, prediction), value(column, "oracle")
+        observed, oracle = value(column, prediction), value(column, "oracle")
         words, passed = {
-            ">": (f"above {number:g}", found > number),
-            "<": (f"below {number:g}", found < number),
-            "near": (f"near {number:g}", abs(found - number) < NEAR),
-            "as oracle": (f"as for the oracle, {best:.3g}", abs(found - best) <= number),
-            "> oracle": (f"above the oracle's {best:.3g}", found > best + number),
-            "< oracle": (f"below the oracle's {best:.3g}", found < best - number),
+            ">": (f"above {number:g}", observed > number),
+            "<": (f"below {number:g}", observed < number),
+            "near": (f"near {number:g}", abs(observed - number) < NEAR),
+            "as oracle": (f"as for the oracle, {oracle:.3g}", abs(observed - oracle) <= number),
+            "> oracle": (f"above the oracle's {oracle:.3g}", observed > oracle + number),
+            "< oracle": (f"below the oracle's {oracle:.3g}", observed < oracle - number),
         }[relation]
-        checks.append(Check(column, prediction, words, found, bool(passed)))
+        checks.append(Check(column, prediction, words, observed, bool(passed)))
     return checks

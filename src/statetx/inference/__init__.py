@@ -1,0 +1,1 @@
+"""Predictions of trained models, written as h5ad files."""

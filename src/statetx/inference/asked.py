@@ -1,4 +1,4 @@
-"""The table of conditions that `statetx infer` is asked for."""
+"""Read the table of conditions that `statetx infer` predicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from statetx.shared.tables import check_columns, count, read_table
 
 COLUMNS = ("perturbation", "cell_line", "n_cells")
 MOST_CELLS = 1_000_000
-"""Cells of one condition: more is a slip of the keyboard that would fill the memory."""
+"""Most cells of one condition: a larger number is a typing error that would fill the memory."""
 WANTED = Wanted(
     "the table",
     DataError,
@@ -27,26 +27,31 @@ def read_asked(
     controls: Collection[str | None],
     reading: Reading,
 ) -> dict[tuple[str, str], int | None]:
-    """Read the conditions asked for, with their number of cells (None: not said).
+    """Read the requested conditions with their numbers of cells.
 
-    A line or label that is not known as it stands is looked up without the blanks around it.
+    A line or label that is unknown is looked up again without the blanks around it.
 
     Parameters
     ----------
     path
         The table.
     lines, labels
-        Those that are known: lines of the file, labels of the model and of the file.
+        Known names: lines of the file, labels of the model and of the file.
     controls
         Labels of the control.
     reading
-        What labels mean: a condition may not be asked for twice in two spellings.
+        How labels are read: a condition must not occur twice in two spellings.
+
+    Returns
+    -------
+    dict
+        (line, perturbation) -> number of cells; None: the table does not state it.
 
     Raises
     ------
     DataError
-        The table cannot be read, or asks for a line that is not in the file, for the control, or for
-        something twice.
+        The table cannot be read, or contains a line that is not in the file, the control, or a
+        condition twice.
     """
     table = read_table(path, WANTED)
     for name in table.columns:
@@ -63,7 +68,7 @@ def read_asked(
             raise DataError(
                 f"no cell line {line!r} in the file",
                 where=where,
-                fix=f"{did_you_mean(line, lines)} Predictions need the line's controls",
+                fix=f"{did_you_mean(line, lines)} Predictions need control cells of the line",
             )
         if label == "" or reading.canonical(label) in control:
             raise DataError(
@@ -77,7 +82,7 @@ def read_asked(
                 f"({line!r}, {label!r}) is asked for twice"
                 + (f", first as {first!r}" if first != label else ""),
                 where=where,
-                fix="name every perturbation of a cell line once",
+                fix="name each perturbation of a cell line once",
             )
         text = str(row.get("n_cells", "")).strip()
         n = count(text)
@@ -85,7 +90,7 @@ def read_asked(
             raise DataError(
                 f"n_cells is {text!r}",
                 where=where,
-                fix=f"a whole number from 1 to {MOST_CELLS:,}, or nothing",
+                fix=f"write a whole number from 1 to {MOST_CELLS:,}, or nothing",
             )
         out[line, label] = n
     return dict(sorted(out.items()))

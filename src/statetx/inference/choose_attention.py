@@ -1,4 +1,4 @@
-"""Which attention mode a checkpoint was trained with, as control cells tell."""
+"""Choose the attention mode of an imported checkpoint by its predictions of control cells."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ from statetx.shared import labels
 log = logging.getLogger("statetx.inference")
 
 SETS, CELLS = 16, 64
-"""Sets of control cells that are predicted from other controls."""
+"""Number of sets of control cells that are predicted from other control cells, and their size."""
 CLOSE = 1.1
-"""A mode whose loss is less than so many times the least one is not told apart from it."""
+"""Modes with at most this many times the smallest loss cannot be distinguished from the best."""
 
 
 def choose_attention(
     checkpoint: Path, adata: Path, embed_key: str | None, pert_col: str | None, control: str
 ) -> str:
-    """Return the mode whose predictions of control cells from other control cells are nearest.
+    """Return the mode whose predictions are nearest to real control cells.
 
-    A State model is trained to give back control cells for the control perturbation: in a mode other than
-    its own, it gives them back worse. The other perturbations enter with the mean of all ids.
+    A State model is trained to return control cells for the control perturbation, and does so worse
+    in a mode that differs from training. The perturbation is the mean of all ids.
 
     Parameters
     ----------
     checkpoint
         Lightning checkpoint.
     adata
-        h5ad with control cells, in the matrix of the model.
+        h5ad file with control cells, in the matrix of the model.
     embed_key
         obsm matrix of the model; None: X, log1p.
     pert_col, control
-        obs column of perturbations and the control label.
+        obs column of perturbations (None: any column that holds the control) and the control label.
 
     Raises
     ------
     ModelError
-        Fewer than two cells per set, no such column or matrix, or matrices that do not fit.
+        There are fewer than two cells per set, no such column or matrix, or the matrix has another
+        number of columns than the model takes.
     """
     cells = _controls(adata, embed_key, pert_col, control)
     generator = np.random.default_rng(0)
@@ -58,7 +59,7 @@ def choose_attention(
         raise ModelError(f"{len(cells)} control cells are too few", where=adata)
     draw = [generator.choice(part, (SETS, size)) for part in (order[:half], order[half:])]
     basal, real = (torch.from_numpy(cells[rows]) for rows in draw)
-    found: dict[str, float] = {}
+    losses: dict[str, float] = {}
     odd = False
     for mode in ATTENTION:
         if mode == "alone" or (odd and ATTENTION[mode].rotary):
@@ -74,20 +75,20 @@ def choose_attention(
             )
         width = model.architecture.pert_dim
         with torch.inference_mode():
-            given = torch.full((SETS, width), 1.0 / width)
+            perturbation = torch.full((SETS, width), 1.0 / width)
             batch = None
             if model.architecture.batch_encoder:
                 batch = torch.zeros(SETS, dtype=torch.long)
-            found[mode] = float(energy(model(basal, given, batch).cells, real).mean())
-        log.info("attention %s: energy loss on control cells %.5g", mode, found[mode])
-    best, *others = sorted(found, key=lambda mode: found[mode])
-    log.warning("attention mode %r was chosen by control cells; it is not stated anywhere", best)
-    if others and found[others[0]] <= CLOSE * found[best]:
+            losses[mode] = float(energy(model(basal, perturbation, batch).cells, real).mean())
+        log.info("attention %s: energy loss on control cells %.5g", mode, losses[mode])
+    best, *others = sorted(losses, key=lambda mode: losses[mode])
+    log.warning("attention mode %r was chosen by control cells; the run does not state it", best)
+    if others and losses[others[0]] <= CLOSE * losses[best]:
         log.warning(
-            "attention mode %r is hardly worse: energy loss %.5g, against %.5g of %r; control cells do not "
-            "decide between them. Compare both on perturbed cells, and choose with --attention %s or "
-            "--attention %s",
-            *(others[0], found[others[0]], found[best], best, best, others[0]),
+            "attention mode %r is hardly worse: energy loss %.5g, against %.5g of %r; control "
+            "cells do not decide between them. Compare both on perturbed cells, and choose with "
+            "--attention %s or --attention %s",
+            *(others[0], losses[others[0]], losses[best], best, best, others[0]),
         )
     return best
 
@@ -107,9 +108,9 @@ def _controls(adata: Path, key: str | None, pert_col: str | None, control: str) 
                 where=adata,
                 fix=did_you_mean(str(pert_col), list(map(str, obs.columns))),
             )
-        said = obs[columns[0]].astype(str)
-        known = {control, *labels.control_spellings(said.unique(), [control])}
-        rows = np.flatnonzero(said.isin(known).to_numpy())[:4096]
+        column = obs[columns[0]].astype(str)
+        controls = {control, *labels.control_spellings(column.unique(), [control])}
+        rows = np.flatnonzero(column.isin(controls).to_numpy())[:4096]
         if key is not None and ("obsm" not in file or key not in file["obsm"]):
             raise ModelError(f"obsm has no matrix {key!r}", where=adata)
         matrix = read_elem(file["X"] if key is None else file["obsm"][key])[rows]

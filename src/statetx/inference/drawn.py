@@ -1,4 +1,4 @@
-"""What the draw of controls for somebody's cells did: said in a line each, and in the output."""
+"""Summarise which controls were drawn for the cells of a user's file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statetx.inference.write_predictions import Request
 
 
 def drawn(own: OwnCells, requests: list[Request], batch_col: str | None) -> dict[str, Any]:
-    """Say which controls serve more than once, and which come from another batch.
+    """Print how many controls are used more than once, and how many come from another batch.
 
     Parameters
     ----------
@@ -25,32 +25,33 @@ def drawn(own: OwnCells, requests: list[Request], batch_col: str | None) -> dict
     Returns
     -------
     dict
-        What goes into ``uns`` of the output: ``matched_by``, ``repeated`` (cells whose control serves another
-        cell of the condition too) and ``other_batch`` (cells whose batch has no controls of their line).
+        Entry for ``uns`` of the output: ``matched_by``, ``repeated`` (cells minus distinct
+        controls, summed over conditions) and ``other_batch`` (cells whose batch has no controls of
+        their line).
     """
-    repeated, elsewhere, n_cells, worst = [], 0, 0, ""
+    repeated, other_batch, n_cells, worst = [], 0, 0, ""
     for request in requests:
         n = len(request.controls)
         n_cells += n
-        again = n - len(np.unique(request.controls))
-        if again:
-            repeated.append(again)
-            if again == max(repeated):
+        n_repeated = n - len(np.unique(request.controls))
+        if n_repeated:
+            repeated.append(n_repeated)
+            if n_repeated == max(repeated):
                 n_controls = len(own.controls(request.line).rows)
                 worst = (
                     f"{n} cells of ({request.line!r}, {request.perturbation!r}) from "
-                    f"{n - again} of {n_controls} controls"
+                    f"{n - n_repeated} of {n_controls} controls"
                 )
-        elsewhere += int((own.batch.values_at(request.controls) != request.batches).sum())
+        other_batch += int((own.batch.values_at(request.controls) != request.batches).sum())
     if repeated:
         print(
-            f"{len(repeated)} of {len(requests)} conditions ask for more cells than there are controls of their "
-            f"batch and line: controls serve more than once (at most {worst})"
+            f"{len(repeated)} of {len(requests)} conditions ask for more cells than there are "
+            f"controls of their batch and line: controls serve more than once (at most {worst})"
         )
-    if elsewhere:
+    if other_batch:
         print(
-            f"{elsewhere} of {n_cells} cells are in batches without controls of their line: their controls come "
-            "from its other batches"
+            f"{other_batch} of {n_cells} cells are in batches without controls of their line: "
+            "their controls come from its other batches"
         )
     matched = ["cell_line"] if batch_col is None else ["cell_line", batch_col]
-    return {"matched_by": matched, "repeated": sum(repeated), "other_batch": elsewhere}
+    return {"matched_by": matched, "repeated": sum(repeated), "other_batch": other_batch}

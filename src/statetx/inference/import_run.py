@@ -1,4 +1,4 @@
-"""`statetx import`: a released State run, or its checkpoint, becomes a model directory like our own."""
+"""Convert a released State run, or its checkpoint, to a model directory (`statetx import`)."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from statetx.shared.label_kinds import read_as
 log = logging.getLogger("statetx.inference")
 
 CHECKPOINTS = ("best", "final", "last")
-"""Taken from a run directory, the first that is there."""
+"""Checkpoints of a run directory; the first that exists is used."""
 MAPS = ("pert_onehot_map.pt", "pert_onehot_map.torch")
-"""Names that a run gives to its map of perturbations."""
+"""Possible file names of the map of perturbations of a run."""
 AUTO = "auto"
 
 
@@ -51,28 +51,30 @@ def import_run(
     Parameters
     ----------
     source
-        Run directory, or a Lightning checkpoint (the run's other files are looked for around it).
+        Run directory, or a Lightning checkpoint. Other files of the run are then searched in the
+        directory of the checkpoint and in the one above.
     out
         Model directory to write.
     attention
-        Attention mode, for checkpoints that do not state it; ``auto``: the one of least energy loss on
-        control cells.
+        Attention mode, for checkpoints that do not state it. ``auto``: the mode with the smallest
+        energy loss on control cells.
     genes
-        File with the names of the predicted genes, one a line, in order.
+        File with the names of the predicted genes, one per line, in order.
     adata
-        h5ad with control cells, for ``auto``.
+        h5ad file with control cells, for ``auto``.
     target_sum
-        To which the cells of the training data were normalised, which no run states.
+        Target sum to which the training data were normalised, which runs do not state.
 
     Returns
     -------
     dict
-        What was found: checkpoint, attention, numbers of parameters, labels and genes.
+        Summary: checkpoint, attention, numbers of parameters, labels and genes, target sum.
 
     Raises
     ------
     ModelError
-        Unreadable or unsafe files, an undecided attention mode, unknown genes, no control label.
+        Files cannot be read or are unsafe, the attention mode is undecided, genes are unknown, or
+        there is no control label.
     """
     with described(source):
         return _import_run(source, out, attention, genes, adata, target_sum)
@@ -94,9 +96,9 @@ def _import_run(
     if attention == AUTO:
         if adata is None:
             raise ModelError(
-                "the attention mode is to be found by control cells, and there are none",
+                "control cells must decide the attention mode, and there are none",
                 where="--attention auto",
-                fix="give an h5ad with controls: --adata CELLS.h5ad",
+                fix="give an h5ad file with controls: --adata CELLS.h5ad",
             )
         key = settings.get("embed_key")
         control = str(settings.get("control_pert") or data.get("control_pert"))
@@ -105,8 +107,8 @@ def _import_run(
     a, arrays = model.architecture, model.arrays()
     in_genes = settings.get("embed_key") in ("X_hvg", None)
     if a.decoder is not None and in_genes and settings.get("output_space") != "all":
-        # Every State model carries one; where the model itself gives genes, nothing ever trained it.
-        log.warning("%s: the gene decoder of a model in gene space is not used: left out", path)
+        # All State models contain a gene decoder. It is never trained if the model predicts genes.
+        log.warning("%s: the gene decoder is left out: a model in gene space does not use it", path)
         a = replace(a, decoder=None)
         arrays = {k: v for k, v in arrays.items() if not k.startswith("gene_decoder.")}
     vocabulary, features = _vocabulary(run, a, path)
@@ -193,28 +195,28 @@ def _data_settings(run: Path | None) -> dict[str, Any]:
     path = None if run is None else run / "config.yaml"
     if path is None or not path.is_file():
         return {}
-    fix = "correct it, or move it away: the command names what is missing then"
-    found = read_yaml(path, Wanted("the configuration of the run", ModelError, fix))
+    fix = "correct it, or move it away: the command then names what is missing"
+    content = read_yaml(path, Wanted("the configuration of the run", ModelError, fix))
     for key in ("data", "kwargs"):
-        found = found.get(key) if isinstance(found, dict) else None
+        content = content.get(key) if isinstance(content, dict) else None
     return (
-        {key: _text(value) for key, value in (found or {}).items()}
-        if isinstance(found, dict)
+        {key: _text(value) for key, value in (content or {}).items()}
+        if isinstance(content, dict)
         else {}
     )
 
 
 def _text(value: Any) -> Any:
-    """Return a label or name of a column that YAML took for a number as text."""
+    """Convert a label or column name that YAML read as a number back to text."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _vocabulary(run: Path | None, a: Architecture, path: Path) -> tuple[list[str], Tensor | None]:
-    """Return the labels in the order of their ids, and their vectors if those are no ids."""
+    """Return the labels in the order of their ids, and their vectors if those are not one-hot."""
     where = _map_of(run)
     if where is None:
         log.warning(
-            "%s: no %s beside it: perturbations are named by their numbers, #0 … #%d",
+            "%s: no %s was found: perturbations are named by their numbers, #0 … #%d",
             path,
             " or ".join(MAPS),
             a.pert_dim - 1,
@@ -227,7 +229,7 @@ def _vocabulary(run: Path | None, a: Architecture, path: Path) -> tuple[list[str
         raise ModelError(
             f"its vectors have {vectors.shape[1]} columns, the model takes {a.pert_dim}",
             where=where,
-            fix="the map belongs to another checkpoint",
+            fix="give the map of this checkpoint; this one belongs to another",
         )
     one_hot = bool(((vectors == 0) | (vectors == 1)).all() and (vectors.sum(1) == 1).all())
     ids = vectors.argmax(1).tolist()
@@ -237,49 +239,54 @@ def _vocabulary(run: Path | None, a: Architecture, path: Path) -> tuple[list[str
 
 
 def _map_of(run: Path | None) -> Path | None:
-    """Return the map of perturbations of a run; where there are two, they must say the same."""
-    found = [run / name for name in MAPS if (run / name).is_file()] if run is not None else []
-    if len(found) > 1:
-        one, two = (read_map(path) for path in found)
-        same = one.keys() == two.keys() and all(
-            torch.equal(torch.as_tensor(one[key]).float(), torch.as_tensor(two[key]).float())
-            for key in one
+    """Return the map of perturbations of a run. If there are two, they must agree."""
+    paths = [run / name for name in MAPS if (run / name).is_file()] if run is not None else []
+    if len(paths) > 1:
+        first, second = (read_map(path) for path in paths)
+        same = first.keys() == second.keys() and all(
+            torch.equal(torch.as_tensor(first[key]).float(), torch.as_tensor(second[key]).float())
+            for key in first
         )
         if not same:
             raise ModelError(
                 f"the run has two maps of perturbations that disagree: {' and '.join(MAPS)}",
                 where=run,
-                fix="keep the one that belongs to the checkpoint, in a copy of the run without the other",
+                fix="copy the run without the map that does not belong to the checkpoint",
             )
-    return found[0] if found else None
+    return paths[0] if paths else None
 
 
 def _spellings(control: str, vocabulary: list[str]) -> list[str]:
-    """Return other labels for the control, in users' data as in the three data sets of Tahoe."""
+    """Return other labels of the control, as in the data of users and in the data sets of Tahoe."""
     drug = spelling.parse(control).drug
-    usual = [drug, f"{drug}_00", f"{drug}_0.0", f"{drug}_0", str([(drug, 0.0, "uM")])]
+    usual_spellings = [drug, f"{drug}_00", f"{drug}_0.0", f"{drug}_0", str([(drug, 0.0, "uM")])]
     known = spelling.control_spellings(vocabulary, [control])
-    return sorted({*known, *usual} - {control})
+    return sorted({*known, *usual_spellings} - {control})
 
 
 def _control_first(
     vocabulary: list[str], settings: dict[str, Any], data: dict[str, Any], run: Path | None
 ) -> tuple[str, list[str], list[int]]:
-    """Return the control label, the vocabulary with it in front, and the old places of its labels."""
-    said = [str(v) for v in (data.get("control_pert"), settings.get("control_pert")) if v]
-    found = next((name for name in said if name in vocabulary), None)
-    if found is None:
-        found = next(iter(spelling.control_spellings(vocabulary, said)), None) if said else None
-    if found is None:
+    """Put the control first in the vocabulary.
+
+    Return the control label, the new vocabulary, and the old place of each label.
+    """
+    stated = [str(v) for v in (data.get("control_pert"), settings.get("control_pert")) if v]
+    control = next((name for name in stated if name in vocabulary), None)
+    if control is None:
+        control = (
+            next(iter(spelling.control_spellings(vocabulary, stated)), None) if stated else None
+        )
+    if control is None:
         if (where := _map_of(run)) is not None:
             raise ModelError(
-                f"none of the {len(vocabulary)} labels is the control {' or '.join(said) or '?'}",
+                f"none of the {len(vocabulary)} labels is the control {' or '.join(stated) or '?'}",
                 where=where,
-                fix="the map belongs to another run",
+                fix="give the map of this run; this one belongs to another",
             )
-        return (said or ["control"])[0], vocabulary, list(range(len(vocabulary)))
-    order = [vocabulary.index(found), *(i for i, n in enumerate(vocabulary) if n != found)]
-    return found, [vocabulary[i] for i in order], order
+        return (stated or ["control"])[0], vocabulary, list(range(len(vocabulary)))
+    order = [vocabulary.index(control), *(i for i, n in enumerate(vocabulary) if n != control)]
+    return control, [vocabulary[i] for i in order], order
 
 
 def _genes(
@@ -288,14 +295,15 @@ def _genes(
     """Return the names of the predicted columns."""
     if a.decoder is None and settings.get("embed_key") not in ("X_hvg", None):
         raise ModelError(
-            f"the model predicts the embedding {settings['embed_key']!r} and has no trained gene decoder",
+            f"the model predicts the embedding {settings['embed_key']!r} and has no trained gene "
+            "decoder",
             where=path,
-            fix="expression cannot be scored without one",
+            fix="import a run with a trained gene decoder: expression cannot be scored without one",
         )
     wanted = a.output_dim if a.decoder is None else a.decoder.genes
     sources: list[tuple[str, list[str]]] = []
     if given is not None:
-        reading = Wanted("the genes", ModelError, "give the names of the genes, one a line")
+        reading = Wanted("the genes", ModelError, "give the names of the genes, one per line")
         lines = read_text(given, reading).splitlines()
         sources.append((str(given), [line.strip() for line in lines if line.strip()]))
     else:
@@ -311,15 +319,15 @@ def _genes(
     for _, names in sources:
         if len(names) == wanted and len(set(names)) == wanted:
             return names
-    told = (
+    listed = (
         "; ".join(f"{where} lists {len(set(names))}" for where, names in sources)
         or "none are listed"
     )
     raise ModelError(
-        f"the model predicts {wanted} genes, whose names are not known: {told}",
+        f"the model predicts {wanted} genes, whose names are not known: {listed}",
         where=path,
-        fix="give them in order, one a line: --genes FILE. For X_hvg they are the highly variable genes "
-        "in the order of the training data",
+        fix="give them in order, one per line: --genes FILE. For X_hvg they are the highly "
+        "variable genes in the order of the training data",
     )
 
 
@@ -336,10 +344,10 @@ def _batches(run: Path | None, a: Architecture, path: Path) -> list[str]:
                 raise ModelError(
                     f"it names {len(order)} batches, the model has {a.batch_dim}",
                     where=where,
-                    fix="the map belongs to another checkpoint",
+                    fix="give the map of this checkpoint; this one belongs to another",
                 )
             return [str(key) for key in order]
-    log.warning("%s: no map of batches beside it: they are named by their numbers", path)
+    log.warning("%s: no map of batches was found: batches are named by their numbers", path)
     return [f"#{i}" for i in range(a.batch_dim or 0)]
 
 

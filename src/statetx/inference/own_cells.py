@@ -1,4 +1,4 @@
-"""Somebody's own h5ad, opened for reading: its labels, its controls, its genes in a model's order."""
+"""Cells of a user's h5ad file: labels, controls, and expression in the genes of a model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from statetx.models.model_dir import LoadedModel
 from statetx.shared.labels import DRUG_DOSE, control_spellings
 
 SOME = 0.2
-"""Share of the model's genes from which X is taken for what the user wants to start from."""
+"""X replaces a missing obsm matrix if it contains at least this share of the model's genes."""
 EVIDENCE_ROWS = 256
-"""Cells that show how a file is normalised, spread over those that are used."""
+"""Number of control cells from which the normalisation of a file is recognised."""
 
 
 class Controls:
@@ -34,9 +34,9 @@ class Controls:
     name
         The line.
     rows
-        Row in the file of each control cell, int64.
+        int64 [n], row of each control cell in the file.
     runs
-        Where the controls of each batch lie in `rows`, as `draw_controls` wants them.
+        Batch -> (start, stop) of its controls in `rows`, as `draw_controls` takes them.
     """
 
     def __init__(self, name: str, rows: np.ndarray, batches: np.ndarray) -> None:
@@ -49,18 +49,18 @@ class Controls:
 
 
 class OwnCells:
-    """Labels of an h5ad that is being read.
+    """Labels of an open h5ad file.
 
     Parameters
     ----------
     file, path
         The open file and its path.
     pert_col, celltype_col
-        obs columns.
+        obs columns of perturbation and cell line.
     batch_col
-        obs column; None: one batch.
+        obs column of the batch; None: one batch.
     controls
-        The control label and its aliases, in whatever spelling.
+        The control label and its aliases, in any spelling.
     kind
         How labels are read, see `statetx.shared.labels.Reading`.
 
@@ -90,21 +90,21 @@ class OwnCells:
             else column(file, path, batch_col, "--batch-col")
         )
         labels = self.perturbation.names
-        also = control_spellings(labels, controls, kind)
-        if also:
-            print(f"controls in another spelling: {', '.join(map(repr, also))}")
-        codes = [i for i, name in enumerate(labels) if name in controls or name in also]
+        spellings = control_spellings(labels, controls, kind)
+        if spellings:
+            print(f"controls in another spelling: {', '.join(map(repr, spellings))}")
+        codes = [i for i, name in enumerate(labels) if name in controls or name in spellings]
         self._is_control = np.isin(self.perturbation.codes, codes)
         if not codes:
             shown = " or ".join(repr(name) for name in controls)
             raise DataError(
                 f"no cell has the control label {shown}",
                 where=f"{path}, obs[{pert_col!r}]",
-                fix=f"{did_you_mean(controls[0], labels)} Name your control: --control-pert",
+                fix=f"{did_you_mean(controls[0], labels)} Name your control with --control-pert",
             )
 
     def conditions(self) -> dict[tuple[str, str], int]:
-        """Return the number of cells of every (line, perturbation) but the controls, sorted."""
+        """Return the number of cells of each (line, perturbation) except the controls, sorted."""
         treated = ~self._is_control
         width = len(self.perturbation.names)
         keys = self.line.codes[treated].astype(np.int64) * width + self.perturbation.codes[treated]
@@ -115,7 +115,18 @@ class OwnCells:
         }
 
     def batches_of(self, line: str, perturbation: str) -> np.ndarray:
-        """Return the batch of every cell of a condition, in the order of the file (objects)."""
+        """Return the batch of each cell of a condition, in the order of the file.
+
+        Parameters
+        ----------
+        line, perturbation
+            A condition of the file.
+
+        Returns
+        -------
+        numpy.ndarray
+            objects [n].
+        """
         chosen = self.line.codes == self.line.names.index(line)
         chosen &= self.perturbation.codes == self.perturbation.names.index(perturbation)
         return self.batch.values_at(np.flatnonzero(chosen))
@@ -123,60 +134,66 @@ class OwnCells:
     def controls(self, line: str) -> Controls:
         """Return the control cells of a line.
 
+        Parameters
+        ----------
+        line
+            Name of the line.
+
         Raises
         ------
         DataError
-            It has none. Those of another line would be another line's answer.
+            It has no controls. Controls of other lines are not used instead.
         """
         rows = np.flatnonzero(self._is_control & (self.line.codes == self.line.names.index(line)))
         if rows.size == 0:
             raise DataError(
                 f"line {line!r} has no control cells",
                 where=self.path,
-                fix="predictions start from the line's own controls: add them, or leave the line "
-                "out with --celltypes",
+                fix="add control cells of this line, from which predictions start, or leave the "
+                "line out with --celltypes",
             )
         return Controls(line, rows, self.batch.values_at(rows))
 
 
 class Expression:
-    """Chosen rows of a file as a model wants them: its genes, its order, its log1p.
+    """Rows of a file as a model takes them: its genes in its order, normalised like its training.
 
     Parameters
     ----------
-    own
+    cells_file
         The file.
     rows
-        Rows that will be asked for, sorted.
+        int64, rows that will be read, sorted.
     model
-        Whose genes and scale.
+        The model.
     embed_key
-        obsm matrix to use instead of the model's.
+        obsm matrix to use instead of the model's; None: the model's.
+    controls
+        Line -> rows of all its controls, sorted. They show how the file is normalised.
+    means
+        Whether to compute the means of these controls.
     fill_missing
-        What becomes of genes that the file lacks: see `missing.RULES`.
+        What happens to genes that the file does not contain: see `missing.RULES`.
     total_counts_col
         obs column with the total counts of a cell, instead of the model's.
-    controls
-        Rows of all controls of each line, sorted: they show how the file is normalised.
-    means
-        Whether the means of these controls are wanted.
 
     Attributes
     ----------
     control_means
-        Mean expression [G] of all controls of each line, float64; {} if not wanted.
+        Line -> mean expression of all its controls, float64 [G]; {} without `means`.
     report
-        What was found and done, for the output; {} for an embedding.
+        How values were recognised and converted, for the output; {} for an embedding.
 
     Raises
     ------
     DataError
-        The matrix is missing, lacks genes, has a scale that cannot be converted, or holds NaN.
+        The matrix is missing, does not contain all genes, has a scale that cannot be converted, or
+        contains NaN.
     """
 
     def __init__(
         self,
-        own: OwnCells,
+        cells_file: OwnCells,
         rows: np.ndarray,
         model: LoadedModel,
         embed_key: str | None,
@@ -186,75 +203,94 @@ class Expression:
         total_counts_col: str | None = None,
     ) -> None:
         self._rows = rows
-        self._barcodes = barcodes(own.file, own.path)
+        self._barcodes = barcodes(cells_file.file, cells_file.path)
         self.control_means: dict[str, np.ndarray] = {}
         self.report: dict[str, Any] = {}
         self._missing: Missing | None = None
         key = embed_key or model.embed_key
         if model.takes_embedding:
-            self._values = _embedding(own, str(key), rows, int(model.meta["n_inputs"]))
+            self._values = _embedding(cells_file, str(key), rows, int(model.meta["n_inputs"]))
             return
-        if embed_key is None and _starts_from_x(own, key, model):
+        if embed_key is None and _starts_from_x(cells_file, key, model):
             key = None
-        name, names = _source(own, key, model.genes)
-        matrix = Matrix(own.file, name, own.path)
-        where = f"{own.path}, {name}"
+        name, names = _source(cells_file, key, model.genes)
+        matrix = Matrix(cells_file.file, name, cells_file.path)
+        where = f"{cells_file.path}, {name}"
         self._missing = missing(names, model, fill_missing, where)
         wanted = [gene for gene in model.genes if gene not in set(self._missing.genes)]
-        place = _places(names, wanted, own.path, name)
-        depth = _depth(own, name, model, total_counts_col)
-        known = trained(model)
-        everyone = np.unique(np.concatenate(list(controls.values())))
-        seen = everyone[np.unique(np.linspace(0, len(everyone) - 1, EVIDENCE_ROWS).astype(int))]
-        some = [_checked(matrix, row, row + 1, names) for row in seen.tolist()]
-        how = normalisation(
-            sparse.vstack(some, format="csr"),
+        place = _places(names, wanted, cells_file.path, name)
+        depth = _depth(cells_file, name, model, total_counts_col)
+        training = trained(model)
+        control_rows = np.unique(np.concatenate(list(controls.values())))
+        sample = control_rows[
+            np.unique(np.linspace(0, len(control_rows) - 1, EVIDENCE_ROWS).astype(int))
+        ]
+        blocks = [_checked(matrix, row, row + 1, names) for row in sample.tolist()]
+        conversion = normalisation(
+            sparse.vstack(blocks, format="csr"),
             place,
             model,
-            known,
-            None if depth is None else depth[seen],
+            training,
+            None if depth is None else depth[sample],
             name,
-            own.path,
+            cells_file.path,
         )
         column = declared(model, "scale", "total_counts_col")
-        if how.by_totals and depth is None and column is not None:
+        if conversion.by_totals and depth is None and column is not None:
             raise DataError(
                 f"obs has no column {column!r}, by which this model's counts are normalised",
-                where=own.path,
-                fix=f"store each cell's total count over all measured genes in obs[{column!r}], or name your "
-                "column with --total-counts-col",
+                where=cells_file.path,
+                fix="store the total count of each cell over all measured genes in "
+                f"obs[{column!r}], or name your column with --total-counts-col",
             )
         parts = []
         summed = controls if means else {}
         sums = {line: np.zeros(len(place)) for line in summed}
-        wanted_rows = np.union1d(rows, everyone) if means else rows
+        wanted_rows = np.union1d(rows, control_rows) if means else rows
         for start in range(0, matrix.shape[0], matrix.chunk_rows):
             stop = min(matrix.shape[0], start + matrix.chunk_rows)
             read = _between(wanted_rows, start, stop)
             if read.size == 0:
                 continue
             chosen = _checked(matrix, start, stop, names)[read - start]
-            chosen = how.apply(chosen, None if depth is None else depth[read], read)[:, place]
-            for line, its in summed.items():
-                mine = np.searchsorted(read, _between(its, start, stop))
-                sums[line] += np.asarray(chosen[mine].sum(axis=0, dtype=np.float64)).ravel()
-            here = np.searchsorted(read, _between(rows, start, stop))
-            parts.append(chosen[here].astype(np.float32))
+            chosen = conversion.apply(chosen, None if depth is None else depth[read], read)[
+                :, place
+            ]
+            for line, line_rows in summed.items():
+                in_line = np.searchsorted(read, _between(line_rows, start, stop))
+                sums[line] += np.asarray(chosen[in_line].sum(axis=0, dtype=np.float64)).ravel()
+            in_rows = np.searchsorted(read, _between(rows, start, stop))
+            parts.append(chosen[in_rows].astype(np.float32))
         self._values = sparse.vstack(parts, format="csr")
         for line, total in sums.items():
             mean = self._missing.filled((total / len(summed[line]))[None])[0]
             self.control_means[line] = mean.astype(np.float64)
-        self.report = report(how, known) | self._missing.report()
-        print(f"{own.path}, {name}: {how.held.log or 'counts'} ({how.held.evidence}); {how.done}")
+        self.report = report(conversion, training) | self._missing.report()
+        print(
+            f"{cells_file.path}, {name}: {conversion.held.log or 'counts'} "
+            f"({conversion.held.evidence}); {conversion.done}"
+        )
 
     def expression(self, rows: np.ndarray) -> np.ndarray:
-        """Return float32 [n, D] of the given rows of the file."""
+        """Return the values of some rows, float32 [n, D].
+
+        Parameters
+        ----------
+        rows
+            int64 [n], rows of the file, among those of the constructor.
+        """
         chosen = self._values[np.searchsorted(self._rows, rows)]
         dense = chosen if isinstance(chosen, np.ndarray) else chosen.toarray()
         return dense if self._missing is None else self._missing.filled(dense)
 
     def names(self, rows: np.ndarray) -> np.ndarray:
-        """Return the barcodes of the given rows of the file (objects)."""
+        """Return the barcodes of some rows, objects [n].
+
+        Parameters
+        ----------
+        rows
+            int64 [n], rows of the file.
+        """
         return self._barcodes[rows]
 
 
@@ -270,7 +306,7 @@ def _between(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _depth(own: OwnCells, name: str, model: LoadedModel, given: str | None) -> np.ndarray | None:
-    """Return the total counts of every cell of the file, where an obs column holds them."""
+    """Return the total counts of all cells of the file, or None if no obs column holds them."""
     chosen = given or declared(model, "scale", "total_counts_col")
     if name != "X" or chosen is None or (given is None and chosen not in columns(own.file)):
         return None
@@ -278,12 +314,12 @@ def _depth(own: OwnCells, name: str, model: LoadedModel, given: str | None) -> n
 
 
 def _starts_from_x(own: OwnCells, key: str | None, model: LoadedModel) -> bool:
-    """Whether the genes of a model of an obsm matrix are taken from X: only X has them."""
+    """Return whether X is used because the obsm matrix of the model is not in the file."""
     if key is None or ("obsm" in own.file and key in own.file["obsm"]):
         return False
-    held = set(genes(own.file, own.path))
-    # Where some are missing, the error about them says more than one about obsm.
-    if sum(gene in held for gene in model.genes) < SOME * len(model.genes):
+    present = set(genes(own.file, own.path))
+    # If only some genes are missing in X, an error about these genes says more than one about obsm.
+    if sum(gene in present for gene in model.genes) < SOME * len(model.genes):
         return False
     print(f"obsm has no matrix {key!r} in {own.path}: the genes of the model are taken from X")
     return True
@@ -296,8 +332,8 @@ def _embedding(own: OwnCells, key: str, rows: np.ndarray, width: int) -> np.ndar
         raise DataError(
             f"obsm has no matrix {key!r}, in which this model works",
             where=own.path,
-            fix=f"{did_you_mean(key, keys)} Name yours with --embed-key; it must come from the same "
-            "embedding model",
+            fix=f"{did_you_mean(key, keys)} Name your matrix with --embed-key; it must come from "
+            "the same embedding model",
         )
     matrix = Matrix(own.file, f"obsm/{key}", own.path)
     if matrix.shape[1] != width:
@@ -327,18 +363,19 @@ def _source(own: OwnCells, key: str | None, wanted: list[str]) -> tuple[str, lis
     keys = members(own.file, "obsm", own.path)
     if key not in keys:
         raise DataError(
-            f"obsm has no matrix {key!r}, in which this model works, and X does not hold its genes",
+            f"obsm has no matrix {key!r}, in which this model works, and X does not contain its "
+            "genes",
             where=own.path,
             fix=other_names(own.path, wanted)
-            or f"{did_you_mean(key, keys)} Name yours with --embed-key: the model's genes as "
-            "ln(1 + target_sum * count / total), named in uns['hvg_names']",
+            or f"{did_you_mean(key, keys)} Name your matrix with --embed-key: it must hold the "
+            "model's genes as ln(1 + target_sum * count / total), named in uns['hvg_names']",
         )
     width = Matrix(own.file, f"obsm/{key}", own.path).shape[1]
     return f"obsm/{key}", hvg_names(own.file, own.path, key, width, names)
 
 
 def _places(names: list[str], wanted: list[str], path: Path, matrix: str) -> np.ndarray:
-    """Return the column of every wanted gene."""
+    """Return the column of each gene in `wanted`, int64."""
     place = {name: i for i, name in enumerate(names)}
     missing = [name for name in wanted if name not in place]
     if missing:
@@ -349,6 +386,6 @@ def _places(names: list[str], wanted: list[str], path: Path, matrix: str) -> np.
             fix=other_names(path, wanted, None if matrix == "X" else names)
             or (f"{did_you_mean(missing[0], names)} " if len(missing) == 1 else "")
             + "use the same gene names as the model's genes.txt; --fill-missing 0 or control_mean "
-            f"fills at most {MOST_FILLED:.0%} of them",
+            f"fills at most {MOST_FILLED:.0%} of the genes",
         )
     return np.asarray([place[name] for name in wanted], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The predict stage: as many cells of every test condition as there are real ones."""
+"""Run the predict stage: for each test condition, as many cells as there are real ones."""
 
 from __future__ import annotations
 
@@ -52,24 +52,24 @@ def predict(
     checkpoint
         ``best``, ``last`` or ``step=N``.
     max_cells
-        Largest number of cells per condition. Evaluation caps the real cells in the same way.
+        Most cells per condition. Evaluation limits the real cells in the same way.
     seed
-        Of the cap and of the draw of controls; each condition has a draw of its own, so it does
-        not matter which others the plan tests.
+        Seed of that choice and of the draw of controls. Each condition has a draw of its own, which
+        does not depend on the other conditions of the plan.
     out
-        h5ad to write: see `cells.write_predictions`.
+        h5ad file to write, see `write_predictions.write_predictions`.
     device
         ``cpu``, ``cuda`` or ``auto`` (a GPU if there is one).
     genes
-        Genes chosen on the split, if models on it work in such; None: all.
+        File of the genes that were chosen on the split; None: all genes.
     match_by_batch
         Levels of control matching: whether the batch must agree.
 
     Raises
     ------
     ModelError
-        The model cannot predict some of the conditions (all are named), or was trained on other
-        genes, another control, another matrix or another scale.
+        The model cannot predict some of the conditions (the message names all of them), or was
+        trained on other genes, another control, another matrix or another scale.
     ResultsError
         The line is not in the store or has no test conditions.
     """
@@ -85,11 +85,11 @@ def predict(
             f"this {model.kind} model cannot predict {len(labels)} of {len(conditions)} test "
             f"perturbations of line {line!r}: {shown}",
             where=f"{model_dir}: {next(iter(cannot))}",
-            fix="its table of features has no row of these: add them and train again"
+            fix="add them to the table of features, which does not contain them, and train again"
             if model.knows_features
-            else "it knows a perturbation by its name only, and no training condition has these: "
-            "use a split that trains on them in other lines, or a model that can predict unseen "
-            "perturbations (the baselines do, flagged)",
+            else "use a split that trains on these perturbations in other lines, since this model "
+            "knows perturbations by name only; or a model that can predict unseen perturbations "
+            "(the baselines can, and mark such cells)",
         )
     cells = store.line(line)
     requests = []
@@ -98,26 +98,28 @@ def predict(
         batches = cells.batches(cells.rows(label, max_cells, seed))
         controls = draw_controls(line, runs, batches, seed, label, match_by_batch)
         requests.append(Request(line, label, controls, batches))
-    said = {"stage": "predict", "line": line, "seed": seed, "max_cells": max_cells}
-    said |= {"plan": plan.digest, "dataset": store.manifest["dataset"]}
+    provenance = {"stage": "predict", "line": line, "seed": seed, "max_cells": max_cells}
+    provenance |= {"plan": plan.digest, "dataset": store.manifest["dataset"]}
     target_sum = trained(model).target_sum
     basal = _StoredCells(cells, model)
-    write_predictions(Path(out), model, requests, lambda _: basal, said, target_sum)
+    write_predictions(Path(out), model, requests, lambda _: basal, provenance, target_sum)
 
 
 class _StoredCells:
-    """Control cells of a packed line."""
+    """Control cells of a line of a store."""
 
     def __init__(self, line: LineStore, model: LoadedModel) -> None:
         self._line = line
         self._key = model.embed_key if model.takes_embedding else None
 
     def expression(self, rows: np.ndarray) -> np.ndarray:
+        """Return the values of rows [n], float32 [n, D], with the columns of the model."""
         if self._key is not None:
             return self._line.embedding(self._key, rows)
         return self._line.expression(rows)
 
     def names(self, rows: np.ndarray) -> np.ndarray:
+        """Return the barcodes of rows [n], objects [n]."""
         return self._line.barcodes[rows]
 
 
@@ -135,20 +137,20 @@ def _labels(plan: Plan, store: Store, line: str, where: object) -> list[str]:
             where=where,
             fix=did_you_mean(line, plan.lines("test")),
         )
-    have = store.conditions.loc[store.conditions["line"] == line, "perturbation"]
-    gone = sorted(set(labels) - set(have))
-    if gone:
+    in_store = store.conditions.loc[store.conditions["line"] == line, "perturbation"]
+    absent = sorted(set(labels) - set(in_store))
+    if absent:
         raise ResultsError(
-            f"{len(gone)} test conditions of line {line!r} are not in the store: "
-            f"{', '.join(repr(label) for label in gone[:8])}",
+            f"{len(absent)} test conditions of line {line!r} are not in the store: "
+            f"{', '.join(repr(label) for label in absent[:8])}",
             where=where,
-            fix="the plan was made from another store: run the split stage again",
+            fix="run the split stage again: the plan was made from another store",
         )
     return labels
 
 
 def _fits(model: LoadedModel, store: Store) -> None:
-    """Refuse a store that is not like the one the model was trained on."""
+    """Refuse a store that differs from the one that the model was trained on."""
     same_genes(model, store.genes, model.path)
     manifest = store.manifest
     pairs: list[tuple[str, Any, Any]] = [("control label", model.control, store.control)]
@@ -156,23 +158,25 @@ def _fits(model: LoadedModel, store: Store) -> None:
         widths = manifest["embeddings"]
         if model.embed_key not in widths:
             raise ModelError(
-                f"the model works in the embedding {model.embed_key!r}, which the store does not hold",
+                f"the model works in the embedding {model.embed_key!r}, which the store does not "
+                "contain",
                 where=model.path,
-                fix=f"{did_you_mean(str(model.embed_key), widths)} Add it to embed_keys of the data set",
+                fix=f"{did_you_mean(str(model.embed_key), widths)} Add it to embed_keys of the "
+                "data set",
             )
         pairs.append(("width of the embedding", model.meta["n_inputs"], widths[model.embed_key]))
     else:
         pairs.append(("matrix (embed_key)", model.embed_key, manifest["expression_key"]))
-    # The scale of X says nothing when both work in a matrix that is stored as log1p.
+    # The scale of X does not matter if model and store use a matrix that is stored as log1p.
     if model.embed_key is None:
         pairs += [
             ("scale of X", declared(model, "scale", "input"), manifest["scale"]),
             ("target_sum", declared(model, "scale", "target_sum"), manifest["target_sum"]),
         ]
-    for name, theirs, ours in pairs:
-        if theirs != ours:
+    for name, trained_with, stored in pairs:
+        if trained_with != stored:
             raise ModelError(
-                f"the model was trained with the {name} {theirs!r}, the store has {ours!r}",
+                f"the model was trained with the {name} {trained_with!r}, the store has {stored!r}",
                 where=model.path,
                 fix="use the store that the model was trained on, or train again",
             )

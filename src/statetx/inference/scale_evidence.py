@@ -1,12 +1,12 @@
-"""Which normalisation the values of some cells have, as the values themselves show it.
+"""Recognise the normalisation of cells from their values.
 
-Three facts can be read from log values ``log(1 + factor * count)``, one factor per cell:
+Three facts can be derived from log values ``log(1 + factor * count)``, with one factor per cell:
 
-- Over all genes of a file, ``factor * count`` sums to the target sum in every cell, or in every cell of a
-  part of the file.
-- Behind chosen genes, whole counts can be recovered together with the factor of each cell. A factor is
-  target_sum / total, so the ratios of factors are ratios of whole totals: the smallest totals that give
-  them are the totals, and factor * total is the target sum. No sum over all genes is needed.
+- Over all genes of a file, ``factor * count`` sums to the target sum in all cells, or in all cells
+  of a part of the file.
+- From chosen genes only, whole counts can be recovered together with the factor of each cell. A
+  factor is target_sum / total, so ratios of factors are ratios of whole totals. The smallest
+  totals with these ratios are the totals, and factor * total is the target sum.
 - No sum exceeds the target sum.
 """
 
@@ -22,47 +22,50 @@ from statetx.data.h5ad.matrix import LARGEST_LOG1P
 from statetx.data.h5ad.numbers import is_integral
 
 BASES = {"ln(1 + x)": 1.0, "log2(1 + x)": math.log(2.0), "log10(1 + x)": math.log(10.0)}
-"""Logarithms in use, and by what their values are multiplied to be natural ones."""
+"""Logarithm -> factor that converts its values to natural logarithms."""
 CONSTANT = 1e-3
-"""Sums that differ by no more, relative to their median, are one sum: rounding makes 1e-5."""
+"""Sums count as equal if they differ by at most this share of their median; rounding makes 1e-5."""
 FEWEST_SUMS = 3
-"""Cells whose equal sums are evidence; two may agree by chance."""
+"""Equal sums are evidence from this number of cells on; two sums may agree by chance."""
 FEWEST_COUNTS = 16
-"""Cells with counts behind their values that are evidence: all of so many totals are even by chance once in
-65,536 files, which would halve the sum."""
+"""Recovered counts are evidence from this number of cells on. Totals that are all even by chance
+would halve the sum; with 16 totals this happens once in 65,536 files."""
 FULL = 20
-"""Values of a cell from which its counts hardly have a common divisor, which would make its factor a multiple."""
+"""Cells with this number of values rarely have counts with a common divisor, which would make the
+factor a multiple."""
 MOST_MISFITS = 0.02
-"""Share of cells that may be wrong."""
+"""Largest share of totals that may not be whole."""
 FEW = 0.1
-"""Largest share of cells behind which no counts need be found."""
+"""Largest share of cells for which no counts need to be found."""
 LARGEST_SMALLEST = 50
-"""Largest count that the smallest value of a cell may stand for."""
+"""Largest count that is tried for the smallest value of a cell."""
 DIVISORS = (2, 3, 5, 7)
-"""That more totals have in common than chance allows where cells of two target sums stand together."""
+"""If cells have two target sums, more totals have one of these divisors than chance allows."""
 LARGEST_TOTAL = 200_000
-"""Of the least deep cell. From there on float32 values do not tell a whole total from a decimal one."""
+"""Largest total that is tried for the cell with the fewest counts. float32 values do not
+distinguish larger whole totals from decimal ones."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """What the values of some cells show.
+    """Normalisation of cells, as their values show it.
 
     Attributes
     ----------
     log
-        Key of `BASES`; None: the values are counts, or proportional to them.
+        Key of `BASES`; None: the values are counts, or proportional to counts.
     target_sum
-        Exact sum that every cell was normalised to; None: not known.
+        Exact sum to which all cells were normalised; None: unknown.
     evidence
-        What shows it, for messages.
+        What shows this, for messages.
     factor
-        Of log values of counts that were not normalised, the one factor of all cells (1: raw counts); None
-        of other values.
+        For log values of counts that were not normalised, the common factor of all cells (1: raw
+        counts); None for other values.
     parts
-        Cells sum to a few values: parts of the file were normalised apart, each over all its genes.
+        Whether cells sum to a few values, because parts of the file were normalised separately,
+        each over all its genes.
     mixed
-        Cells of several target sums, which nothing tells apart.
+        Whether cells have several target sums that cannot be separated.
     """
 
     log: str | None
@@ -73,7 +76,13 @@ class Held:
     mixed: bool = False
 
     def linear(self, values: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Return the values before the logarithm, float64."""
+        """Return the values before the logarithm, float64.
+
+        Parameters
+        ----------
+        values
+            [n, genes], values of these or of other cells of the file.
+        """
         out = values.astype(np.float64)
         if self.log is not None:
             out.data = np.expm1(out.data * BASES[self.log]) / (self.factor or 1.0)
@@ -81,12 +90,12 @@ class Held:
 
 
 def held(values: sparse.csr_matrix, whole: bool) -> Held:
-    """Return what the values of some cells show.
+    """Recognise the normalisation of cells.
 
     Parameters
     ----------
     values
-        Finite, not negative, [cells, genes].
+        [cells, genes], finite and not negative.
     whole
         Whether the columns may be all genes that were measured.
     """
@@ -96,23 +105,23 @@ def held(values: sparse.csr_matrix, whole: bool) -> Held:
         return Held(None, None, f"whole numbers up to {largest:g}")
     logs = {name: unit for name, unit in BASES.items() if largest * unit <= LARGEST_LOG1P}
     scaled = {name: Held(name, None, "").linear(rows) for name in logs}
-    sums = {name: row_sums(part) for name, part in scaled.items()}
-    for name, found in sums.items():
-        if _constant(found):
-            total = _rounded(float(np.median(found)))
+    sums = {name: row_sums(matrix) for name, matrix in scaled.items()}
+    for name, cell_sums in sums.items():
+        if _constant(cell_sums):
+            total = _rounded(float(np.median(cell_sums)))
             return Held(name, total, f"every cell sums to {total:,.7g} before the logarithm")
-        if whole and _few_values(found):
+        if whole and _few_values(cell_sums):
             return Held(
                 name,
                 None,
-                f"cells sum to a few values from {_span(found)} before the logarithm",
+                f"cells sum to a few values from {_span(cell_sums)} before the logarithm",
                 parts=True,
             )
     if whole and _constant(row_sums(rows)):
         total = _rounded(float(np.median(row_sums(rows))))
         return Held(None, total, f"decimals that sum to {total:,.7g} in every cell, not logged")
-    for name, part in scaled.items():
-        factors = _factors(part)
+    for name, matrix in scaled.items():
+        factors = _factors(matrix)
         if factors is None:
             continue
         if np.ptp(factors) <= 1e-5 * factors.max():
@@ -131,7 +140,7 @@ def held(values: sparse.csr_matrix, whole: bool) -> Held:
 
 
 def row_sums(values: sparse.csr_matrix) -> np.ndarray:
-    """Return the sum of every row, float64 [n]."""
+    """Return the sum of each row of a matrix [n, genes], float64 [n]."""
     return np.asarray(values.sum(axis=1), dtype=np.float64).ravel()
 
 
@@ -140,7 +149,7 @@ def _constant(sums: np.ndarray) -> bool:
 
 
 def _few_values(sums: np.ndarray) -> bool:
-    """Whether the sums lie in groups of several that are equal."""
+    """Return whether the sums form a few groups of equal sums."""
     ordered = np.sort(sums)
     starts = np.flatnonzero(np.r_[True, np.diff(ordered) > CONSTANT * ordered[:-1]])
     groups = np.split(ordered, starts[1:])
@@ -148,10 +157,10 @@ def _few_values(sums: np.ndarray) -> bool:
 
 
 def _common_divisor(totals: np.ndarray) -> float:
-    """Return the share of totals that have a divisor in common; 0 if it is one of chance.
+    """Return the share of totals with a common divisor; 0 if chance explains that share.
 
-    The totals of a part that has a smaller target sum than others come out as multiples. Where nearly all
-    do, the others are misfits, and the target sum is a multiple as well.
+    Cells with a smaller target sum than others get multiples of their totals. If nearly all totals
+    are multiples, the other cells are misfits, and the target sum is a multiple as well.
     """
     for divisor in DIVISORS if totals.size else ():
         expected = 1 / divisor
@@ -167,35 +176,38 @@ def _span(sums: np.ndarray) -> str:
 
 
 def _rounded(total: float) -> float:
-    """Return the half or whole number that float32 values leave open, as people choose or medians give."""
+    """Return the nearest whole or half number, if float32 rounding explains the difference.
+
+    Target sums that are chosen are whole, and medians of counts are whole or half numbers.
+    """
     near = round(2 * total) / 2
     return near if abs(near - total) <= 1e-5 * total else total
 
 
 def _factors(scaled: sparse.csr_matrix) -> np.ndarray | None:
-    """Return the factor of every cell behind which whole counts are found; None: too few."""
+    """Return the factor of each cell with recovered counts; None if too few cells have counts."""
     sizes = np.diff(scaled.indptr)
     if (sizes >= FULL).sum() >= FEWEST_COUNTS:
         scaled = scaled[sizes >= FULL]
-    found, several = [], 0
+    factors, n_evident = [], 0
     for start, stop in zip(scaled.indptr[:-1].tolist(), scaled.indptr[1:].tolist(), strict=True):
         factor, different = _factor(np.sort(scaled.data[start:stop]))
         if factor is not None:
-            found.append(factor)
-            several += different > 1  # one count alone lies behind any value
-    enough = several >= FEWEST_COUNTS and len(found) >= (1 - FEW) * scaled.shape[0]
-    return np.asarray(found) if enough else None
+            factors.append(factor)
+            n_evident += different > 1  # a single count explains any value
+    enough = n_evident >= FEWEST_COUNTS and len(factors) >= (1 - FEW) * scaled.shape[0]
+    return np.asarray(factors) if enough else None
 
 
 def _factor(values: np.ndarray) -> tuple[float | None, int]:
-    """Return the factor of whole counts behind sorted values, and how many different counts there are.
+    """Find whole counts that explain sorted values; return their factor and how many differ.
 
-    Unlike packing, which wants the counts of every cell, this tries more than 1, 2, 3 for the smallest:
-    chosen genes of deep cells lack ones.
+    The smallest value of deep cells in chosen genes may be a large count. More counts than the 1, 2
+    and 3 of packing are therefore tried for it.
     """
-    some = values[np.linspace(0, len(values) - 1, 60).astype(int)] / values[0]
+    sample = values[np.linspace(0, len(values) - 1, 60).astype(int)] / values[0]
     trials = np.arange(1, LARGEST_SMALLEST + 1)
-    for trial in trials[_misfits(trials[:, None] * some) == 0].tolist():
+    for trial in trials[_misfits(trials[:, None] * sample) == 0].tolist():
         counts = np.rint(trial * values / values[0])
         factor = float((values / counts).mean())
         logged = np.log1p(values)
@@ -205,23 +217,23 @@ def _factor(values: np.ndarray) -> tuple[float | None, int]:
 
 
 def target_sum_of(factors: np.ndarray) -> tuple[float | None, np.ndarray]:
-    """Return target sum and totals of cells with whole totals, from the factor target_sum / total of each.
+    """Recover the target sum and the whole totals of cells from their factors.
 
     Parameters
     ----------
     factors
-        float64 [cells], exact to 1e-6.
+        float64 [cells], target_sum / total of each cell, exact to 1e-6.
 
     Returns
     -------
-    float or None
+    target_sum : float or None
         None: the totals are not whole, or do not differ enough.
-    numpy.ndarray
-        The totals, float64 [cells], the smallest first.
+    totals : numpy.ndarray
+        float64 [cells], the smallest first; empty if `target_sum` is None.
     """
-    order = np.sort(factors)[::-1]  # the least deep cell first
-    found: list[tuple[float, np.ndarray]] = []
-    # A reference that is a misfit itself gives a multiple, so that of several the least sum is right.
+    order = np.sort(factors)[::-1]  # the cell with the smallest total first
+    solutions: list[tuple[float, np.ndarray]] = []
+    # A reference cell that is a misfit gives a multiple, so the smallest of several sums is right.
     for reference in order[[0, len(order) // 2, -1]].tolist():
         ratios = reference / order
         screen = ratios[np.linspace(0, len(ratios) - 1, 24).astype(int)]
@@ -230,18 +242,18 @@ def target_sum_of(factors: np.ndarray) -> tuple[float | None, np.ndarray]:
             candidates = totals[_misfits(totals[:, None] * screen) <= 2 * MOST_MISFITS]
             fits = (total for total in candidates.tolist() if _whole(total * ratios))
             if (total := next(fits, None)) is not None:
-                found.append((_rounded(total * reference), total * ratios))
+                solutions.append((_rounded(total * reference), total * ratios))
                 break
-    return min(found, key=lambda pair: pair[0]) if found else (None, factors[:0])
+    return min(solutions, key=lambda pair: pair[0]) if solutions else (None, factors[:0])
 
 
 def _whole(totals: np.ndarray) -> bool:
-    """Whether totals are whole and differ enough to say so."""
+    """Return whether totals are whole, and differ enough for that to be evidence."""
     different = len(np.unique(np.rint(totals)))
     return different >= FEWEST_COUNTS // 2 and float(_misfits(totals)) <= MOST_MISFITS
 
 
 def _misfits(totals: np.ndarray) -> np.ndarray:
     """Return the share of totals that are not whole, along the last axis."""
-    tolerance = np.minimum(0.05, 1e-3 + 1e-6 * totals)  # of float32 values
+    tolerance = np.minimum(0.05, 1e-3 + 1e-6 * totals)  # rounding of float32 values
     return (np.abs(totals - np.rint(totals)) > tolerance).mean(axis=-1)

@@ -1,4 +1,4 @@
-"""Predicted cells on their way to disk: set by set, whole or not at all, every row predicted."""
+"""Predict cells set by set and write them to an h5ad file, completely or not at all."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from statetx.shared.expression import TARGET_SUM, bounded, largest_log1p
 log = logging.getLogger("statetx.inference")
 
 LARGEST_SET = 1500
-"""Cells given at once to a model whose cells do not see each other; only bounds memory."""
+"""Most cells per call of a model without sets; the value only limits memory."""
 
 
 class Basal(Protocol):
-    """Where the control cells of a line come from."""
+    """Source of the control cells of a line."""
 
     def expression(self, rows: np.ndarray) -> np.ndarray:
-        """Return float32 [n, D], columns as the model wants them."""
+        """Return the values of rows [n], float32 [n, D], with the columns of the model."""
         ...
 
     def names(self, rows: np.ndarray) -> np.ndarray:
-        """Return the barcodes of the rows (objects)."""
+        """Return the barcodes of rows [n], objects [n]."""
         ...
 
 
@@ -49,9 +49,9 @@ class Request:
     line, perturbation
         The condition.
     controls
-        Row of the basal cell of every predicted cell, int64 [n].
+        int64 [n], row of the control cell from which each predicted cell starts.
     batches
-        Batch of every predicted cell, objects [n].
+        objects [n], batch of each predicted cell.
     """
 
     line: str
@@ -61,21 +61,37 @@ class Request:
 
 
 def declared(model: LoadedModel, section: str, key: str) -> Any:
-    """Return what ``model.json`` says about its training data, or None when it does not."""
-    said = model.meta.get(section)
-    return said.get(key) if isinstance(said, dict) else None
+    """Return what ``model.json`` states about the training data, or None if it states nothing.
+
+    Parameters
+    ----------
+    model
+        The model.
+    section, key
+        Entry of ``model.json``.
+    """
+    entry = model.meta.get(section)
+    return entry.get(key) if isinstance(entry, dict) else None
 
 
 def refused(
     model: LoadedModel, conditions: list[tuple[str, str]]
 ) -> dict[str, list[tuple[str, str]]]:
-    """Ask the model for one cell of every condition.
+    """Predict one cell per condition to find the conditions that a model cannot predict.
+
+    This takes one cell per condition, and finds them before hours of prediction.
+
+    Parameters
+    ----------
+    model
+        The model.
+    conditions
+        (line, perturbation) of each.
 
     Returns
     -------
     dict
-        The conditions that the model cannot predict, under the sentence that it says about their
-        perturbation. Asking costs one cell per condition and finds out before hours of prediction.
+        Error message of the model -> the conditions with this error.
     """
     cell = np.zeros((1, int(model.meta["n_inputs"])), dtype=np.float32)
     batch = np.array(model.meta["batches"][:1], dtype=object) if model.needs_batches else None
@@ -89,12 +105,21 @@ def refused(
 
 
 def check_batches(model: LoadedModel, requests: list[Request], where: object) -> None:
-    """Check, before anything is predicted, that a model with a batch encoder knows all batches.
+    """Check that a model with a batch encoder knows all batches.
+
+    Parameters
+    ----------
+    model
+        The model.
+    requests
+        Cells that will be predicted.
+    where
+        File, for messages.
 
     Raises
     ------
     ModelError
-        It does not; nothing else is ever put in their place.
+        It does not know a batch. Unknown batches are never replaced by others.
     """
     if not model.needs_batches:
         return
@@ -102,23 +127,32 @@ def check_batches(model: LoadedModel, requests: list[Request], where: object) ->
     cells = Counter(str(name) for request in requests for name in request.batches)
     unknown = sorted(cells.keys() - set(known))
     if unknown:
-        shown = ", ".join(repr(name) for name in unknown[:8]) + (", …" if len(unknown) > 8 else "")
+        shown = ", ".join(map(repr, unknown[:8])) + (", …" if len(unknown) > 8 else "")
         raise ModelError(
             f"the model was not trained on {len(unknown)} of {len(cells)} batches "
             f"({sum(cells[name] for name in unknown)} cells): {shown}",
             where=where,
-            fix=f"{unknown[0]!r}: {did_you_mean(unknown[0], known)} Name each cell's batch as in training "
-            "(batch_col); for other batches, train a model with `batches: ignored`",
+            fix=f"{unknown[0]!r}: {did_you_mean(unknown[0], known)} Name the batch of each cell as "
+            "in training (batch_col); for other batches, train a model with `batches: ignored`",
         )
 
 
 def same_genes(model: LoadedModel, genes: list[str], where: object) -> None:
-    """Check that `genes` are the model's, in its order.
+    """Check that genes are those of a model, in its order.
+
+    Parameters
+    ----------
+    model
+        The model.
+    genes
+        Genes of the store.
+    where
+        File, for messages.
 
     Raises
     ------
     ModelError
-        Genes are missing, new, or in another order.
+        Genes are missing, new, or in a different order.
     """
     if genes == model.genes:
         return
@@ -150,41 +184,44 @@ def write_predictions(
     target_sum: float = TARGET_SUM,
     also: Mapping[str, str] | None = None,
 ) -> None:
-    """Predict all requests and write them as one h5ad.
+    """Predict all requests and write them as one h5ad file.
 
-    X is dense float32 [cells, G] (contiguous, log1p expression), ``var_names`` the model's genes;
-    ``obsm[embed_key]`` the predicted embedding, float32 [cells, D], of a model that works in one;
-    obs holds perturbation, cell_line, batch, set_id (number of the set inside its condition),
-    control_barcode and fallback; ``uns["statetx"]`` is `provenance` and what is known of the model,
-    as JSON. A condition is cut into as few sets of at most ``cell_set_len`` cells as possible, of
-    nearly equal size: a set transformer answers worse for a last set of one or two cells than for
-    two sets of half the length. One set at a time is in memory.
+    - X: log1p expression, dense float32 [cells, G], contiguous. ``var_names`` are the genes of the
+      model.
+    - ``obsm[embed_key]``: the predicted embedding, float32 [cells, D], if the model works in one.
+    - obs: perturbation, cell_line, batch, set_id (number of the set within its condition),
+      control_barcode, fallback.
+    - ``uns["statetx"]``: `provenance` and a description of the model, as JSON.
+
+    A condition is split into as few sets of at most ``cell_set_len`` cells as possible, of nearly
+    equal size. A set transformer predicts a last set of one or two cells worse than two sets of
+    half the length. Only one set is in memory at a time.
 
     Parameters
     ----------
     out
-        File to write, whole or not at all.
+        File to write, completely or not at all.
     model
-        What predicts.
+        The model.
     requests
         Conditions, in the order of the file.
     basal
-        Gives the control cells of a line.
+        Returns the control cells of a line.
     provenance
-        What else to say in ``uns["statetx"]``.
+        Further entries of ``uns["statetx"]``.
     target_sum
-        Of the expression that the model predicts: values above ln(1 + target_sum), which no cell can have,
-        are set to it, counted and said.
+        Target sum of the predicted expression. Values above ln(1 + target_sum), which no cell can
+        have, are set to this bound; their number is logged.
     also
-        Further names of obs columns: ``{name: column that it repeats}``.
+        Additional obs columns: name -> the column that it repeats.
 
     Raises
     ------
     ModelError
-        The model refuses a set or does not know a batch, or predicts values that are not finite.
+        The model refuses a set, does not know a batch, or predicts values that are not finite.
     """
     check_batches(model, requests, model.path)
-    if hasattr(model.predictor, "bounded"):  # moves what would exceed the bound to other cells
+    if hasattr(model.predictor, "bounded"):  # moves the excess above the bound to other cells
         most = largest_log1p(target_sum)
         model = replace(model, predictor=model.predictor.bounded(most))
     n_cells = sum(len(request.controls) for request in requests)
@@ -209,11 +246,11 @@ def write_predictions(
         for request in tqdm(requests, "predict", unit="condition", disable=None, leave=False):
             source = basal(request.line)
             n_sets = -(-len(request.controls) // size)
-            for number, at in enumerate(
+            for number, cells in enumerate(
                 np.array_split(np.arange(len(request.controls)), max(n_sets, 1))
             ):
-                rows = request.controls[at]
-                predicted = _set(model, source.expression(rows), request, request.batches[at])
+                rows = request.controls[cells]
+                predicted = _set(model, source.expression(rows), request, request.batches[cells])
                 span = slice(done, done + len(rows))
                 matrix[span], above = bounded(predicted.cells, target_sum)
                 n_bounded += above
@@ -243,11 +280,12 @@ def write_predictions(
         write_elem(file, "obs", table)
         write_elem(file, "var", pd.DataFrame(index=pd.Index(model.genes, name="gene")))
         about = _about(model) | {"target_sum": target_sum, "values_bounded": n_bounded}
-        said = json.dumps(about | provenance, sort_keys=True, ensure_ascii=False)
-        write_elem(file, "uns", {"statetx": said})
+        text = json.dumps(about | provenance, sort_keys=True, ensure_ascii=False)
+        write_elem(file, "uns", {"statetx": text})
     if n_bounded:
         log.warning(
-            "%s: %d of %d predicted values exceeded ln(1 + %g) = %.4g, which no cell can have, and are set to it",
+            "%s: %d of %d predicted values exceeded ln(1 + %g) = %.4g, which no cell can have, "
+            "and are set to it",
             *(out, n_bounded, n_cells * len(model.genes), target_sum, largest_log1p(target_sum)),
         )
 
@@ -262,7 +300,7 @@ def _set(
             f"predicted cells of ({request.line!r}, {request.perturbation!r}) have shape "
             f"{predicted.cells.shape}, expected {expected}, or are not finite",
             where=model.path,
-            fix="the model diverged in training: lower its learning rate and train again",
+            fix="lower the learning rate of the model, which diverged in training, and train again",
         )
     return predicted
 
@@ -272,7 +310,7 @@ def _labels(names: list[str], repeats: list[int]) -> pd.Categorical:
 
 
 def _about(model: LoadedModel) -> dict[str, Any]:
-    # model.json holds the digests of the weights and genes, so its digest stands for all of them.
+    # model.json contains the digests of weights and genes, so its digest covers all of them.
     return {
         "format": 1,
         "model": file_digest(model.path / "model.json"),

@@ -237,7 +237,7 @@ def test_a_reference_of_other_settings(change, store_dir, wide_plan, made, tmp_p
 BAD = {
     "nan": (lambda p: p.X.__setitem__((3, 2), np.nan), "not finite"),
     "negative": (lambda p: p.X.__setitem__((3, 2), -0.5), "negative"),
-    "gene": (lambda p: p[:, :-1].copy(), r"on one side only: 1 in the store only \('Gene0299'\)"),
+    "gene": (lambda p: p[:, :-1].copy(), r"the genes differ: 1 in the store only \('Gene0299'\)"),
     "counts": (lambda p: p.__setattr__("X", np.rint(p.X)), "not log1p values: all values are whole"),
     "line": (lambda p: p.obs.__setitem__("cell_line", "L02"), "cells of 'L02', not of 'L01'"),
     "missing": (lambda p: p[p.obs["perturbation"] != p.obs["perturbation"].iloc[0]].copy(), "no predicted cells"),
@@ -245,7 +245,7 @@ BAD = {
         lambda p: p.obs.__setitem__("perturbation", p.obs["perturbation"].where(np.arange(len(p)) > 0, "Drugg_9")),
         "does not test",
     ),
-    "count": (lambda p: p[1:].copy(), "real ones are scored"),
+    "count": (lambda p: p[1:].copy(), "real cells are scored"),
     "column": (lambda p: p.obs.__delitem__("perturbation"), "cannot read the predictions"),
 }  # fmt: skip
 

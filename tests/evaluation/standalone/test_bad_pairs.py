@@ -96,18 +96,18 @@ def evaluate(home: Path, pred: ad.AnnData, real: ad.AnnData, **options: Any) -> 
 IN_LINES, EMBEDDED, COUNTS = {"celltype_col": "line"}, {"embed_key": "emb"}, {"scale": "counts"}
 # What is changed of predicted and real cells, options, file at fault, what it says, how to mend.
 PAIRS: dict[str, tuple[Change, Change, dict[str, str], str, str, str]] = {
-    "genes": (other_genes, same, {}, "pred", r"2 \('g0', 'g1'\) real, 2 \('z0', 'z1'\) pred", "bring"),
-    "predicted line": (without("line", "B"), same, IN_LINES, "pred", "prediction lacks 1 of 2 cell lines: 'B'", "--common-only"),
-    "real line": (same, without("line", "B"), IN_LINES, "real", "real cells lack 1 of 2 predicted cell lines: 'B'", "--common-only"),
-    "predicted label": (without("drug", "pA"), same, {}, "pred", "lacks 1 of 5 perturbations of cell line 'all': 'pA'", "--common-only"),
-    "real label": (same, without("drug", "pA"), {}, "real", "cells lack 1 of 5 predicted .*'pA'", "--common-only"),
+    "genes": (other_genes, same, {}, "pred", r"2 \('g0', 'g1'\) only real, 2 \('z0', 'z1'\) only pred", "give the prediction"),
+    "predicted line": (without("line", "B"), same, IN_LINES, "pred", "prediction does not contain 1 of 2 cell lines: 'B'", "--common-only"),
+    "real line": (same, without("line", "B"), IN_LINES, "real", "real cells do not contain 1 of 2 predicted cell lines: 'B'", "--common-only"),
+    "predicted label": (without("drug", "pA"), same, {}, "pred", "does not contain 1 of 5 perturbations of cell line 'all': 'pA'", "--common-only"),
+    "real label": (same, without("drug", "pA"), {}, "real", "cells do not contain 1 of 5 predicted .*'pA'", "--common-only"),
     "real control": (same, without("drug", "ctrl"), {}, "real", "no control cells 'ctrl'", "known: 'g3'"),
     "one line's control": (same, no_control_in_a, IN_LINES, "real", "'ctrl' in cell line 'A'", "known: 'g3'"),
     "nothing but controls": (
-        *(without("drug", "g3", "g7", "pA", "pB", "pC"),) * 2, {}, "pred", "nothing but controls", "ctrl",
+        *(without("drug", "g3", "g7", "pA", "pB", "pC"),) * 2, {}, "pred", "only control cells", "ctrl",
     ),
-    "real counts": (same, lambda _: side(False, "counts"), {}, "real", "not log1p values: all", "say scale counts"),
-    "predicted log1p": (same, lambda _: side(False, "counts"), COUNTS, "pred", "not counts", "say scale log1p"),
+    "real counts": (same, lambda _: side(False, "counts"), {}, "real", "not log1p values: all", "Set scale to counts"),
+    "predicted log1p": (same, lambda _: side(False, "counts"), COUNTS, "pred", "not counts", "Set scale to log1p"),
     "predicted embedding": (no_embedding, same, EMBEDDED, "pred", "no obsm matrix 'emb'", "none"),
     "real embedding": (same, no_embedding, EMBEDDED, "real", "no obsm matrix 'emb'", "none"),
     "short embedding": (short_embedding, same, EMBEDDED, "pred", "5 dimensions", "same model"),
@@ -301,7 +301,7 @@ ROAD: dict[str, tuple[Callable[..., Any], Callable[[Path], None], str]] = {
     "line": (of_another_line, untouched, "cells of 'L2', not of 'L1'"),
     "counts": (as_counts, untouched, "not log1p values: all values are whole"),
     "no X": (same, no_x, "cannot read the predictions"),
-    "short X": (same, short_x, "X is 59 x 40, but there are 60 cells and 40 genes"),
+    "short X": (same, short_x, "X is 59 x 40, but the file has 60 cells and 40 genes"),
     "cut at 10 %": (same, cut(0.1), "cannot read the predictions"),
     "cut at 95 %": (same, cut(0.95), "cannot read the predictions"),
     "missing": (same, Path.unlink, "cannot read the predictions"),
@@ -371,4 +371,4 @@ def test_a_line_with_one_control(monkeypatch, tmp_path: Path) -> None:
     """One without any is refused when the store is packed."""
     with pytest.raises(ResultsError, match="'L1' has fewer than 2 control cells") as caught:
         road(monkeypatch, tmp_path, line_of({"D1": 20, "D2": 20}, controls=1))
-    assert "out of the test set" in (caught.value.fix or "")
+    assert "from the test set" in (caught.value.fix or "")

@@ -72,6 +72,6 @@ def test_no_room_names_the_place(
 
     full = SimpleNamespace(TemporaryFile=Full, gettempdir=lambda: "/tmp")
     monkeypatch.setattr(stored, "tempfile", full)
-    with pytest.raises(ResultsError, match="no room for a copy") as caught:
+    with pytest.raises(ResultsError, match="not enough disk space for a copy") as caught:
         _read(source[0])
     assert "TMPDIR" in (caught.value.fix or "")

@@ -67,7 +67,9 @@ def test_all_missing_perturbations_are_listed(tmp_path: Path) -> None:
     pred = without("drug", "pA", "pB", "g7")(side(True))
     with pytest.raises(DataError) as caught:
         evaluate(tmp_path, pred, side(False))
-    assert "lacks 3 of 5 perturbations of cell line 'all': 'g7', 'pA', 'pB'" in str(caught.value)
+    assert "does not contain 3 of 5 perturbations of cell line 'all': 'g7', 'pA', 'pB'" in str(
+        caught.value
+    )
     assert "did you mean" not in str(caught.value)
     assert "--common-only" in str(caught.value)
     pred = side(True)
@@ -163,7 +165,7 @@ def test_the_column_with_the_right_names_is_proposed(column: str, tmp_path: Path
     pred.var[column] = pd.Categorical(list(pred.var_names))
     pred.var["other"] = "x"
     pred.var_names = [f"ENSG{i:011d}.{i % 5}" for i in range(pred.n_vars)]
-    with pytest.raises(DataError, match="genes are on one side only") as caught:
+    with pytest.raises(DataError, match="the genes of the files differ") as caught:
         evaluate(tmp_path, pred, side(False))
     line = f"adata.var_names = adata.var['{column}'].astype(str).to_numpy()"
     assert (

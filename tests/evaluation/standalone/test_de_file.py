@@ -143,11 +143,14 @@ def test_several_lines_need_a_column(files: Path) -> None:
 
 
 BAD = {
-    "other labels": (lambda t: t.replace({"target": {"g3": "TP53"}}), "target 'TP53' is no pert"),
-    "control": (lambda t: t.replace({"target": {"g3": "ctrl"}}), "target 'ctrl' is no pert"),
+    "other labels": (
+        lambda t: t.replace({"target": {"g3": "TP53"}}),
+        "target 'TP53' is not a pert",
+    ),
+    "control": (lambda t: t.replace({"target": {"g3": "ctrl"}}), "target 'ctrl' is not a pert"),
     "fewer labels": (lambda t: t[t["target"] != "pB"], "no row for perturbation 'pB'"),
-    "other genes": (lambda t: t.replace({"feature": {"g3": "MYC"}}), "feature 'MYC' is no gene"),
-    "twice": (lambda t: pd.concat([t, t.iloc[[4]]]), "target 'g3', feature 'g4' stands twice"),
+    "other genes": (lambda t: t.replace({"feature": {"g3": "MYC"}}), "feature 'MYC' is not a gene"),
+    "twice": (lambda t: pd.concat([t, t.iloc[[4]]]), "target 'g3', feature 'g4' occurs twice"),
     "column": (lambda t: t.drop(columns="fdr"), "no column 'fdr'"),
     "text": (lambda t: t.assign(p_value="small"), "a row cannot be read"),
     "nothing": (lambda t: t.iloc[:0], "no row for perturbation 'g3'"),

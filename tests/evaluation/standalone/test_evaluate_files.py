@@ -130,7 +130,7 @@ def test_genes_are_put_in_order_by_name(files, kind, caplog) -> None:
     data(True, kind=kind)[:, np.random.default_rng(0).permutation(30)].copy().write_h5ad(files[0])
     with caplog.at_level(logging.INFO, logger="statetx"):
         got = run(files)["all"]
-    assert "genes put into the order" in caplog.text
+    assert "genes are put into the order" in caplog.text
     for column, values in expected.columns.items():
         assert got.columns[column] == pytest.approx(values, abs=1e-9, nan_ok=True), column
 
@@ -216,7 +216,7 @@ def test_control_aliases(files) -> None:
     renamed.write_h5ad(pred)
     result = evaluate_files(pred, real, "drug", ["ctrl", "vehicle"], out=out)
     assert result["all"].labels == ["g3", "g7", "pA", "pB", "pC"]
-    with pytest.raises(DataError, match=r"real cells lack 1 of 6 .*'vehicle'"):
+    with pytest.raises(DataError, match=r"real cells do not contain 1 of 6 .*'vehicle'"):
         run(files)
 
 
@@ -242,10 +242,16 @@ BAD = {
     "negative": (lambda a: set_x(a, -1), "negative"),
     "large": (lambda a: set_x(a, 20), "not log1p values: the largest is 20"),
     "counts": (lambda a: data(True, "counts"), "not log1p values: all values are whole"),
-    "gene": (lambda a: a[:, 1:].copy(), r"on one side only: 1 \('g0'\) real"),
+    "gene": (lambda a: a[:, 1:].copy(), r"the genes of the files differ: 1 \('g0'\) only real"),
     "twice": (twice, "more than once: 'g0'"),
-    "missing": (lambda a: a[a.obs["drug"] != "pA"].copy(), "lacks 1 of 5 perturbations .*: 'pA'"),
-    "unknown": (lambda a: set_label(a, "pAA"), "real cells lack 1 of 6 predicted .*: 'pAA'"),
+    "missing": (
+        lambda a: a[a.obs["drug"] != "pA"].copy(),
+        "does not contain 1 of 5 perturbations .*: 'pA'",
+    ),
+    "unknown": (
+        lambda a: set_label(a, "pAA"),
+        "real cells do not contain 1 of 6 predicted .*: 'pAA'",
+    ),
     "unlabelled": (lambda a: set_label(a, None), "no label in 1 of 182"),
     "column": (lambda a: ad.AnnData(a.X, var=a.var), "obs has no column 'drug'"),
 }

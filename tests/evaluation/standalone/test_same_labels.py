@@ -55,7 +55,7 @@ def test_other_spellings_give_the_same_tables(
     assert sorted(other["perturbation"]) == sorted(REAL[1:])
     for name in ("results.csv", "agg_results.csv"):
         assert (tmp_path / "b/out" / name).read_text() == (tmp_path / "a/out" / name).read_text()
-    said = [text for text in caplog.messages if "in another spelling" in text]
+    said = [text for text in caplog.messages if "have a different spelling" in text]
     assert len(said) == 1
     assert f"{len(REAL)} labels" in said[0]
 
@@ -88,7 +88,8 @@ def test_lines_are_matched_too(tmp_path: Path) -> None:
 
 def test_an_unknown_label_is_still_an_error(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match="the prediction lacks 1 of 2 perturbations of cell line 'all': 'Café'"
+        DataError,
+        match="the prediction does not contain 1 of 2 perturbations of cell line 'all': 'Café'",
     ) as caught:
         scored(tmp_path, ["ctrl", "Caf\u00e9", "B"], ["ctrl", "Cafe", "B"])
     assert "did you mean" in str(caught.value)

@@ -1,0 +1,1 @@
+"""Columns, tables and commands of cell-eval, reproduced."""

@@ -1,4 +1,4 @@
-"""cell-eval's ``score``: an aggregate table as a share of the way from a baseline's to perfect."""
+"""Score an aggregate table against a baseline's (0) and perfect values (1), as cell-eval does."""
 
 from __future__ import annotations
 
@@ -28,58 +28,62 @@ def score_against(
     out: str | Path | None = None,
     statistic: str = "mean",
 ) -> pd.DataFrame:
-    """Score an ``agg_results.csv`` against a baseline's.
+    """Score an ``agg_results.csv`` against that of a baseline, like cell-eval's ``score``.
 
-    A metric whose best is 0 scores 1 - user / baseline, one whose best is 1 scores
-    (user - baseline) / (1 - baseline). As in cell-eval, what is undefined or worse than the
-    baseline scores 0 and nothing is clipped above; counts of genes have no score.
+    A metric whose best value is 0 scores 1 - user / baseline. A metric whose best value is 1 scores
+    (user - baseline) / (1 - baseline). As in cell-eval, a metric that is undefined or worse than
+    the baseline scores 0, and scores above 1 are not clipped. Counts of genes have no score.
 
     Parameters
     ----------
     user, baseline
-        The aggregate tables, ours or cell-eval's, with the same columns.
+        Aggregate tables, ours or cell-eval's, with the same columns.
     out
-        CSV to write.
+        CSV file to write; None: write no file.
     statistic
         The row that is compared.
 
     Returns
     -------
-    ``metric`` and ``from_baseline``: errors first, then the others, each in the order of the
-    columns; the last row, ``avg_score``, is their mean.
+    pandas.DataFrame
+        Columns ``metric`` and ``from_baseline``: errors first, then the other metrics, each in the
+        order of the columns. The last row, ``avg_score``, is their mean.
 
     Raises
     ------
     DataError
-        A file is no aggregate table, the columns differ, the row is missing, or nothing is left
-        to score.
+        A file is not an aggregate table, the columns differ, the row is missing, or no column can
+        be scored.
     """
-    own, other = (_Aggregate(Path(path)) for path in (user, baseline))
-    if own.columns != other.columns:
-        alone = [
-            [x for x in a.columns if x not in b.columns] for a, b in ((own, other), (other, own))
+    scored, base = (_Aggregate(Path(path)) for path in (user, baseline))
+    if scored.columns != base.columns:
+        only = [
+            [x for x in a.columns if x not in b.columns]
+            for a, b in ((scored, base), (base, scored))
         ]
-        told = [
-            f"{', '.join(map(repr, names))} only in {side.path}"
-            for names, side in zip(alone, (own, other), strict=True)
+        differences = [
+            f"{', '.join(map(repr, names))} only in {table.path}"
+            for names, table in zip(only, (scored, base), strict=True)
             if names
         ]
         raise DataError(
-            "the columns differ: " + ("; ".join(told) or "they stand in another order"),
-            where=f"{own.path} against {other.path}",
+            "the columns differ: " + ("; ".join(differences) or "their order differs"),
+            where=f"{scored.path} against {base.path}",
             fix="score both predictions with the same profile and the same skipped metrics",
         )
-    for name in own.columns:
+    for name in scored.columns:
         if name not in (*PROFILES["full"], *WITHOUT_BEST):
-            log.warning("column %s is no metric of cell-eval: it has no score", name)
-    metrics = [x for x in own.columns if x in PROFILES["full"] and x not in WITHOUT_BEST]
+            log.warning("column %s is not a metric of cell-eval: it gets no score", name)
+    metrics = [x for x in scored.columns if x in PROFILES["full"] and x not in WITHOUT_BEST]
     if not metrics:
         raise DataError(
-            "no column can be scored", where=own.path, fix=f"known: {', '.join(PROFILES['full'])}"
+            "no column can be scored",
+            where=scored.path,
+            fix=f"known: {', '.join(PROFILES['full'])}",
         )
     errors = [name for name in metrics if name in BEST_IS_ZERO]
     others = [name for name in metrics if name not in BEST_IS_ZERO]
-    values, reference = own.row(statistic), other.row(statistic)
+    values, reference = scored.row(statistic), base.row(statistic)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = [1.0 - values[name] / reference[name] for name in errors]
         shares += [(values[name] - reference[name]) / (1.0 - reference[name]) for name in others]
@@ -92,7 +96,7 @@ def score_against(
 
 
 class _Aggregate:
-    """An ``agg_results.csv``."""
+    """An aggregate table, as ``agg_results.csv`` holds it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,7 +107,8 @@ class _Aggregate:
             raise DataError(
                 "no column 'statistic'",
                 where=path,
-                fix="this is the table of perturbations: give agg_results.csv beside it"
+                fix="this is the table of perturbations: give the agg_results.csv of the same "
+                "directory"
                 if per_label
                 else f"an aggregate table has the rows {', '.join(STATISTICS)}",
             )
@@ -112,7 +117,18 @@ class _Aggregate:
         self._rows = dict(zip(table["statistic"], rows, strict=False))
 
     def row(self, statistic: str) -> dict[str, np.float64]:
-        """Values of a row; an empty cell is NaN."""
+        """Return the values of a row; an empty cell is NaN.
+
+        Parameters
+        ----------
+        statistic
+            Name of the row.
+
+        Raises
+        ------
+        DataError
+            The row is missing or does not have one number per column.
+        """
         if statistic not in self._rows:
             raise DataError(
                 f"no row {statistic!r}",
@@ -127,5 +143,6 @@ class _Aggregate:
             }
         except ValueError as error:
             raise DataError(
-                f"not one number per column: {error}", where=f"{self.path}, row {statistic!r}"
+                f"the row does not have one number per column: {error}",
+                where=f"{self.path}, row {statistic!r}",
             ) from error

@@ -1,8 +1,8 @@
-"""Do the predictions fall into the same groups of perturbations as the real cells?
+"""Agreement of clusters of predicted mean profiles with those of real ones.
 
-cell-eval's ``clustering_agreement``, on the graph and with the clustering that scanpy makes there:
-15 nearest neighbours of every mean profile, UMAP's weights, igraph's Leiden. Both packages are
-optional (extra ``clustering``).
+This is ``clustering_agreement`` of cell-eval, with the graph and the clustering that scanpy makes
+there: 15 nearest neighbours of each mean profile, weights of UMAP, Leiden of igraph. The packages
+of UMAP and igraph are optional (extra ``clustering``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 PACKAGES = {"igraph": "igraph", "umap": "umap-learn"}
-"""Modules that are imported, and the packages that bring them."""
+"""Imported module -> package that contains it."""
 
 NEIGHBOURS = 15
 REAL_RESOLUTION = 1.0
@@ -24,7 +24,7 @@ PRED_RESOLUTIONS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0)
 
 
 def why_absent() -> str | None:
-    """Say what the metric lacks here; None: nothing."""
+    """Return why the metric cannot be computed (missing packages), or None if it can."""
     missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
     if not missing:
         return None
@@ -32,10 +32,11 @@ def why_absent() -> str | None:
 
 
 def clustering_agreement(real: np.ndarray, pred: np.ndarray) -> float:
-    """Best adjusted mutual information of the real clusters with predicted ones; at least 0.
+    """Return the best adjusted mutual information of real clusters with predicted ones.
 
-    The real profiles are clustered at resolution 1, the predicted ones at seven, and the best of
-    them counts. With few perturbations Leiden returns one cluster, and the value is 0 or 1.
+    The real profiles are clustered at resolution 1, the predicted ones at seven resolutions, and
+    the best of these counts. With few perturbations Leiden returns one cluster, and the value is 0
+    or 1.
 
     Parameters
     ----------
@@ -44,20 +45,24 @@ def clustering_agreement(real: np.ndarray, pred: np.ndarray) -> float:
 
     Returns
     -------
-    NaN for fewer than 3 perturbations, of which there is no such graph.
+    float
+        At least 0; NaN for fewer than 3 perturbations, for which such a graph cannot be made.
     """
     if len(real) < 3:
         return float("nan")
     from sklearn.metrics import adjusted_mutual_info_score
 
-    truth = _clusters(_graph(real), REAL_RESOLUTION)
+    real_clusters = _clusters(_graph(real), REAL_RESOLUTION)
     graph = _graph(pred)
-    found = [_clusters(graph, resolution) for resolution in PRED_RESOLUTIONS]
-    return max(0.0, *(float(adjusted_mutual_info_score(truth, own)) for own in found))
+    pred_clusters = [_clusters(graph, resolution) for resolution in PRED_RESOLUTIONS]
+    return max(
+        0.0,
+        *(float(adjusted_mutual_info_score(real_clusters, clusters)) for clusters in pred_clusters),
+    )
 
 
 def _graph(profiles: np.ndarray) -> Any:
-    """Neighbour graph of profiles [P, G] with UMAP's weights: an igraph graph."""
+    """Return the neighbour graph of profiles [P, G] with weights of UMAP, as an igraph graph."""
     import igraph
 
     with warnings.catch_warnings():
@@ -69,7 +74,8 @@ def _graph(profiles: np.ndarray) -> Any:
     k = min(NEIGHBOURS, n - 1)
     search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(profiles)
     distances, indices = search.kneighbors(profiles)
-    # Rounding leaves 1e-7 between a point and itself, which UMAP would take for its nearest neighbour.
+    # Rounding leaves a distance of 1e-7 between a point and itself. UMAP would take the point for
+    # its own nearest neighbour.
     distances[indices == np.arange(n)[:, None]] = 0.0
     weights, *_ = fuzzy_simplicial_set(
         sparse.coo_matrix((n, 1)),
@@ -81,7 +87,7 @@ def _graph(profiles: np.ndarray) -> Any:
         set_op_mix_ratio=1.0,
         local_connectivity=1.0,
     )
-    # Every edge stands twice, once per direction, as in the graph that scanpy gives to Leiden.
+    # Each edge occurs twice, once per direction, as in the graph that scanpy passes to Leiden.
     table = weights.tocsr()
     rows, columns = table.nonzero()
     graph = igraph.Graph(n=n, edges=list(zip(rows.tolist(), columns.tolist(), strict=True)))
@@ -90,7 +96,7 @@ def _graph(profiles: np.ndarray) -> Any:
 
 
 class _Seeded:
-    """Random numbers for igraph, which asks for the methods of Python's ``random``."""
+    """Random numbers with those methods of Python's ``random`` that igraph calls."""
 
     def __init__(self) -> None:
         state = np.random.RandomState(0)  # the generator that scanpy seeds
@@ -111,9 +117,9 @@ def _clusters(graph: Any, resolution: float) -> list[int]:
 
     igraph.set_random_number_generator(_Seeded())
     try:
-        found = graph.community_leiden(
+        clusters = graph.community_leiden(
             objective_function="modularity", weights="weight", resolution=resolution, n_iterations=2
         )
     finally:
         igraph.set_random_number_generator(random)
-    return list(found.membership)
+    return list(clusters.membership)

@@ -1,14 +1,21 @@
-"""cell-eval's columns, value for value (release 0.8).
+"""Columns of cell-eval (release 0.8), with the same values.
 
-Kept as they are there, flaws included, so that numbers can be compared with published ones: each
-side subtracts its own control, both ranked lists are cut, thresholds are float32, an undefined
-value is NaN where it poisons a mean and empty where it is skipped. Our own scores, without these
-flaws, are in `statetx.evaluation.scores.conditions`.
+The columns keep the flaws of cell-eval, so that numbers can be compared with published ones:
 
-Three deliberate differences: ties of |log2 fold change| keep gene order (there: unstable); a
-predicted delta that is rounding noise (norm <= 1e-9 of the profile's) has no correlation (there:
-an arbitrary one between -0.3 and 0.1); energy distances that are equal but for rounding have none
-either (there: 0.45 for a prediction that is one profile for all labels).
+- Real and predicted deltas each subtract the control of their own file.
+- Both ranked lists are cut.
+- Thresholds are float32.
+- An undefined value is NaN where it makes the mean NaN, and empty where it is skipped.
+
+Our scores in `statetx.evaluation.scores.conditions` do not have these flaws.
+
+Three differences are deliberate:
+
+- Ties of |log2 fold change| keep gene order (cell-eval: unstable order).
+- A predicted delta that is rounding noise (norm <= 1e-9 of that of the profile) has no correlation
+  (cell-eval: an arbitrary one between -0.3 and 0.1).
+- Energy distances that are equal except for rounding have no correlation (cell-eval: 0.45 for a
+  prediction of the same profile for all labels).
 """
 
 from __future__ import annotations
@@ -30,32 +37,34 @@ from statetx.evaluation.scores.differential_expression import DETable
 log = logging.getLogger(__name__)
 
 NO_EFFECT = 1e-9
-"""A delta shorter than this share of its profile is rounding noise: sums over 2,000 genes in
-float64 leave about 1e-16."""
+"""A delta shorter than this share of its profile is rounding noise. float64 sums over 2,000 genes
+leave about 1e-16."""
 
 NO_SPREAD = 1e-6
-"""Numbers whose range is this share of their size are equal: float32 distances carry 1e-7."""
+"""Numbers count as equal up to a range of this share of the largest. The error of float32 distances
+is 1e-7."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """Both sides of one comparison.
+    """Real and predicted profiles of one comparison.
 
     Attributes
     ----------
     labels, genes
-        The P perturbations (sorted, no control) and the G genes.
+        The P perturbations (sorted, without control) and the G genes.
     real, pred
         float64 [P, G], mean profiles.
     real_control, pred_control
-        float64 [G], mean profile of each side's own control.
+        float64 [G], mean profile of the control cells that belong to `real` and to `pred`.
     real_de, pred_de
-        Differential expression of each side against its own control, rows as `labels`, computed
-        or supplied; None where the profile needs none.
+        Differential expression of real and of predicted cells, each against these control cells;
+        rows as `labels`. It may be computed or supplied; None if no column needs it.
     real_energy, pred_energy
-        float64 [P], energy distance (V) of each label from its own side's control; None as above.
+        float64 [P], energy distance (V) of real and of predicted cells from these control cells;
+        None if no column needs it.
     real_embedded, pred_embedded
-        float64 [P, D], deltas in an embedding for discrimination l2 and cosine, or None.
+        float64 [P, D], deltas in an embedding for discrimination l2 and cosine; None: gene space.
     """
 
     labels: list[str]
@@ -73,22 +82,28 @@ class Panel:
 
     @property
     def real_delta(self) -> np.ndarray:
-        """float64 [P, G], profiles minus control, real side."""
+        """Real profiles minus their control, float64 [P, G]."""
         return self.real - self.real_control
 
     @property
     def pred_delta(self) -> np.ndarray:
-        """float64 [P, G], profiles minus control, predicted side."""
+        """Predicted profiles minus their control, float64 [P, G]."""
         return self.pred - self.pred_control
 
     @cached_property
     def tests(self) -> tuple[Tests, Tests]:
-        """Differential expression of both sides."""
+        """Tests of the real and of the predicted cells.
+
+        Raises
+        ------
+        ValueError
+            The panel does not contain differential expression.
+        """
         if self.real_de is None or self.pred_de is None:
             raise ValueError("this metric needs differential expression")
         real, pred = (
-            Tests.from_table(side) if isinstance(side, DETable) else side
-            for side in (self.real_de, self.pred_de)
+            Tests.from_table(tests) if isinstance(tests, DETable) else tests
+            for tests in (self.real_de, self.pred_de)
         )
         return real, pred
 
@@ -117,21 +132,21 @@ def _discrimination(panel: Panel, kind: str) -> Column:
         real, pred, position = panel.real_embedded, panel.pred_embedded, {}
     n, values = len(panel.labels), []
     for row, label in enumerate(panel.labels):
-        sides = pred[row : row + 1], real
+        deltas = pred[row : row + 1], real
         if label in position:
-            own = position[label]
-            sides = np.delete(sides[0], own, axis=1), np.delete(sides[1], own, axis=1)
-        line = distances_between(*sides, kind)[0]
-        values.append(1.0 - int((line < line[row]).sum()) / n)
+            gene = position[label]
+            deltas = np.delete(deltas[0], gene, axis=1), np.delete(deltas[1], gene, axis=1)
+        distances = distances_between(*deltas, kind)[0]
+        values.append(1.0 - int((distances < distances[row]).sum()) / n)
     return list(values)
 
 
 def _pearson_energy(panel: Panel) -> Column:
     if panel.real_energy is None or panel.pred_energy is None:
         raise ValueError("this metric needs energy distances")
-    sides = panel.real_energy, panel.pred_energy
-    silent = any(np.ptp(side) <= NO_SPREAD * np.abs(side).max() for side in sides)
-    return [float("nan") if silent else pearson(*sides)] * len(panel.labels)
+    energies = panel.real_energy, panel.pred_energy
+    silent = any(np.ptp(values) <= NO_SPREAD * np.abs(values).max() for values in energies)
+    return [float("nan") if silent else pearson(*energies)] * len(panel.labels)
 
 
 def _clustering(panel: Panel) -> Column:
@@ -150,7 +165,7 @@ PROFILE_COLUMNS: dict[str, Callable[[Panel], Column]] = {
     "pearson_edistance": _pearson_energy,
     "clustering_agreement": _clustering,
 }
-"""Columns that do not need differential expression, in cell-eval's order."""
+"""Column without differential expression -> its function, in the order of cell-eval."""
 
 PROFILES: dict[str, list[str]] = {
     "full": [*DE_COLUMNS, *PROFILE_COLUMNS],
@@ -163,22 +178,22 @@ PROFILES: dict[str, list[str]] = {
     "vcc": ["overlap_at_N", "mae", "discrimination_score_l1"],
     "pds": ["discrimination_score_l1"],
 }
-"""Columns of each profile, in the order of the file."""
+"""Profile -> its columns, in the order of the file."""
 
 
 REGISTERED = {"de_nsig_counts": ["de_nsig_counts_real", "de_nsig_counts_pred"]}
-"""Metrics of cell-eval's registry that are not columns of the same name."""
+"""Metric of cell-eval's registry -> its columns, where their names differ."""
 
 
 def columns(profile: str, skip: Sequence[str] = ()) -> list[str]:
-    """The columns of a profile that can be computed here, in order.
+    """Return the columns of a profile that can be computed with the installed packages, in order.
 
     Parameters
     ----------
     profile
-        Its name.
+        Name of the profile.
     skip
-        Metrics to leave out, by the names of cell-eval's registry.
+        Metrics to leave out, by their names in cell-eval's registry.
 
     Raises
     ------
@@ -200,12 +215,12 @@ def columns(profile: str, skip: Sequence[str] = ()) -> list[str]:
 
 
 def needs_de(columns: Sequence[str]) -> bool:
-    """Whether columns need differential expression."""
+    """Return whether any of the columns needs differential expression."""
     return any(name in DE_COLUMNS for name in columns)
 
 
 def needs_energy(columns: Sequence[str]) -> bool:
-    """Whether columns need energy distances."""
+    """Return whether any of the columns needs energy distances."""
     return "pearson_edistance" in columns
 
 
@@ -215,9 +230,9 @@ def evaluate(panel: Panel, columns: Sequence[str]) -> dict[str, Column]:
     Parameters
     ----------
     panel
-        Both sides.
+        Real and predicted profiles.
     columns
-        Their names.
+        Names of the columns.
     """
     return {
         name: DE_COLUMNS[name](*panel.tests) if name in DE_COLUMNS else PROFILE_COLUMNS[name](panel)
@@ -226,7 +241,15 @@ def evaluate(panel: Panel, columns: Sequence[str]) -> dict[str, Column]:
 
 
 def say_absent(profile: str, skip: Sequence[str] = ()) -> None:
-    """Tell which columns of a profile cannot be computed here, and why."""
+    """Log which columns of a profile cannot be computed, and why.
+
+    Parameters
+    ----------
+    profile
+        Name of the profile.
+    skip
+        Metrics that are left out anyway.
+    """
     wanted = "clustering_agreement" in PROFILES[profile] and "clustering_agreement" not in skip
     if wanted and (reason := why_absent()):
         log.info("column clustering_agreement is left out: %s", reason)

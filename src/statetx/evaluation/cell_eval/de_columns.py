@@ -1,4 +1,4 @@
-"""cell-eval's columns of differential expression, from the tests of both sides."""
+"""Columns of cell-eval that compare real with predicted differential expression."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from statetx.evaluation.numerics.correlation import ranks, spearman
 from statetx.evaluation.scores.differential_expression import ALPHA, DETable
 
 Column = list[float | None]
-"""One value per label; None = no value (empty in the file), NaN = undefined."""
+"""One value per label. None: no value (empty in the file); NaN: undefined."""
 
 
 @dataclass(frozen=True)
 class Tests:
-    """What the columns see of one side's differential expression: float32, as cell-eval casts it.
+    """Differential expression of real or of predicted cells, in float32 as in cell-eval.
 
     Attributes
     ----------
@@ -26,10 +26,10 @@ class Tests:
     size
         float32 [P, G], by which genes are ranked.
     fdr
-        float32 [P, G]; NaN where it is unknown, which is never significant.
+        float32 [P, G]; NaN if unknown, which is never significant.
     tested, has_fold
-        bool [P, G], whether there is such a test, and a fold change in it: supplied tables may lack
-        rows and leave cells empty, which is something else than NaN.
+        bool [P, G], whether the table has this test, and whether the test has a fold change.
+        Supplied tables may not contain all rows and may have empty cells, which differ from NaN.
     """
 
     log2_fold_change: np.ndarray
@@ -40,27 +40,37 @@ class Tests:
 
     @classmethod
     def from_table(cls, table: DETable) -> Tests:
-        """Tests of a table that has all of them."""
+        """Convert a table that contains all tests.
+
+        Parameters
+        ----------
+        table
+            Computed differential expression.
+        """
         fold = table.log2_fold_change.astype(np.float32)
         every = np.ones(fold.shape, dtype=bool)
         return cls(fold, np.abs(fold), table.fdr.astype(np.float32), every, every)
 
     @property
     def significant(self) -> np.ndarray:
-        """Bool [P, G], fdr < 0.05 in float32."""
+        """Whether fdr < 0.05 in float32: bool [P, G]."""
         return self.fdr < ALPHA
 
     def __len__(self) -> int:
+        """Return the number of perturbations."""
         return len(self.fdr)
 
 
 def _places(values: np.ndarray) -> np.ndarray:
-    """Place of every value among the distinct ones, ascending; NaN is one value, the largest."""
+    """Return the place of each value among the distinct values, ascending; NaN is the largest."""
     return np.unique(values, return_inverse=True)[1]
 
 
 def _ranked(tests: Tests) -> list[np.ndarray]:
-    """Per label the significant genes, largest |log2 fold change| first, ties in gene order."""
+    """Return the significant genes of each label, largest |log2 fold change| first.
+
+    Ties keep gene order.
+    """
     significant = tests.significant
     out = []
     for row in range(len(tests)):
@@ -71,10 +81,10 @@ def _ranked(tests: Tests) -> list[np.ndarray]:
 
 def _overlaps(real: Tests, pred: Tests, k: int | None, by_pred: bool) -> Column:
     out: Column = []
-    for ours, theirs in zip(_ranked(real), _ranked(pred), strict=True):
-        longest = len(theirs) if by_pred else len(ours)
+    for real_genes, pred_genes in zip(_ranked(real), _ranked(pred), strict=True):
+        longest = len(pred_genes) if by_pred else len(real_genes)
         top = longest if k is None else min(k, longest)
-        shared = len(np.intersect1d(ours[:top], theirs[:top]))
+        shared = len(np.intersect1d(real_genes[:top], pred_genes[:top]))
         out.append(shared / top if top else 0.0)
     return out
 
@@ -90,14 +100,17 @@ def _spearman_counts(real: Tests, pred: Tests) -> Column:
 
 
 def _over(chosen: np.ndarray, value: Callable[[int, np.ndarray], float]) -> Column:
-    """`value` of (row, chosen genes of the row), None where there are none."""
+    """Return value(row, chosen genes of the row) for each row; None if it has no such genes."""
     genes = [np.flatnonzero(row) for row in chosen]
-    return [value(row, own) if len(own) else None for row, own in enumerate(genes)]
+    return [
+        value(row, chosen_genes) if len(chosen_genes) else None
+        for row, chosen_genes in enumerate(genes)
+    ]
 
 
 def _direction_match(real: Tests, pred: Tests) -> Column:
     def value(row: int, genes: np.ndarray) -> float:
-        a, b = (np.sign(side.log2_fold_change[row, genes]) for side in (real, pred))
+        a, b = (np.sign(tests.log2_fold_change[row, genes]) for tests in (real, pred))
         return float(((a == b) | (np.isnan(a) & np.isnan(b))).mean())
 
     return _over(real.significant & real.has_fold & pred.has_fold, value)
@@ -108,8 +121,8 @@ def _spearman_folds(real: Tests, pred: Tests) -> Column:
 
     def value(row: int, genes: np.ndarray) -> float:
         known = genes[real.has_fold[row, genes]]
-        sides = (_places(x[row, known]) for x in (real.log2_fold_change, predicted))
-        return spearman(*sides)
+        ranked = (_places(x[row, known]) for x in (real.log2_fold_change, predicted))
+        return spearman(*ranked)
 
     return _over(real.significant, value)
 
@@ -121,7 +134,7 @@ def _recall(real: Tests, pred: Tests) -> Column:
 
 def _curves(real: Tests, pred: Tests, value: Callable[[np.ndarray, np.ndarray], float]) -> Column:
     unknown = ~pred.tested | np.isnan(pred.fdr)
-    # In float32 on purpose: neighbouring q-values may tie, and everything below 1e-10 does.
+    # float32 as in cell-eval: close q-values may tie, and all values below 1e-10 do.
     fdr = np.clip(np.where(unknown, np.float32(1), pred.fdr), np.float32(1e-10), np.float32(1))
     score = -np.log10(fdr)
     out: Column = []
@@ -133,7 +146,15 @@ def _curves(real: Tests, pred: Tests, value: Callable[[np.ndarray, np.ndarray], 
 
 
 def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
-    """Sum over distinct thresholds, descending, of (recall step) x precision."""
+    """Return the average precision: the sum of (recall step) x precision over distinct thresholds.
+
+    Parameters
+    ----------
+    positive
+        bool [n], at least one True.
+    score
+        [n]; larger values should be positive.
+    """
     order = np.argsort(-score, kind="stable")
     hits = np.cumsum(positive[order])
     last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
@@ -142,7 +163,15 @@ def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
 
 
 def area_under_roc(positive: np.ndarray, score: np.ndarray) -> float:
-    """Share of (positive, negative) pairs in the right order, ties one half."""
+    """Return the share of (positive, negative) pairs in the right order; ties count one half.
+
+    Parameters
+    ----------
+    positive
+        bool [n], both values present.
+    score
+        [n]; larger values should be positive.
+    """
     n_positive = int(positive.sum())
     rank_sum = ranks(score)[positive].sum()
     negatives = len(positive) - n_positive
@@ -167,4 +196,5 @@ DE_COLUMNS: dict[str, Callable[[Tests, Tests], Column]] = {
     "pr_auc": lambda real, pred: _curves(real, pred, average_precision),
     "roc_auc": lambda real, pred: _curves(real, pred, area_under_roc),
 }
-"""Columns that need differential expression, in cell-eval's order, from real and predicted tests."""
+"""Column of differential expression -> its function of real and predicted tests, in cell-eval's
+order."""

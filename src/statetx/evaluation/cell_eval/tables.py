@@ -1,4 +1,4 @@
-"""cell-eval's files: one row per perturbation, the statistics of each column, ceiling, score."""
+"""Files in the format of cell-eval: values per perturbation, statistics, ceiling and score."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ STATISTICS = ("count", "null_count", "mean", "std", "min", "25%", "50%", "75%", 
 
 
 def describe(column: Column) -> dict[str, float | None]:
-    """The statistics of one column, as polars' ``describe`` gives them.
+    """Return the statistics of one column, as ``describe`` of polars returns them.
 
-    An empty value is skipped, a NaN is counted and makes mean and std NaN; quartiles are the
-    nearest element of the ascending values, NaN last; std has n - 1.
+    Empty values are skipped. A NaN is counted and makes mean and std NaN. Quartiles are the nearest
+    element of the ascending values, with NaN last. std divides by n - 1.
+
+    Parameters
+    ----------
+    column
+        Values of the column.
+
+    Returns
+    -------
+    dict
+        One value per name in `STATISTICS`; None: no value.
     """
     present = [value for value in column if value is not None]
     n = len(present)
@@ -53,7 +63,17 @@ def _write(path: Path, header: list[str], rows: list[list[float | str | None]]) 
 
 
 def write_results(labels: Sequence[str], columns: dict[str, Column], path: Path) -> None:
-    """Write ``results.csv``: `labels` and one value of every column for each."""
+    """Write ``results.csv``: one row per label, one value per column.
+
+    Parameters
+    ----------
+    labels
+        Perturbations.
+    columns
+        Name -> values, one per label.
+    path
+        CSV file.
+    """
     rows: list[list[float | str | None]] = [
         [label, *(column[row] for column in columns.values())] for row, label in enumerate(labels)
     ]
@@ -61,7 +81,15 @@ def write_results(labels: Sequence[str], columns: dict[str, Column], path: Path)
 
 
 def write_aggregate(columns: dict[str, Column], path: Path) -> None:
-    """Write ``agg_results.csv``: nine statistics of every column."""
+    """Write ``agg_results.csv``: nine statistics per column.
+
+    Parameters
+    ----------
+    columns
+        Name -> values.
+    path
+        CSV file.
+    """
     described = {name: describe(column) for name, column in columns.items()}
     rows: list[list[float | str | None]] = [
         [statistic, *(described[name][statistic] for name in columns)] for statistic in STATISTICS
@@ -70,12 +98,28 @@ def write_aggregate(columns: dict[str, Column], path: Path) -> None:
 
 
 def write_ceiling(values: dict[str, float], path: Path) -> None:
-    """Write ``agg_ceiling_results.csv``: one value of every column."""
+    """Write ``agg_ceiling_results.csv``: one value per column.
+
+    Parameters
+    ----------
+    values
+        Name -> value.
+    path
+        CSV file.
+    """
     _write(path, [*values], [[*values.values()]])
 
 
 def write_score(names: Sequence[str], values: Sequence[float], path: Path) -> None:
-    """Write what `score` gives: one row per metric."""
+    """Write the result of `baseline_score.score_against`: one row per metric.
+
+    Parameters
+    ----------
+    names, values
+        Metrics and their scores.
+    path
+        CSV file.
+    """
     rows: list[list[float | str | None]] = [
         [name, value] for name, value in zip(names, values, strict=True)
     ]

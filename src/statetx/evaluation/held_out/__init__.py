@@ -1,0 +1,1 @@
+"""References and scores of held-out cell lines of a plan."""

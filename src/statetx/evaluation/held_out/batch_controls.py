@@ -1,8 +1,9 @@
-"""The controls that a condition's cells are tested against: those of its own batches.
+"""Choose the controls that the cells of a condition are tested against: those of its batches.
 
-A condition often lies on one plate. Tested against controls of all plates, its significant genes
-are also the plate's, and control cells of that plate move them the right way: on simulated plates
-doing nothing then moved 0.76 of the significant genes the right way instead of 0.5.
+A condition often lies on one plate. If it is tested against controls of all plates, genes that
+differ between plates are significant too, and control cells of that plate change them in the right
+direction. On simulated plates, unchanged control cells then had the right direction for 0.76 of the
+significant genes instead of 0.5.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ KEPT = 16
 
 
 class BatchControls:
-    """Control cells of one line, sorted once for every set of batches that conditions lie in.
+    """Control cells of one line, sorted once for each set of batches that conditions lie in.
 
     Parameters
     ----------
-    scene
+    held_out
         The line.
     among
-        Control rows to choose from; all of the line by default. Batches are chosen on the whole
-        line, so that halves of the controls stand for the same batches.
+        Control rows to choose from; None: all controls of the line. Which batches have enough
+        controls is decided on the whole line, so that both halves of its controls use the same
+        batches.
     """
 
     def __init__(self, held_out: HeldOutLine, among: np.ndarray | None = None) -> None:
@@ -36,13 +38,13 @@ class BatchControls:
         self._sorted = lru_cache(maxsize=KEPT)(self._sort)
 
     def batches(self, cells: np.ndarray) -> tuple[str, ...]:
-        """Batches whose controls serve, sorted; empty: all the line's controls.
+        """Return the batches whose controls are used, sorted; empty: all controls of the line.
 
         Parameters
         ----------
         cells
-            Batch of each real cell of the condition. All controls serve if one of these batches
-            has too few of its own, or if there are no others.
+            [n], batch of each real cell of the condition. All controls are used if one of these
+            batches has too few controls, or if all batches with controls are among them.
         """
         batches, controls = frozenset(map(str, cells)), self._held_out.controls
         if not batches <= controls.known or batches == controls.batches.keys():
@@ -50,26 +52,45 @@ class BatchControls:
         return tuple(sorted(batches))
 
     def rows_for(self, cells: np.ndarray) -> np.ndarray:
-        """Rows of the controls for cells of these batches, sorted, at most ``max_cells``."""
+        """Return the rows of the controls for cells of these batches, sorted.
+
+        Parameters
+        ----------
+        cells
+            [n], batch of each real cell of the condition.
+
+        Returns
+        -------
+        numpy.ndarray
+            int64, usually at most ``max_cells`` rows.
+        """
         return self._rows(self.batches(cells))
 
     def for_batches(self, cells: np.ndarray) -> SortedControl:
-        """The controls for cells of these batches, `all_controls` itself where all controls serve."""
+        """Return the sorted controls for cells of these batches.
+
+        It is `all_controls` itself where all controls are used.
+
+        Parameters
+        ----------
+        cells
+            [n], batch of each real cell of the condition.
+        """
         batches = self.batches(cells)
         return self._sorted(batches) if batches else self.all_controls
 
     @cached_property
     def all_controls(self) -> SortedControl:
-        """All the line's controls, at most ``max_cells``."""
+        """Sorted controls of all batches of the line, usually at most ``max_cells``."""
         return self._sort(())
 
     def _rows(self, batches: tuple[str, ...]) -> np.ndarray:
         held_out = self._held_out
         rows = held_out.all_control_rows if self._among is None else self._among
         if not batches:
-            few = rows[np.isin(rows, held_out.control_rows)]
-            # The capped controls may all lie elsewhere only if there are a handful of them.
-            return few if len(few) else rows
+            capped = rows[np.isin(rows, held_out.control_rows)]
+            # `rows` contains none of the capped controls only if there are very few of those.
+            return capped if len(capped) else rows
         rows = rows[np.isin(held_out.batches(rows), batches)]
         if len(rows) <= held_out.max_cells:
             return rows

@@ -1,4 +1,4 @@
-"""Score predictions: cell-eval's columns and ours, side by side."""
+"""Score predictions of a held-out line: columns of cell-eval, and our scores."""
 
 from __future__ import annotations
 
@@ -49,12 +49,13 @@ def evaluate_run(
     out_dir: str | Path,
     genes: str | Path | None = None,
 ) -> None:
-    """Score one line of one run, condition by condition.
+    """Score one line of one run, condition by condition, and write the results.
 
-    Writes ``results.csv`` and ``agg_results.csv`` (cell-eval's columns; the real controls serve
-    both sides, since predictions hold none), ``scores.csv`` (ours) and ``de.parquet`` (predicted
-    differential expression against real controls of the batches in which the real cells lie; that
-    of ``results.csv`` is against all controls of the line, on both sides).
+    - ``results.csv`` and ``agg_results.csv``: columns of cell-eval. Predictions do not contain
+      controls, so real and predicted cells are compared with all real controls of the line.
+    - ``scores.csv``: our scores.
+    - ``de.parquet``: predicted differential expression against the real controls of the batches of
+      the real cells.
 
     Parameters
     ----------
@@ -63,20 +64,20 @@ def evaluate_run(
     line
         A line with test conditions.
     predictions
-        h5ad of predicted cells.
+        h5ad file of predicted cells.
     reference_dir
-        What `reference` wrote for this line.
+        Directory that `reference` wrote for this line.
     settings
-        ``max_cells`` and ``seed``, the same as for the reference, and ``profile``.
+        ``max_cells`` and ``seed``, the same as for the reference, and ``profile`` are used.
     out_dir
-        Where to write.
+        Directory for the files.
     genes
-        Genes chosen on the split, if models on it work in such; None: all.
+        File of the genes that were chosen on the split; None: all genes.
 
     Raises
     ------
     ResultsError
-        Predictions or reference do not fit store and plan.
+        Predictions or reference do not match store and plan.
     """
     out = Path(out_dir)
     held_out = HeldOutLine.from_plan(
@@ -107,14 +108,14 @@ def evaluate_run(
 
 
 class _LineScoring:
-    """Collects what the scores of a line need, condition by condition; no cell is kept.
+    """Summaries from which a line is scored, collected condition by condition; no cell is kept.
 
     Attributes
     ----------
     conditions
-        Both sides of every condition with at least two predicted cells, for our scores.
+        Conditions with at least two predicted cells, for our scores.
     tests
-        Predicted differential expression, against the controls of each condition's batches.
+        Predicted differential expression, against the controls of the batches of each condition.
     """
 
     def __init__(
@@ -132,7 +133,8 @@ class _LineScoring:
         self._batches = {
             name: held_out.batches(held_out.rows(name)) for name in held_out.perturbations
         }
-        # cell-eval tests against all controls of the line: the same tests only if all have that.
+        # cell-eval tests against all controls of the line. Its tests are the same as ours only if
+        # all controls are used for all conditions.
         self._needs_line_tests = needs_de and any(
             map(self._controls.batches, self._batches.values())
         )
@@ -145,7 +147,13 @@ class _LineScoring:
         self._energies: list[float] = []
 
     def add(self, name: str) -> None:
-        """Take in one condition."""
+        """Add one condition.
+
+        Parameters
+        ----------
+        name
+            Perturbation.
+        """
         predicted = compact(self._predicted.cells(name))
         real = compact(self._held_out.cells(name))
         group = Group.from_cells(predicted)
@@ -206,7 +214,15 @@ class _LineScoring:
         )
 
     def panel(self, pred_de: DETable) -> cell_eval.Panel:
-        """Return both sides as cell-eval compares them; predictions hold no controls."""
+        """Return profiles and tests as cell-eval compares them.
+
+        Predictions do not contain controls, so the real controls are used for both.
+
+        Parameters
+        ----------
+        pred_de
+            Predicted differential expression against the controls of the batches.
+        """
         real, genes = self._reference.real.values(), self._held_out.genes
         control, real_de = mean_of(self._held_out.control_cells), self._reference.de
         if self._needs_line_tests:
@@ -230,15 +246,15 @@ def _check_reference(reference: Reference, held_out: HeldOutLine) -> None:
     if names != held_out.perturbations:
         differ = sorted(set(names) ^ set(held_out.perturbations))
         raise ResultsError(
-            f"the reference is of another plan: {differ[0]!r} is in one of them only",
+            f"the reference belongs to another plan: only one of the two contains {differ[0]!r}",
             where=reference.directory,
             fix="run the reference stage again",
         )
     if (reference.max_cells, reference.seed) != (held_out.max_cells, held_out.seed):
         raise ResultsError(
             f"the reference was made with max_cells {reference.max_cells} and seed "
-            f"{reference.seed}, the settings say {held_out.max_cells} and {held_out.seed}: other real "
-            "cells would be scored",
+            f"{reference.seed}, the settings say {held_out.max_cells} and {held_out.seed}: "
+            "different real cells would be scored",
             where=reference.directory,
             fix="run the reference stage again with these settings of `evaluation`",
         )

@@ -1,4 +1,4 @@
-"""The real cells of one test line, as every score of it sees them."""
+"""Real cells of one test line, as they are used for all its scores."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from statetx.shared.expression import TARGET_SUM
 from statetx.shared.seeds import generator
 
 BLOCK = 4096
-"""Cells that are read at once."""
+"""Number of cells that are read at once."""
 
 
 @dataclass(frozen=True)
 class HeldOutLine:
-    """One line of a store, with the perturbations that a plan tests in it.
+    """A cell line of a store, with the perturbations that a plan tests in it.
 
-    Means of controls are over all of the line's controls; tests and distances compare with at most
-    `max_cells` of them, and at most `max_cells` cells of a condition.
+    Means of controls are over all controls of the line. Tests and distances use at most `max_cells`
+    of them, and at most `max_cells` cells of a condition.
 
     Attributes
     ----------
     store, line
-        Where the cells are.
+        The store, and its part for this line.
     perturbations
         Tested perturbations, sorted.
     max_cells, seed
-        Cap and seed of every draw.
+        Cap and seed of all draws.
     role, policy
-        Whose controls: those of a role, where the plan partitions them (`control_runs`).
+        Which controls are used: those of a role, if the plan partitions controls (`control_rows`).
     """
 
     store: Store
@@ -51,12 +51,21 @@ class HeldOutLine:
 
     @classmethod
     def from_plan(cls, store: Store, plan: Plan, line: str, settings: Evaluation) -> HeldOutLine:
-        """Open a line.
+        """Open a line that a plan tests.
+
+        Parameters
+        ----------
+        store, plan
+            Store and plan.
+        line
+            Name of the line.
+        settings
+            ``max_cells`` and ``seed`` are used.
 
         Raises
         ------
         ResultsError
-            The plan tests nothing in this line, or the line has no control cells.
+            The plan tests nothing in this line.
         """
         perturbations = plan.perturbations("test", line)
         if not perturbations:
@@ -75,23 +84,47 @@ class HeldOutLine:
 
     @property
     def target_sum(self) -> float:
-        """Counts per cell after normalisation, which bound its log1p values."""
+        """Counts per cell after normalisation, which limit its log1p values."""
         return float(self.store.manifest.get("target_sum", TARGET_SUM))
 
     def rows(self, perturbation: str) -> np.ndarray:
-        """Rows of a condition, at most `max_cells`: the ones that predictions stand for."""
+        """Return the rows of a condition, at most `max_cells`: the cells that models predict.
+
+        Parameters
+        ----------
+        perturbation
+            Label.
+        """
         return self.line.rows(perturbation, self.max_cells, self.seed)
 
     def cells(self, perturbation: str) -> np.ndarray:
-        """Real cells of a condition, float32 [n, G]."""
+        """Read the real cells of a condition, float32 [n, G].
+
+        Parameters
+        ----------
+        perturbation
+            Label.
+        """
         return self.line.expression(self.rows(perturbation))
 
     def batches(self, rows: np.ndarray) -> np.ndarray:
-        """Batch of each row."""
+        """Return the batch of each row, str [n].
+
+        Parameters
+        ----------
+        rows
+            int64 [n].
+        """
         return np.asarray(self.line.batches(rows)).astype(str)
 
     def identity(self, perturbation: str) -> tuple[str, float]:
-        """Drug and dose of a condition (NaN: no dose)."""
+        """Return drug and dose of a condition (NaN: no dose).
+
+        Parameters
+        ----------
+        perturbation
+            Label.
+        """
         table = self.line.conditions
         row = table[table["perturbation"] == perturbation].iloc[0]
         dose = row["dose"]
@@ -99,7 +132,7 @@ class HeldOutLine:
 
     @cached_property
     def all_control_rows(self) -> np.ndarray:
-        """Rows of all controls of the line that serve the role."""
+        """Rows of all controls of the line that belong to the role."""
         return control_rows(self.line, self.store.control, self.role, self.policy)
 
     @cached_property
@@ -120,11 +153,19 @@ class HeldOutLine:
 
     @cached_property
     def controls(self) -> Controls:
-        """All controls of the line, summed up per batch."""
+        """Summary of all controls of the line, per batch."""
         return self.sum_controls(self.all_control_rows)
 
     def sum_controls(self, rows: np.ndarray, chosen: frozenset[str] | None = None) -> Controls:
-        """Sum up some control rows per batch, streamed; see `Controls` about `chosen`."""
+        """Summarise controls per batch, in blocks of `BLOCK` cells.
+
+        Parameters
+        ----------
+        rows
+            int64 [n], rows of controls.
+        chosen
+            As for `Controls`.
+        """
         return Controls.from_blocks(self._blocks(rows), chosen)
 
     def _blocks(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -134,40 +175,51 @@ class HeldOutLine:
 
     @cached_property
     def excluded(self) -> np.ndarray | None:
-        """Genes that the tested labels name, bool [G]; None when labels are no genes."""
+        """Genes that the tested labels name, bool [G]; None if labels are not genes."""
         if not self.store.manifest.get("labels_are_genes"):
             return None
         return target_genes(self.perturbations, self.genes)
 
     def draw_controls(self, batches: np.ndarray, n: int, key: str) -> np.ndarray:
-        """Draw `n` controls without replacement, from the given batches up to half of their controls.
+        """Draw `n` controls without replacement, from the given batches as far as possible.
+
+        At most half of the controls of a batch are drawn for its cells. Other controls, of any
+        batch, replace those that are missing.
 
         Parameters
         ----------
         batches
-            Batch of each cell of the condition; `n` may be smaller.
+            [m], batch of each cell of the condition. If `n` < m, `n` of them are drawn.
         n
-            How many; at most the number of controls. Other batches fill up.
+            Number of controls to draw; at most the number of all controls.
         key
-            Names the draw.
+            Part of the seed of the draw.
         """
         rng = generator("evaluation", self.seed, self.line.name, key)
         order = rng.permutation(len(self.all_control_rows))
         wanted = rng.permutation(batches)[:n]
-        here = self.control_batches[order]
+        drawn_batches = self.control_batches[order]
         taken = np.zeros(len(order), dtype=bool)
         for batch in sorted(set(wanted)):
-            own = np.flatnonzero(here == batch)
-            taken[own[: min(int((wanted == batch).sum()), len(own) // 2)]] = True
+            in_batch = np.flatnonzero(drawn_batches == batch)
+            taken[in_batch[: min(int((wanted == batch).sum()), len(in_batch) // 2)]] = True
         free = np.flatnonzero(~taken)
         taken[free[: n - int(taken.sum())]] = True
         return np.sort(self.all_control_rows[order[taken]])
 
     def halves(self, rows: np.ndarray, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Cut rows into two random disjoint halves of equal size, batch by batch as far as possible."""
+        """Split rows into two random disjoint halves of equal size with about the same batches.
+
+        Parameters
+        ----------
+        rows
+            int64 [n]; one row is left out if n is odd.
+        key
+            Part of the seed of the draw.
+        """
         rng = generator("halves", self.seed, self.line.name, key)
         shuffled = rng.permutation(rows)
-        # Dealt in turn after sorting by batch, both halves see the batches alike.
-        dealt = shuffled[np.argsort(self.batches(shuffled), kind="stable")]
+        # Sorted by batch and assigned in turn, rows of each batch are in both halves.
+        by_batch = shuffled[np.argsort(self.batches(shuffled), kind="stable")]
         half = len(rows) // 2
-        return np.sort(dealt[0 : 2 * half : 2]), np.sort(dealt[1 : 2 * half : 2])
+        return np.sort(by_batch[0 : 2 * half : 2]), np.sort(by_batch[1 : 2 * half : 2])

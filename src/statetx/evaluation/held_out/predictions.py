@@ -1,4 +1,4 @@
-"""Predicted cells of one line, checked against the store before anything is scored."""
+"""Predicted cells of one line, checked against store and plan before they are scored."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 AGAIN = "predict again with this store and plan"
 
 WHOLE = 1e-3
-"""A value is whole when its fractional part is no larger (cell-eval's threshold)."""
+"""A value is whole if it differs from an integer by at most this much (threshold of cell-eval)."""
 BLOCK_ROWS, BLOCK_VALUES = 2048, 1 << 20
-"""What is read at once of a dense matrix, and of the values of a sparse one."""
+"""Rows of a dense matrix, and values of a sparse matrix, that are read at once."""
 
 
 class Predictions:
@@ -33,13 +33,13 @@ class Predictions:
     Parameters
     ----------
     path
-        The file: X = predicted log1p expression, ``obs["perturbation"]``, var names = genes;
-        ``obs["cell_line"]``, if there, names the line.
+        The file: X holds predicted log1p expression, ``obs["perturbation"]`` the perturbations, var
+        names the genes. ``obs["cell_line"]`` (optional) names the line.
 
     Raises
     ------
     ResultsError
-        The file cannot be read, or lacks X or the perturbations.
+        The file cannot be read, or does not contain X or the perturbations.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -54,11 +54,11 @@ class Predictions:
             raise ResultsError(
                 f"cannot read the predictions: {error}",
                 where=self.path,
-                fix="the file is missing, truncated or holds no predictions: predict again",
+                fix="the file is missing, truncated or does not contain predictions: predict again",
             ) from error
         if shape != (len(obs), len(self.genes)):
             raise ResultsError(
-                f"X is {shape[0]} x {shape[1]}, but there are {len(obs)} cells and "
+                f"X is {shape[0]} x {shape[1]}, but the file has {len(obs)} cells and "
                 f"{len(self.genes)} genes",
                 where=self.path,
                 fix="the file is damaged: predict again",
@@ -75,18 +75,25 @@ class Predictions:
 
     @cached_property
     def rows(self) -> dict[str, np.ndarray]:
-        """Perturbation -> its rows."""
+        """Perturbation -> rows of its cells."""
         order = np.argsort(self._labels, kind="stable")
         labels, starts = np.unique(self._labels[order].astype(str), return_index=True)
         return dict(zip(labels.tolist(), np.split(order, starts[1:]), strict=True))
 
     def cells(self, perturbation: str) -> np.ndarray:
-        """Predicted cells of one condition, float32 [n, G]; after `check` in the line's gene order.
+        """Read the predicted cells of one condition, float32 [n, G].
+
+        Genes have the order of the file, and after `check` that of the line.
+
+        Parameters
+        ----------
+        perturbation
+            A perturbation of the file.
 
         Raises
         ------
         ResultsError
-            Values that are not finite, or negative.
+            Values are not finite, or negative.
         """
         rows = self.rows[perturbation]
         with h5py.File(self.path, "r") as file:
@@ -101,7 +108,7 @@ class Predictions:
                     f"{int(wrong.sum())} predicted values of {perturbation!r} are {what}, the "
                     f"first is {cells[row, gene]} for gene {self.genes[gene]!r}",
                     where=f"{self.path}, row {rows[row]}",
-                    fix="log1p expression is finite and at least 0: mend the model, predict again",
+                    fix="log1p expression is finite and at least 0: fix the model, predict again",
                 )
         if self._place is not None:
             cells = np.ascontiguousarray(cells[:, self._place])
@@ -109,26 +116,48 @@ class Predictions:
 
     @staticmethod
     def too_high(cells: np.ndarray, target_sum: float) -> str | None:
-        """Remark on values that no cell can have; None: there are none."""
+        """Return a note about values that no cell can have, or None if there are none.
+
+        Parameters
+        ----------
+        cells
+            [n, G], predicted log1p values.
+        target_sum
+            Counts per cell after normalisation.
+        """
         number = int(impossible(cells, target_sum).sum())
         if not number:
             return None
         limit = largest_log1p(target_sum)
-        return f"{number} predicted values above ln(1 + target_sum) = {limit:.3g}, up to {cells.max():.3g}"
+        return (
+            f"{number} predicted values above ln(1 + target_sum) = {limit:.3g}, "
+            f"up to {cells.max():.3g}"
+        )
 
     def fallback(self, perturbation: str) -> float:
-        """Share of a condition's cells that the model predicted by a fallback."""
+        """Return the share of a condition's cells that the model predicted by a fallback.
+
+        Parameters
+        ----------
+        perturbation
+            A perturbation of the file.
+        """
         return float(self._fallback[self.rows[perturbation]].mean())
 
     def check(self, held_out: HeldOutLine) -> None:
-        """Check line, genes, scale, labels and cell numbers against the line and the plan.
+        """Check cell line, genes, scale, perturbations and numbers of cells against a line.
 
-        Genes in another order are put into the store's, by name.
+        Genes in a different order are put into the order of the store, by name.
+
+        Parameters
+        ----------
+        held_out
+            The line, with the perturbations that the plan tests.
 
         Raises
         ------
         ResultsError
-            They differ.
+            They differ, or X holds counts.
         """
         other = [name for name in self._lines if name != held_out.line.name]
         if other:
@@ -142,9 +171,9 @@ class Predictions:
                 raise ResultsError(
                     _gene_difference(self.genes, held_out.genes), where=self.path, fix=AGAIN
                 )
-            log.info("%s: genes put into the order of the store, by name", self.path)
-            number = {gene: i for i, gene in enumerate(self.genes)}
-            self._place = np.array([number[gene] for gene in held_out.genes])
+            log.info("%s: genes are put into the order of the store, by name", self.path)
+            position = {gene: i for i, gene in enumerate(self.genes)}
+            self._place = np.array([position[gene] for gene in held_out.genes])
         wanted = set(held_out.perturbations)
         missing, extra = sorted(wanted - set(self.rows)), sorted(set(self.rows) - wanted)
         if missing:
@@ -164,20 +193,23 @@ class Predictions:
             real, predicted = len(held_out.rows(name)), len(self.rows[name])
             if real != predicted:
                 raise ResultsError(
-                    f"{predicted} predicted cells for {name!r}, {real} real ones are scored",
+                    f"{predicted} predicted cells for {name!r}, but {real} real cells are scored",
                     where=self.path,
-                    fix=f"max_cells and seed of `evaluation` changed in between: {AGAIN}",
+                    fix=f"max_cells or seed of `evaluation` has changed since then: {AGAIN}",
                 )
         if self._holds_counts():
             raise ResultsError(
                 "these are not log1p values: all values are whole",
                 where=f"{self.path}, X",
-                fix="predictions are ln(1 + normalised counts), as the store's expression: mend the "
-                "model, predict again",
+                fix="predictions must be ln(1 + normalised counts), like the expression of the "
+                "store: fix the model, predict again",
             )
 
     def _holds_counts(self) -> bool:
-        """Whether all values are whole and some above 0; stops at the first that is not."""
+        """Return whether all values are whole and some are positive.
+
+        Reading stops at the first block with a value that is not whole.
+        """
         some = False
         with h5py.File(self.path, "r") as file:
             stored: Any = file["X"]
@@ -198,16 +230,16 @@ def _matrix(file: h5py.File) -> Any:
 
 
 def _gene_difference(got: list[str], expected: list[str]) -> str:
-    sides = {
+    differences = {
         "in the store only": sorted(set(expected) - set(got)),
         "predicted only": sorted(set(got) - set(expected)),
     }
-    said = [
-        f"{len(names)} {side} ({', '.join(map(repr, names[:3]))}{', …' if len(names) > 3 else ''})"
-        for side, names in sides.items()
+    parts = [
+        f"{len(names)} {where} ({', '.join(map(repr, names[:3]))}{', …' if len(names) > 3 else ''})"
+        for where, names in differences.items()
         if names
     ]
-    if not said:
+    if not parts:
         twice = next(gene for gene, n in Counter(got).items() if n > 1)
         return f"gene {twice!r} is predicted twice"
-    return f"genes are on one side only: {', '.join(said)}"
+    return f"the genes differ: {', '.join(parts)}"

@@ -1,4 +1,7 @@
-"""What every model of a split is held against in one line, made once from real cells alone."""
+"""Compute the reference of a test line: real values and reference scores, from real cells only.
+
+All models of a split are compared with the same reference.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +35,13 @@ def reference(
     out_dir: str | Path,
     genes: str | Path | None = None,
 ) -> None:
-    """Make the reference of one test line.
+    """Compute the reference of one test line and write its files.
 
-    Writes ``real_de.parquet`` (differential expression against controls of the same batches),
-    ``pseudobulk.parquet`` (real and control profiles, mean training delta), ``floor.csv``,
-    ``mean_response.csv``, ``interpolated_duplicate.csv`` and ``ceiling.csv`` (columns of
-    ``scores.csv``, see `ends`) and ``bandwidths.json`` (kernel widths of the MMD, and the settings
-    the reference was made with).
+    - ``real_de.parquet``: real differential expression against controls of the same batches.
+    - ``pseudobulk.parquet``: real and control profiles, real deltas, mean training delta.
+    - ``floor.csv``, ``mean_response.csv``, ``interpolated_duplicate.csv``, ``ceiling.csv``:
+      columns of ``scores.csv``, see `reference_predictions`.
+    - ``bandwidths.json``: kernel widths of the MMD, and the settings of the reference.
 
     Parameters
     ----------
@@ -47,28 +50,28 @@ def reference(
     line
         A line with test conditions.
     settings
-        ``max_cells`` and ``seed``.
+        ``max_cells`` and ``seed`` are used.
     out_dir
-        Where to write.
+        Directory for the files.
     genes
-        Genes chosen on the split, if models on it work in such; None: all.
+        File of the genes that were chosen on the split; None: all genes.
 
     Raises
     ------
     ResultsError
-        No such line, nothing tested in it, or a single control cell.
+        There is no such line, the plan tests nothing in it, or it has fewer than 2 control cells.
     """
     store, plan, out = open_store(store_dir, genes), read_plan(plan_path), Path(out_dir)
     held_out = HeldOutLine.from_plan(store, plan, line, settings)
     if len(held_out.all_control_rows) < 2:
         raise ResultsError(
-            f"cell line {line!r} has fewer than 2 control cells: no noise of a control can be known",
+            f"cell line {line!r} has fewer than 2 control cells: their sampling noise is unknown",
             where=store_dir,
-            fix="take the line out of the test set",
+            fix="remove the line from the test set",
         )
     if len(held_out.all_control_rows) > settings.max_cells:
         log.warning(
-            "cell line %s: tests and distances compare with %d of its %d controls (max_cells)",
+            "cell line %s: tests and distances use %d of its %d controls (max_cells)",
             line,
             len(held_out.control_rows),
             len(held_out.all_control_rows),
@@ -111,8 +114,8 @@ def _real_conditions(
     energy_from = EnergyFrom(held_out.control_cells)
     real, rows = {}, {}
     for name in held_out.perturbations:
-        here = held_out.rows(name)
-        cells, batches = held_out.line.expression(here), held_out.batches(here)
+        condition_rows = held_out.rows(name)
+        cells, batches = held_out.line.expression(condition_rows), held_out.batches(condition_rows)
         group = Group.from_cells(cells)
         real[name] = RealCondition(
             group,

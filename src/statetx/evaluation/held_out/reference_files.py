@@ -1,4 +1,4 @@
-"""The real side of a line's scores: computed once, stored, read for every model."""
+"""Files of the reference of a line: real values are computed once and read for each model."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ TOO_FEW = "fewer than 2 real cells: no spread, no distance"
 
 @dataclass(frozen=True)
 class RealCondition:
-    """The real side of one condition.
+    """Real values of one condition.
 
     Attributes
     ----------
     cells
-        All its cells, summed up.
+        Summary of its real cells.
     delta
-        float64 [G], from all controls of the line, without the directions between batches.
+        float64 [G], mean profile minus that of all controls of the line, without the directions
+        between batches.
     control
-        Control profile in its batches.
+        Control profile of its batches.
     own_energy
-        Energy distance (V) from the compared controls, as cell-eval takes it.
+        Energy distance (V) of its cells from the compared controls, as cell-eval computes it.
     """
 
     cells: Group
@@ -48,20 +49,20 @@ class RealCondition:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the reference stage wrote for one line.
+    """The reference of one line, as the reference stage wrote it.
 
     Attributes
     ----------
     directory
-        Where it stands.
+        Directory of the files.
     real
-        Perturbation -> real side, sorted.
+        Perturbation -> real values, sorted.
     training
         Mean training delta.
     gammas
         Kernel widths of the MMD.
     max_cells, seed
-        Settings it was made with.
+        Settings of the reference.
     """
 
     directory: Path
@@ -77,21 +78,37 @@ class Reference:
         return read_table(self.directory / "real_de.parquet").select(list(self.real))
 
     def fold_change(self, perturbation: str) -> np.ndarray:
-        """Real log2 fold change of a condition, float64 [G]."""
+        """Return the real log2 fold change of a condition, float64 [G].
+
+        Parameters
+        ----------
+        perturbation
+            A perturbation in `real`.
+        """
         fold: np.ndarray = self.de.log2_fold_change[list(self.real).index(perturbation)]
         return fold
 
     @property
     def scored(self) -> list[str]:
-        """Perturbations with enough real cells to be scored."""
+        """Perturbations with at least 2 real cells, which are scored."""
         return [name for name, real in self.real.items() if real.cells.n >= 2]
 
 
 def write_real(real: Mapping[str, RealCondition], training: MeanDelta, path: Path) -> None:
-    """Write the real side as parquet: kinds real, control, delta, mean_training_delta."""
+    """Write real values as parquet, with kinds real, control, delta and mean_training_delta.
+
+    Parameters
+    ----------
+    real
+        Perturbation -> real values.
+    training
+        Mean training delta.
+    path
+        Parquet file.
+    """
     rows = []
-    for name, one in real.items():
-        cells = one.cells
+    for name, condition in real.items():
+        cells = condition.cells
         rows.append(
             {
                 "kind": "real",
@@ -99,13 +116,13 @@ def write_real(real: Mapping[str, RealCondition], training: MeanDelta, path: Pat
                 "n": cells.n,
                 "squares": cells.squares,
                 "noise": cells.noise,
-                "own_energy": one.own_energy,
+                "own_energy": condition.own_energy,
                 "values": cells.mean,
             }
         )
-        control = {"noise": one.control.noise, "values": one.control.mean}
+        control = {"noise": condition.control.noise, "values": condition.control.mean}
         rows.append({"kind": "control", "perturbation": name, **control})
-        rows.append({"kind": "delta", "perturbation": name, "values": one.delta})
+        rows.append({"kind": "delta", "perturbation": name, "values": condition.delta})
     if training.values is not None:
         rows.append(
             {
@@ -121,18 +138,27 @@ def write_real(real: Mapping[str, RealCondition], training: MeanDelta, path: Pat
 
 
 def read_reference(directory: str | Path) -> Reference:
-    """Read what the reference stage wrote.
+    """Read the reference of a line.
+
+    Parameters
+    ----------
+    directory
+        Directory that `reference` wrote.
 
     Raises
     ------
     ResultsError
-        A file is missing or broken.
+        A file is missing or damaged.
     """
     directory = Path(directory)
     try:
         table = pd.read_parquet(verify(directory / "pseudobulk.parquet"))
-        made = json.loads(verify(directory / "bandwidths.json").read_text(encoding="utf-8"))
-        gammas, max_cells, seed = made["gammas"], int(made["max_cells"]), int(made["seed"])
+        settings = json.loads(verify(directory / "bandwidths.json").read_text(encoding="utf-8"))
+        gammas, max_cells, seed = (
+            settings["gammas"],
+            int(settings["max_cells"]),
+            int(settings["seed"]),
+        )
         kinds = {kind: part.set_index("perturbation") for kind, part in table.groupby("kind")}
         controls = {
             str(name): Profile(np.asarray(row["values"]), float(row["noise"]))
@@ -162,7 +188,13 @@ def read_reference(directory: str | Path) -> Reference:
 
 
 def reference_note(training: MeanDelta) -> dict[str, str]:
-    """Remark on a perturbed reference that is not the line's own."""
+    """Return a note if the mean training delta comes from other lines, else no note.
+
+    Parameters
+    ----------
+    training
+        Mean training delta.
+    """
     if training.values is None or training.taken_from == OWN_LINE:
         return {}
     return {REFERENCE: f"no training conditions in this line, mean delta of {training.taken_from}"}
@@ -175,18 +207,18 @@ def write_scores(
     missing: str,
     path: Path,
 ) -> None:
-    """Write a table of scores: one row for every tested condition, NaN for those not scored.
+    """Write a table of scores: one row per tested condition, NaN for those without scores.
 
     Parameters
     ----------
-    scene
+    held_out
         The line.
     real
-        Real side of every tested condition.
+        Real values of all tested conditions.
     table
-        What `scores.score` returned.
+        Scores, as `conditions.score` returns them.
     missing
-        Reason of conditions with enough cells that are not in `table`.
+        Why conditions with at least 2 real cells are not in `table`.
     path
         CSV file.
     """

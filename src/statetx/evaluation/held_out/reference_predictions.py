@@ -1,28 +1,29 @@
-"""The references of one line, scored like submissions: what nothing, the mean and a replicate reach.
-
-The training reference of ``pearson_delta_perturbed`` is moved along with the controls that a side
-subtracts, so that they cancel there as they do for a model. Subtracted as it is, the half of the
-controls that one side lacks stands on the other side with the opposite sign.
+"""Reference predictions for one cell line, scored exactly like a model.
 
 floor
-    What control cells score: pseudo-predictions drawn from the controls (of the condition's
-    batches), minus the mean of the controls that remain. Disjoint, so no cell is on both sides of the delta;
-    and since the real side subtracts all controls, the two deltas share no noise:
-    cov(q - rest, r - all) = 0. With the same controls on both sides it would be the variance of
-    their mean, and doing nothing would correlate with the truth.
+    Control cells as prediction. They are drawn from the controls (of the batches of the condition),
+    and their delta subtracts the mean of the remaining controls, so no cell occurs twice in this
+    delta. The real delta subtracts all controls. The two deltas then share no noise:
+    cov(q - rest, r - all) = 0. If both subtracted the same controls, this would be the variance of
+    their mean, and control cells would correlate with real effects.
 mean response
-    What one answer for every perturbation scores: control cells scaled gene by gene until their mean
-    is exactly the line's control profile plus its mean training delta. It is the lower end of the
-    dynamic range, and there for every experiment, whichever baselines that names.
+    One profile for all perturbations: control cells, scaled gene by gene until their mean is
+    exactly the control profile of the line plus its mean training delta. It is the lower limit of
+    the dynamic range in all experiments, independent of the baselines that they name.
 ceiling
-    What a replicate of half the size scores: one half of the real cells as prediction of the other
-    half, each with its own half of the controls. A shared control inflates agreement: a
-    correlation of 0.54 between independent halves then reads 0.74 (cell-eval2's measurement).
+    A real replicate of half the size: one half of the real cells as prediction of the other half.
+    Each half subtracts its own half of the controls. A shared control inflates agreement: a
+    correlation of 0.54 between independent halves then becomes 0.74 (measured by cell-eval2).
 interpolated duplicate
-    The half that predicts in the ceiling, trusted only where it knows something: gene by gene
-    (1 - q) of its mean and q of the mean response, q = adjusted p of that half against its own half
-    of the controls, so that nothing of the half to be predicted goes in. It lacks most of the sampling
-    noise for which a replicate of half the size is no upper end.
+    The predicting half of the ceiling, used only for genes with evidence. Gene by gene it is
+    (1 - q) times the mean of that half plus q times the mean response. q is the adjusted p-value of
+    that half against its half of the controls, so the half to be predicted is not used. Most of the
+    sampling noise of the half is removed. Because of that noise, a replicate of half the size is
+    not an upper limit.
+
+``pearson_delta_perturbed`` subtracts a training reference. It is adjusted to the controls that a
+delta subtracts, so that controls cancel there as they do for a model. Without this adjustment, the
+controls that only one of the two deltas subtracts would remain with opposite signs.
 """
 
 from __future__ import annotations
@@ -55,17 +56,31 @@ from statetx.shared.seeds import generator
 
 
 def _moved_group(cells: np.ndarray, mean: np.ndarray) -> Group:
-    """Sums of cells scaled to a mean: that mean exactly, not as float32 stores it.
+    """Summarise cells that were scaled to a mean, with exactly that mean instead of its rounding.
 
-    Equal predictions must tie in ``pds_cosine``, which rounding would break by chance.
+    Equal predictions must tie in ``pds_cosine``. float32 rounding would break ties at random.
     """
     group = Group.from_cells(cells)
     return Group(group.n, mean, group.squares)
 
 
 @dataclass(frozen=True)
-class _Side:
-    """One side of a condition: cells, their sums, delta, training reference and tests."""
+class _CellSet:
+    """Real or predicted cells of a condition, with their summary, delta and tests.
+
+    Attributes
+    ----------
+    cells
+        [n, G], log1p values.
+    group
+        Summary of the cells.
+    delta
+        float64 [G], mean profile minus controls.
+    shift
+        float64 [G], training reference that `pearson_delta_perturbed` subtracts; None: none.
+    test
+        Differential expression.
+    """
 
     cells: np.ndarray
     group: Group
@@ -76,14 +91,14 @@ class _Side:
 
 @dataclass(frozen=True)
 class ReferencePredictions:
-    """Makes the references of one line; each is a table as `scores.score` returns it.
+    """Reference predictions of one line and their scores, as `conditions.score` returns them.
 
     Attributes
     ----------
     held_out, controls
-        The line, and the controls that each condition is tested against.
+        The line, and the controls that its conditions are tested against.
     real, rows
-        Perturbation -> real side, and its differential expression.
+        Perturbation -> real values, and its differential expression.
     training
         Mean delta of the training conditions.
     gammas
@@ -99,58 +114,68 @@ class ReferencePredictions:
 
     @property
     def trained(self) -> bool:
-        """Whether there are training conditions, and so a mean response."""
+        """Whether there are training conditions and therefore a mean response."""
         return self.training.values is not None
 
     def floor(self) -> pd.DataFrame:
         """Score held-out control cells."""
         held_out, table = self.held_out, _Table(self)
         largest = len(held_out.all_control_rows) // 2
-        for name in self._named(2) if largest >= 2 else []:
+        for name in self._with_cells(2) if largest >= 2 else []:
             batches = held_out.batches(held_out.rows(name))
             drawn = held_out.draw_controls(batches, min(len(batches), largest), f"floor:{name}")
             cells = held_out.line.expression(drawn)
             pseudo = Group.from_cells(cells)
             rest = held_out.controls.all_controls.without(pseudo)
-            left = np.setdiff1d(self.controls.rows_for(batches), drawn)
-            if not len(left):
-                left = np.setdiff1d(held_out.all_control_rows, drawn)
-            side = _Side(
+            remaining = np.setdiff1d(self.controls.rows_for(batches), drawn)
+            if not len(remaining):
+                remaining = np.setdiff1d(held_out.all_control_rows, drawn)
+            prediction = _CellSet(
                 cells,
                 pseudo,
                 held_out.controls.between(pseudo.mean, rest.mean),
                 self._moved(held_out.controls, rest.mean),
-                de_row(name, cells, SortedControl.from_cells(held_out.line.expression(left))),
+                de_row(name, cells, SortedControl.from_cells(held_out.line.expression(remaining))),
             )
-            table.add(name, self._real_side(name), side, self.real[name].control, pseudo.noise)
+            table.add(
+                name, self._real_cells(name), prediction, self.real[name].control, pseudo.noise
+            )
         return table.scored()
 
     def mean_response(self) -> pd.DataFrame:
-        """Score one profile for every perturbation.
+        """Score the mean response as prediction for all perturbations.
 
-        The cells are drawn without replacement: a cell drawn twice has distance 0 to itself.
+        Cells are drawn without replacement: a cell drawn twice would have distance 0 to itself.
         """
         held_out, table, delta = self.held_out, _Table(self), self.training.values
         if delta is None:
             return table.scored()
         profile = np.maximum(held_out.controls.all_controls.mean + delta, 0.0)
-        for name in self._named(2):
+        for name in self._with_cells(2):
             batches = held_out.batches(held_out.rows(name))
             n = min(len(batches), len(held_out.all_control_rows))
             drawn = held_out.draw_controls(batches, n, f"mean response:{name}")
             cells = self._scaled(held_out.line.expression(drawn), profile, f"mean response:{name}")
             test = de_row(name, cells, self.controls.for_batches(batches))
-            side = _Side(
+            prediction = _CellSet(
                 cells, _moved_group(cells, profile), held_out.controls.delta(profile), delta, test
             )
-            table.add(name, self._real_side(name), side, self.real[name].control, 0.0)
+            table.add(name, self._real_cells(name), prediction, self.real[name].control, 0.0)
         return table.scored()
 
     def replicates(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Score one half of the real cells as prediction of the other: as it is, and interpolated."""
+        """Score one half of the real cells as prediction of the other half.
+
+        Returns
+        -------
+        ceiling
+            Scores of the unchanged half.
+        interpolated_duplicate
+            Scores of that half, interpolated with the mean response.
+        """
         held_out = self.held_out
-        plain, mixed = _Table(self), _Table(self)
-        names = self._named(4) if len(held_out.all_control_rows) >= 4 else []
+        ceiling, duplicate = _Table(self), _Table(self)
+        names = self._with_cells(4) if len(held_out.all_control_rows) >= 4 else []
         halves = held_out.halves(held_out.all_control_rows, "control") if names else ()
         controls = [held_out.sum_controls(half, held_out.controls.known) for half in halves]
         sorted_halves = [BatchControls(held_out, half) for half in halves]
@@ -158,30 +183,32 @@ class ReferencePredictions:
         for name in names:
             batches = held_out.batches(held_out.rows(name))
             rows = held_out.halves(held_out.rows(name), name)
-            sides, matched = [], []
+            cell_sets, matched = [], []
             for i, half in enumerate(rows):
                 cells = held_out.line.expression(half)
                 group, test = (
                     Group.from_cells(cells),
                     de_row(name, cells, sorted_halves[i].for_batches(batches)),
                 )
-                sides.append(_Side(cells, group, controls[i].delta(group.mean), shifts[i], test))
+                cell_sets.append(
+                    _CellSet(cells, group, controls[i].delta(group.mean), shifts[i], test)
+                )
                 matched.append(controls[i].matched(held_out.batches(half)))
-            real, pred = sides
-            plain.add(name, real, pred, matched[0], pred.group.noise)
+            real, pred = cell_sets
+            ceiling.add(name, real, pred, matched[0], pred.group.noise)
             if pred.shift is None:
                 continue
-            # Its mean response knows the plate, as a model's does that starts from cells of it.
+            # This mean response starts from controls of the condition's batches, as a model does.
             mean = np.maximum(matched[1].mean + pred.shift, 0.0)
             q = benjamini_hochberg(pred.test.test.pvalue)
             mixture = (1 - q) * pred.group.mean + q * mean
             cells = self._scaled(pred.cells, mixture, f"interpolated:{name}")
             test = de_row(name, cells, sorted_halves[1].for_batches(batches))
             delta = controls[1].delta(mixture)
-            side = _Side(cells, _moved_group(cells, mixture), delta, pred.shift, test)
-            # No noise is taken off: like a model's, the mean as delivered is the prediction.
-            mixed.add(name, real, side, matched[0], 0.0)
-        return plain.scored(), mixed.scored()
+            prediction = _CellSet(cells, _moved_group(cells, mixture), delta, pred.shift, test)
+            # Noise is not subtracted: as for a model, the mean of the cells is the prediction.
+            duplicate.add(name, real, prediction, matched[0], 0.0)
+        return ceiling.scored(), duplicate.scored()
 
     @cached_property
     def _expressed(self) -> np.ndarray:
@@ -192,20 +219,21 @@ class ReferencePredictions:
         most = largest_log1p(self.held_out.target_sum)
         return move(cells, mean, self._expressed, rng, most)
 
-    def _named(self, least: int) -> list[str]:
-        """Perturbations with at least so many real cells."""
+    def _with_cells(self, least: int) -> list[str]:
+        """Return the perturbations with at least `least` real cells."""
         return [name for name, real in self.real.items() if real.cells.n >= least]
 
-    def _real_side(self, name: str) -> _Side:
-        """All real cells of a condition."""
+    def _real_cells(self, name: str) -> _CellSet:
+        """Return all real cells of a condition."""
         real = self.real[name]
         shift, test = self.training.values, self.rows[name]
-        return _Side(self.held_out.cells(name), real.cells, real.delta, shift, test)
+        return _CellSet(self.held_out.cells(name), real.cells, real.delta, shift, test)
 
     def _moved(self, controls: Controls, mean: np.ndarray) -> np.ndarray | None:
-        """Training reference [G] of a side that subtracts the control profile `mean` [G].
+        """Return the training reference [G] of a delta that subtracts the control profile `mean`.
 
-        That of other lines does not hold this line's controls: there is nothing to cancel.
+        A training delta of other lines does not contain controls of this line. It is returned
+        unchanged, because no control cancels.
         """
         delta = self.training.values
         if delta is None or self.training.taken_from != OWN_LINE:
@@ -214,15 +242,29 @@ class ReferencePredictions:
 
 
 class _Table:
-    """Collects conditions; of their cells only the scores stay."""
+    """Conditions collected for `conditions.score`; their cells are not kept."""
 
     def __init__(self, maker: ReferencePredictions) -> None:
         self._maker = maker
         self._conditions: list[Condition] = []
         self._tests: tuple[list[DERow], list[DERow]] = ([], [])
 
-    def add(self, name: str, real: _Side, pred: _Side, control: Profile, noise: float) -> None:
-        """Take in a condition; `noise`: sampling noise that the predicted mean is known to have."""
+    def add(
+        self, name: str, real: _CellSet, pred: _CellSet, control: Profile, noise: float
+    ) -> None:
+        """Add a condition.
+
+        Parameters
+        ----------
+        name
+            Perturbation.
+        real, pred
+            Its real and predicted cells.
+        control
+            Control profile of its batches.
+        noise
+            Sampling noise that the predicted mean is known to have.
+        """
         distances, _ = all_distances(pred.cells, real.cells, self._maker.gammas)
         references = None
         if real.shift is not None and pred.shift is not None:
@@ -245,11 +287,11 @@ class _Table:
                 pred_noise=noise,
             )
         )
-        for tests, side in zip(self._tests, (real, pred), strict=True):
-            tests.append(side.test)
+        for tests, cells in zip(self._tests, (real, pred), strict=True):
+            tests.append(cells.test)
 
     def scored(self) -> pd.DataFrame:
-        """Scores of all of them."""
+        """Return the scores of all conditions that were added."""
         held_out = self._maker.held_out
         real, pred = (table_of(rows, held_out.genes) for rows in self._tests)
         return score(self._conditions, real, pred, held_out.excluded)

@@ -1,4 +1,4 @@
-"""What the training cells fix before any prediction is seen: a reference delta, kernel widths."""
+"""Mean training delta and kernel widths, computed from training cells only."""
 
 from __future__ import annotations
 
@@ -15,17 +15,32 @@ from statetx.evaluation.scores.distances import gamma_grid, median_squared_dista
 from statetx.shared.seeds import generator
 
 SAMPLE = 500
-"""Treated cells, and control cells, behind the kernel widths."""
+"""Number of treated cells, and of control cells, from which kernel widths are computed."""
 
 OWN_LINE = "this cell line"
-"""`MeanDelta.taken_from` of a line with training conditions of its own."""
+"""`MeanDelta.taken_from` of a line that has training conditions."""
 
 
 def training_conditions(plan: Plan, line: str) -> tuple[list[tuple[str, str]], str]:
-    """Training conditions of the line, or of all lines when it has none, and which it was."""
+    """Return the training conditions of a line, or of all lines if it has none.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    line
+        Name of the line.
+
+    Returns
+    -------
+    conditions
+        (line, perturbation) of each.
+    taken_from
+        `OWN_LINE` or ``all training cell lines``.
+    """
     every = plan.conditions("train")
-    own = [pair for pair in every if pair[0] == line]
-    return (own, OWN_LINE) if own else (every, "all training cell lines")
+    of_line = [pair for pair in every if pair[0] == line]
+    return (of_line, OWN_LINE) if of_line else (every, "all training cell lines")
 
 
 @dataclass(frozen=True)
@@ -35,10 +50,10 @@ class MeanDelta:
     Attributes
     ----------
     values
-        float64 [G], unweighted mean over conditions of their deltas; None
-        without training conditions.
+        float64 [G], unweighted mean of the deltas of the conditions; None without training
+        conditions.
     n_conditions
-        How many.
+        Number of conditions.
     taken_from
         `OWN_LINE` or ``all training cell lines``.
     """
@@ -51,19 +66,28 @@ class MeanDelta:
 def mean_training_delta(store: Store, plan: Plan, line: str, settings: Evaluation) -> MeanDelta:
     """Compute the reference of ``pearson_delta_perturbed``.
 
-    Every condition counts once, with at most ``max_cells`` cells. A line without training
-    conditions takes those of all lines.
+    Each condition has the same weight and contributes at most ``max_cells`` cells. A line without
+    training conditions takes those of all lines.
+
+    Parameters
+    ----------
+    store, plan
+        Store and plan.
+    line
+        Name of the line.
+    settings
+        ``max_cells`` and ``seed`` are used.
     """
     pairs, taken_from = training_conditions(plan, line)
-    total, scenes = np.zeros(len(store.genes)), dict[str, HeldOutLine]()
+    total, opened = np.zeros(len(store.genes)), dict[str, HeldOutLine]()
     for name, perturbation in pairs:
-        if name not in scenes:
-            # Controls of one line at a time: they are the larger part of the memory.
+        if name not in opened:
+            # Only one line is kept: its controls take most of the memory.
             cap, seed = settings.max_cells, settings.seed
-            scenes = {
+            opened = {
                 name: HeldOutLine(store, store.line(name), [], cap, seed, "train", plan.controls)
             }
-        held_out = scenes[name]
+        held_out = opened[name]
         mean = held_out.cells(perturbation).mean(axis=0, dtype=np.float64)
         total += held_out.controls.delta(mean)
     return MeanDelta(total / len(pairs) if pairs else None, len(pairs), taken_from)
@@ -80,9 +104,9 @@ class Bandwidths:
     gammas
         2^j / median, j = -2 ... 2.
     n_cells
-        Number of cells behind the median.
+        Number of cells from which the median is computed.
     taken_from
-        Which cells.
+        Description of these cells.
     """
 
     median: float
@@ -92,10 +116,19 @@ class Bandwidths:
 
 
 def bandwidths(store: Store, plan: Plan, line: str, seed: int) -> Bandwidths:
-    """Choose kernel widths from real training cells alone, so that all models get the same.
+    """Choose kernel widths from real training cells only, so that all models get the same widths.
 
-    Half of the (at most 1,000) cells are treated, half are controls of the same lines; without
-    training conditions, all are controls of the line.
+    About 500 of the cells are treated, and about 500 are controls of the same lines. Without
+    training conditions all of them are controls of the line.
+
+    Parameters
+    ----------
+    store, plan
+        Store and plan.
+    line
+        Name of the line.
+    seed
+        Seed of the draws.
     """
     pairs, taken_from = training_conditions(plan, line)
     rng = generator("bandwidths", seed, line)

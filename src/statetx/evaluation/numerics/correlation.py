@@ -1,4 +1,4 @@
-"""Correlations of two vectors."""
+"""Pearson and Spearman correlation of two vectors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ import pandas as pd
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson correlation, clipped to [-1, 1]; NaN when a side is constant."""
+    """Return the Pearson correlation of two vectors.
+
+    Parameters
+    ----------
+    x, y
+        [n] each.
+
+    Returns
+    -------
+    float
+        In [-1, 1]; NaN for fewer than two values, non-finite values, or a constant vector.
+    """
     if len(x) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return float("nan")
     x, y = x - x.mean(), y - y.mean()
-    # A constant leaves rounding noise after centring, never an exact zero.
+    # A constant vector leaves rounding noise after centring, so its norm need not be exactly zero.
     norms = np.sqrt((x @ x) * (y @ y))
     if np.ptp(x) == 0 or np.ptp(y) == 0 or norms == 0:
         return float("nan")
@@ -19,12 +30,24 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1 on, ties share their mean; scipy.stats would be half a second of every start."""
+    """Return the ranks of values [n], from 1 on; ties share their mean rank."""
+    # Importing scipy.stats would add half a second to every start.
     return pd.Series(values).rank().to_numpy()
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman correlation with average ranks; NaN when a side is constant."""
+    """Return the Spearman correlation of two vectors, with average ranks for ties.
+
+    Parameters
+    ----------
+    x, y
+        [n] each.
+
+    Returns
+    -------
+    float
+        In [-1, 1]; NaN for fewer than two values or a constant vector.
+    """
     if len(x) < 2:
         return float("nan")
     return pearson(ranks(x), ranks(y))

@@ -1,4 +1,4 @@
-"""Cells x genes as they are compared: a dense array, or any scipy sparse matrix."""
+"""Matrices of cells x genes: conversion to CSR where that makes comparisons faster."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ Cells = Any
 """Cells x genes: a dense array or any scipy sparse matrix."""
 
 SPARSE = 0.5
-"""Up to this share of values that are not zero, cells count as sparse."""
+"""Cells count as sparse up to this share of non-zero values."""
 
 
 def as_rows(cells: Cells) -> sparse.csr_matrix:
-    """Cells as CSR without a place stored twice; the input stays as it is."""
+    """Convert cells to CSR in which no entry is stored twice; leave the input unchanged.
+
+    Parameters
+    ----------
+    cells
+        [n, G], dense or sparse.
+    """
     if sparse.issparse(cells):
         rows = cells.tocsr()
         if not rows.has_canonical_format:
@@ -34,5 +40,8 @@ def as_rows(cells: Cells) -> sparse.csr_matrix:
 
 
 def compact(cells: np.ndarray) -> Cells:
-    """Dense cells as CSR if they are mostly zeros: sums, tests and distances are then faster."""
+    """Convert dense cells [n, G] to CSR if at most `SPARSE` of their values are non-zero.
+
+    Sums, tests and distances are faster on such CSR matrices.
+    """
     return as_rows(cells) if np.count_nonzero(cells) <= SPARSE * cells.size else cells

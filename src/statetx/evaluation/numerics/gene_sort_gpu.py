@@ -1,4 +1,4 @@
-"""Sorting the values of each gene on a GPU that is at work already."""
+"""Sort the values of each gene on a GPU."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ if TYPE_CHECKING:
     import torch
 
 LEAST_VALUES = 1 << 21
-"""Values that are not zero from which a GPU is started for them: 10,000 cells, 2,000 genes, 10 %."""
+"""Non-zero values from which a GPU is started: 10,000 cells x 2,000 genes, 10 % non-zero."""
 
 LEAST_VALUES_STARTED = 1 << 16
-"""Values from which a GPU that is at work already sorts them."""
+"""Non-zero values from which a GPU sorts them that this process has already started."""
 
 VALUES = 1 << 24
-"""Values in a block of genes: 50 bytes each at the peak."""
+"""Most values in a block of genes. Each value takes up to 50 bytes on the device."""
 
 
 def gene_blocks(starts: np.ndarray) -> Iterator[slice]:
-    """Cut genes into blocks of at most `VALUES` values, or one gene."""
+    """Yield blocks of genes with at most `VALUES` values each, or a single larger gene.
+
+    Parameters
+    ----------
+    starts
+        int64 [G + 1], where the values of each gene begin.
+    """
     first, n_genes = 0, len(starts) - 1
     while first < n_genes:
         last = int(np.searchsorted(starts, starts[first] + VALUES, side="right")) - 1
@@ -32,7 +38,15 @@ def gene_blocks(starts: np.ndarray) -> Iterator[slice]:
 
 
 def genes_of_values(starts: torch.Tensor, n_values: int) -> torch.Tensor:
-    """Gene of each value, int64 [n_values], from where genes start [G + 1]."""
+    """Return the gene of each value, int64 [n_values].
+
+    Parameters
+    ----------
+    starts
+        int64 [G + 1], where the values of each gene begin.
+    n_values
+        Number of values.
+    """
     import torch
 
     genes = torch.arange(len(starts) - 1, device=starts.device)
@@ -45,26 +59,37 @@ def sort_genes(starts: np.ndarray, values: np.ndarray, device: torch.device) -> 
     Parameters
     ----------
     starts
-        int64 [G + 1], where each gene's values begin.
+        int64 [G + 1], where the values of each gene begin.
     values
         [nnz], float32 or float64.
     device
-        Where to sort them.
+        Device that sorts them.
     """
     import torch
 
     for block in gene_blocks(starts):
-        own = slice(starts[block.start], starts[block.stop])
-        part = values[own]
+        span = slice(starts[block.start], starts[block.stop])
+        part = values[span]
         genes = genes_of_values(send(starts[block.start : block.stop + 1], device), len(part)).int()
         ordered, places = torch.sort(send(part, device), stable=True)
         again = torch.sort(genes[places], stable=True).indices
-        values[own] = ordered[again].cpu().numpy()
+        values[span] = ordered[again].cpu().numpy()
     return True
 
 
 def sort_on_gpu_if_worth(starts: np.ndarray, values: np.ndarray) -> bool:
-    """Do as `sort_genes` on the GPU, if there is one and enough to sort; return whether it was done."""
+    """Call `sort_genes` on the GPU if there is one and there are enough values.
+
+    Parameters
+    ----------
+    starts, values
+        As for `sort_genes`.
+
+    Returns
+    -------
+    bool
+        Whether the GPU sorted the values.
+    """
     device = None
     if len(values) >= LEAST_VALUES:
         device = gpu()

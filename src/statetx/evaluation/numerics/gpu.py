@@ -1,8 +1,9 @@
-"""The GPU of this process, for the parts of evaluation that know what to do with one.
+"""Find and use the GPU of this process.
 
-`gpu_ranks` and `gpu_pairs` take a device. `ranks` and `pairs` give them calls above a least size,
-which a call has or not, whatever ran before it: starting torch and a GPU takes some 3 s, more than
-a small comparison.
+`rank_sum` and `pair_sums` use the GPU (`rank_sum_gpu`, `pair_sums_gpu`) only for calls above a
+minimum size. Starting torch and a GPU takes about 3 s, which is more than a small comparison takes.
+The size of such a call alone decides; calls that ran before do not matter. The exception is sorting
+(`gene_sort_gpu`), which uses a started GPU for fewer values.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
-"""One of these exists where a CUDA driver is (the second: in Windows' Linux)."""
+"""One of these files exists where a CUDA driver is installed (the second one under WSL)."""
 
 T = TypeVar("T")
 
 
 @cache
 def gpu() -> torch.device | None:
-    """The GPU of this process, None if there is none; asked once.
+    """Return the GPU of this process, or None if there is none; look for it only once.
 
-    ``CUDA_VISIBLE_DEVICES=`` (empty) hides all of them.
+    ``CUDA_VISIBLE_DEVICES=`` (empty) hides all GPUs.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if hidden or not any(Path(driver).exists() for driver in _DRIVERS):
@@ -43,28 +44,43 @@ def gpu() -> torch.device | None:
     device = torch.device("cuda")
     try:
         torch.zeros(1, device=device)
-    except RuntimeError as error:  # another process has it for itself, or fills it
+    except RuntimeError as error:  # another process holds the GPU exclusively, or has filled it
         log.warning("the GPU is not used: %s", str(error).split("\n", 1)[0])
         return None
     return device
 
 
 def gpu_if_started() -> torch.device | None:
-    """The GPU if this process has started it already."""
+    """Return the GPU if this process has already looked for it and found one, else None."""
     return gpu() if gpu.cache_info().currsize else None
 
 
 def fits_on(n_bytes: int, device: torch.device) -> bool:
-    """Whether so much may stay on a device: a quarter of what is free, a training may want the rest."""
+    """Return whether data may stay on a device: at most a quarter of its free memory.
+
+    The rest is left to a training that may share the device.
+
+    Parameters
+    ----------
+    n_bytes
+        Size of the data.
+    device
+        The device; other kinds than CUDA have no limit.
+    """
     import torch
 
     return device.type != "cuda" or 4 * n_bytes <= torch.cuda.mem_get_info(device)[0]
 
 
 def on_gpu_or_none(what: Callable[[], T]) -> T | None:
-    """Do something on the GPU; None if that fails, for want of memory above all.
+    """Run a computation on the GPU; return None if it fails, usually because memory ran out.
 
-    The caller then does it on the CPU, to the same numbers: a GPU may be shared with a training.
+    The caller then computes on the CPU. A training may share the GPU, so its memory may run out.
+
+    Parameters
+    ----------
+    what
+        The computation.
     """
     import torch
 
@@ -72,13 +88,21 @@ def on_gpu_or_none(what: Callable[[], T]) -> T | None:
         return what()
     except RuntimeError as error:
         log.warning("left to the CPU: %s", str(error).split("\n", 1)[0])
-    torch.cuda.empty_cache()  # after the error is gone, which holds the tensors of its frames
+    torch.cuda.empty_cache()  # outside the handler: the error keeps the tensors of its frames alive
     return None
 
 
 def send(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copy an array to a device."""
+    """Copy an array to a device.
+
+    Parameters
+    ----------
+    values
+        Array of any shape.
+    device
+        The device.
+    """
     import torch
 
-    # A copy: torch refuses to share memory that must not be written to, such as mapped files.
+    # Writable memory is required: torch warns about memory that is read-only, such as mapped files.
     return torch.from_numpy(np.require(values, requirements=["C", "W"])).to(device)

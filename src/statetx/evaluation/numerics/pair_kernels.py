@@ -1,4 +1,4 @@
-"""The compiled loops behind `statetx.evaluation.numerics.pair_sums`: from scalar products to sums over pairs."""
+"""Compiled loops of `pair_sums`: from scalar products to sums over pairs of cells."""
 
 from __future__ import annotations
 
@@ -14,25 +14,31 @@ WIDTH = 64
 """Cells per panel: four vector registers of float32."""
 
 GENES = 160
-"""Genes per tile: a tile of a panel (40 KiB) stays in the first cache while all rows pass."""
+"""Genes per tile: a tile of a panel (40 KiB) stays in the L1 cache while all rows use it."""
 
 _CHUNK = 512
-"""Rows whose products with a panel are kept at once (128 KiB); a multiple of `WIDTH`."""
+"""Rows whose products with a panel are in memory at once (128 KiB); a multiple of `WIDTH`."""
 
 CLOSE = 1e-3
-"""A squared distance below this share of both squared lengths has lost too many digits of its
-products in float32 and is taken again with more of them."""
+"""A float32 squared distance at or below this share of the sum of both squared lengths has lost too
+many digits. It is computed again without that loss."""
 
 _FAST = {"reassoc", "contract", "nsz"}
-"""Lets sums run in vector registers; NaN and infinity keep their meaning."""
+"""Flags that let sums run in vector registers; NaN and infinity keep their meaning."""
 
 
 @njit(inline="always", fastmath=_FAST)
-def _exponentials(square: Array, gamma: float, power: Array, bits: Array) -> None:
-    """Fill power[j] = exp(-gamma square[j]), float32, to 2e-7: vectorised, 40 times as fast as exp.
+def _exponentials(
+    square: Array,  # float32 [m]
+    gamma: float,
+    power: Array,  # float32 [m]
+    bits: Array,  # int32 [m], the same memory as power
+) -> None:
+    """Fill power[j] = exp(-gamma square[j]), float32, with an error of 2e-7.
 
-    2^t = 2^k 2^f with k the integer next to t; the Taylor polynomial of 2^f for |f| <= 1/2, and k
-    added to the exponent's bits. Below 2^-126 the result is 2^-126.
+    The loop is vectorised, which makes it 40 times as fast as exp. With t = log2 of the result,
+    2^t = 2^k 2^f, where k is the integer nearest to t. A Taylor polynomial gives 2^f for
+    |f| <= 1/2, and k is added to the exponent bits. Results below 2^-126 become 2^-126.
     """
     rate = np.float32(-gamma * 1.4426950408889634)  # log2(e)
     for j in range(len(square)):
@@ -50,15 +56,15 @@ def _exponentials(square: Array, gamma: float, power: Array, bits: Array) -> Non
 
 @njit(inline="always", fastmath=_FAST)
 def _fold(
-    square: Array,
-    gammas: Array,
-    lengths: Array,
-    power: Array,
-    bits: Array,
+    square: Array,  # float32 or float64 [m]
+    gammas: Array,  # float64 [chains]
+    lengths: Array,  # int64 [chains]
+    power: Array,  # as square, scratch
+    bits: Array,  # int32 view of power
     weight: float,
-    out: Array,
+    out: Array,  # float64 [1 + sum of lengths]
 ) -> None:
-    """Add the sum of distances, then of the kernels chain by chain, to out [1 + sum of lengths]."""
+    """Add the weighted sum of distances, then those of the kernels chain by chain, to `out`."""
     total = 0.0
     for j in range(len(square)):
         total += math.sqrt(square[j])
@@ -93,36 +99,38 @@ def fold_products(
     lengths: Array,
     out: Array,
 ) -> None:
-    """Fill the sums of distances and kernels of each row of a block of scalar products.
+    """Fill the sums of distances and kernels for each row of a block of scalar products.
 
     Parameters
     ----------
     products
-        [n, m], x.y, float32 or float64.
+        float32 or float64 [n, m], scalar products x.y.
     x, y
-        [n, D] and [m, D], the cells.
+        [n, D] and [m, D], the cells, in the type of `products`.
     norms_x, norms_y
-        [n] and [m], squared lengths.
+        [n] and [m], squared lengths, in the type of `products`.
     diagonal
         Whether row i and column i are the same cell.
     gammas, lengths
-        First width of each chain, and how often it doubles, itself included.
+        float64 and int64 [chains]. A chain starts with a width and doubles it from step to step;
+        its length is the number of its widths.
     out
-        float64 [n, 1 + sum of lengths], zeros; receives distances, then kernels chain by chain.
+        float64 [n, 1 + sum of lengths], zeros; receives the sums of distances, then those of the
+        kernels chain by chain.
     """
     n, m = products.shape
     kind = products.dtype.type
     single = products.itemsize == 4
     least, two = kind(CLOSE if single else 1e-15), kind(2.0)
     for i in prange(n):
-        square, power = np.empty(m, dtype=products.dtype), np.empty(m, dtype=products.dtype)
-        bits = power.view(np.int32)
-        norm, row, close = norms_x[i], products[i], 0
+        square, power = np.empty(m, dtype=products.dtype), np.empty(m, dtype=products.dtype)  # [m]
+        bits = power.view(np.int32)  # [m], or [2 m] for float64, which does not use it
+        norm, row, close = norms_x[i], products[i], 0  # row [m]
         for j in range(m):
             both = norm + norms_y[j]
-            found = both - two * row[j]
-            near = found <= least * both
-            square[j] = found * kind(not near)
+            squared = both - two * row[j]
+            near = squared <= least * both
+            square[j] = squared * kind(not near)
             close += near
         if diagonal:
             square[i] = 0
@@ -139,9 +147,17 @@ def fold_products(
 
 @njit(inline="always", fastmath=_FAST)
 def _multiply(
-    pointers: Array, genes: Array, data: Array, at: int, panel: Array, acc: Array
+    pointers: Array,  # int64 [tiles n + 1]
+    genes: Array,  # int32 [nnz], gene within its tile
+    data: Array,  # float32 [nnz]
+    at: int,
+    panel: Array,  # float32 [GENES, WIDTH]
+    acc: Array,  # float32 [WIDTH]
 ) -> None:
-    """Add the products of the values of one row in one tile with a panel [GENES, WIDTH] to acc."""
+    """Add the products of one row's values in one tile with a panel to `acc`.
+
+    `at` is tile * n + row.
+    """
     k, end = np.uint64(pointers[at]), np.uint64(pointers[at + 1])
     while k + np.uint64(4) <= end:
         v0, v1 = data[k], data[k + np.uint64(1)]
@@ -178,24 +194,24 @@ def fold_sparse(
     lengths: Array,
     out: Array,
 ) -> None:
-    """Fill the sums of distances and kernels of sparse rows with each panel of columns.
+    """Fill the sums of distances and kernels between sparse rows and each panel of columns.
 
     Parameters
     ----------
     pointers, genes, data
-        Rows [n, G] in tiles of `GENES` genes (`tile`): int64 [tiles n + 1], then per value its
-        gene within the tile and itself, float32.
+        Rows [n, G] in tiles of `GENES` genes, as `tile` writes them: int64 [tiles n + 1], int32
+        [nnz] with the gene of each value within its tile, float32 [nnz] with the values.
     norms_x
-        float64 [n], squared lengths.
+        float64 [n], squared lengths of the rows.
     panels
-        float32 [P, tiles GENES, WIDTH], columns in panels (`fill_panels`).
+        float32 [P, tiles GENES, WIDTH], columns in panels, as `fill_panels` writes them.
     norms_y
-        float64 [P WIDTH], squared lengths, 0 where no column is.
+        float64 [P WIDTH], squared lengths of the columns, 0 for unused columns of the last panel.
     n_columns
-        Their number.
+        Number of columns.
     within
-        Whether rows and columns are the same cells: each pair is then counted in both orders, and
-        that of a cell with itself at distance 0.
+        Whether rows and columns are the same cells. Each pair is then counted in both orders, and
+        each cell with itself at distance 0.
     gammas, lengths
         As for `fold_products`.
     out
@@ -205,47 +221,49 @@ def fold_sparse(
     tiles = (len(pointers) - 1) // n
     least = np.float32(CLOSE)
     for q in prange(n_panels):
-        # First and last in turns: within, late panels have more rows, and every thread takes a stretch.
+        # If `within`, later panels have more rows, and each thread gets consecutive q. Panels are
+        # taken from both ends in turn, so that all threads get about the same number of rows.
         p = q // 2 if q % 2 == 0 else n_panels - 1 - q // 2
         columns = min(WIDTH, n_columns - p * WIDTH)
-        lengths_y = norms_y[p * WIDTH : (p + 1) * WIDTH]
-        singles = lengths_y.astype(np.float32)
-        room = np.empty(_CHUNK * WIDTH + 16, dtype=np.float32)
-        skip = -(room.ctypes.data // 4) % 16
-        acc = room[skip : skip + _CHUNK * WIDTH].reshape(_CHUNK, WIDTH)
+        lengths_y = norms_y[p * WIDTH : (p + 1) * WIDTH]  # float64 [WIDTH]
+        singles = lengths_y.astype(np.float32)  # [WIDTH]
+        # 16 floats more than needed, so that `acc` can begin at a cache line.
+        memory = np.empty(_CHUNK * WIDTH + 16, dtype=np.float32)
+        skip = -(memory.ctypes.data // 4) % 16
+        acc = memory[skip : skip + _CHUNK * WIDTH].reshape(_CHUNK, WIDTH)  # [_CHUNK, WIDTH]
         power, part = np.empty(WIDTH, dtype=np.float32), np.empty(WIDTH, dtype=np.float32)
-        bits = power.view(np.int32)
+        bits = power.view(np.int32)  # [WIDTH]
         last = min(n, (p + 1) * WIDTH) if within else n
         surplus = 0.0
         for begin in range(0, last, _CHUNK):
             end = min(last, begin + _CHUNK)
             acc[: end - begin] = 0
             for tile in range(tiles):
-                panel = panels[p, tile * GENES : (tile + 1) * GENES]
+                panel = panels[p, tile * GENES : (tile + 1) * GENES]  # [GENES, WIDTH]
                 for i in range(begin, end):
-                    # Summed tile by tile: rounding then grows with the tile, not with the row, and
-                    # cells that share much make the same errors in all pairs.
+                    # Summed tile by tile, so that rounding errors grow with the tile, not with the
+                    # row. Cells with much in common would make the same errors in all pairs.
                     part[:] = 0
                     _multiply(pointers, genes, data, tile * n + i, panel, part)
-                    row = acc[i - begin]
+                    row = acc[i - begin]  # [WIDTH]
                     for j in range(WIDTH):
                         row[j] += part[j]
             for i in range(begin, end):
-                square, norm, close = acc[i - begin], np.float32(norms_x[i]), 0
+                square, norm, close = acc[i - begin], np.float32(norms_x[i]), 0  # square [WIDTH]
                 for j in range(WIDTH):
                     both = norm + singles[j]
-                    found = both - np.float32(2.0) * square[j]
-                    near = found <= least * both
-                    square[j] = found * np.float32(not near)
+                    squared = both - np.float32(2.0) * square[j]
+                    near = squared <= least * both
+                    square[j] = squared * np.float32(not near)
                     close += near
                 for j in range(columns, WIDTH):
                     square[j] = 0
-                own = i - p * WIDTH if within else -1
-                if own >= 0:
-                    square[own] = 0
-                if close > (own >= 0):
+                self_column = i - p * WIDTH if within else -1
+                if self_column >= 0:
+                    square[self_column] = 0
+                if close > (self_column >= 0):
                     for j in range(columns):
-                        if square[j] == 0 and j != own:
+                        if square[j] == 0 and j != self_column:
                             product = 0.0
                             for tile in range(tiles):
                                 at = tile * n + i
@@ -255,7 +273,7 @@ def fold_sparse(
                             whole = norms_x[i] + lengths_y[j]
                             gap = whole - 2 * product
                             square[j] = gap if gap > 1e-14 * whole else 0.0
-                weight = 2.0 if within and own < 0 else 1.0
+                weight = 2.0 if within and self_column < 0 else 1.0
                 surplus += weight * (WIDTH - columns)
                 _fold(square, gammas, lengths, power, bits, weight, out[p])
         out[p, 1:] -= surplus
@@ -271,18 +289,18 @@ def tile(
     values: Array,
     norms: Array,
 ) -> None:
-    """Sort CSR rows [n, G] into tiles of `GENES` genes, rows in order within each.
+    """Sort CSR rows [n, G] into tiles of `GENES` genes; rows keep their order within each tile.
 
     Parameters
     ----------
     pointers, genes, data
-        The rows.
+        The CSR rows: [n + 1], [nnz], float32 [nnz].
     starts
         int64 [tiles n + 1], zeros; receives where the values of each (tile, row) begin.
     places, values
-        [nnz], receive each value's gene within its tile, and the value.
+        int32 and float32 [nnz], receive the gene of each value within its tile, and the value.
     norms
-        float64 [n], receives the squared lengths.
+        float64 [n], receives the squared length of each row.
     """
     n = len(norms)
     for i in range(n):
@@ -293,7 +311,7 @@ def tile(
         norms[i] = norm
     for at in range(len(starts) - 1):
         starts[at + 1] += starts[at]
-    place = starts[:-1].copy()
+    place = starts[:-1].copy()  # [tiles n], where the next value of each (tile, row) is written
     for i in range(n):
         for k in range(pointers[i], pointers[i + 1]):
             at = genes[k] // GENES * n + i
@@ -304,7 +322,15 @@ def tile(
 
 @njit(parallel=True, nogil=True, cache=True)
 def fill_panels(pointers: Array, genes: Array, data: Array, panels: Array) -> None:
-    """Write CSR rows as columns of panels, zeros [P, at least G, WIDTH]."""
+    """Write CSR rows as columns of panels.
+
+    Parameters
+    ----------
+    pointers, genes, data
+        The CSR rows: [n + 1], [nnz], float32 [nnz].
+    panels
+        float32 [P, at least G, WIDTH], zeros; row i becomes column i % WIDTH of panel i // WIDTH.
+    """
     n = len(pointers) - 1
     for p in prange(len(panels)):
         for i in range(p * WIDTH, min(n, (p + 1) * WIDTH)):

@@ -1,12 +1,13 @@
 """Sums of distances and kernels over all pairs of cells.
 
-One pass over the pairs gives the sum of distances and of all kernels: the widths of a grid double
-from one to the next, and exp(-2 g d) is the square of exp(-g d). Products are taken in the
-precision of the cells (float32 from the store: 7e-8 of a mean distance away from float64),
-everything is summed in float64.
+One pass over the pairs gives the sums of distances and of all kernels. Each kernel width of a grid
+is twice the one before, and exp(-2 g d) is the square of exp(-g d). Products are computed in the
+precision of the cells. A mean distance of float32 cells from the store then differs from float64
+by 7e-8. All sums are float64.
 
-Cells that are mostly zeros are multiplied value by value (`fold_sparse`), at 30 % of values three
-times, at 10 % five times as fast as matrix products; others as matrix products, block by block.
+Cells that are mostly zeros are multiplied value by value (`fold_sparse`). That is three times as
+fast as matrix products at 30 % non-zero values, and five times at 10 %. Other cells are multiplied
+by matrix products, block by block.
 """
 
 from __future__ import annotations
@@ -40,7 +41,19 @@ BLOCK = 1024
 
 
 class _Tiles(NamedTuple):
-    """Rows of `fold_sparse`, and their squared lengths, float64 [n]."""
+    """Rows in the form that `fold_sparse` reads, and their squared lengths.
+
+    Attributes
+    ----------
+    pointers
+        int64 [tiles n + 1], where the values of each (tile, row) begin.
+    genes
+        int32 [nnz], gene of each value within its tile.
+    data
+        float32 [nnz], the values.
+    norms
+        float64 [n], squared lengths.
+    """
 
     pointers: np.ndarray
     genes: np.ndarray
@@ -49,15 +62,16 @@ class _Tiles(NamedTuple):
 
 
 class Cloud:
-    """Cells that are compared with others, in the forms that the products want.
+    """Cells that are compared with others, in the forms that the products need.
 
     Parameters
     ----------
     cells
-        [n, D], sparse or dense; float64 stays float64, everything else becomes float32.
+        [n, D], sparse or dense; float64 stays float64, all other types become float32.
     centre
-        [D], which clouds that are compared must share; None: the mean of the cells. Matrix products
-        are taken around it: |x|^2 + |y|^2 - 2 x.y cancels, and a common offset makes it worse.
+        [D], subtracted from the cells before matrix products; None: the mean of the cells. Clouds
+        that are compared must share it. |x|^2 + |y|^2 - 2 x.y loses digits by cancellation, and a
+        common offset of the cells makes the loss larger.
     """
 
     def __init__(self, cells: Any, centre: np.ndarray | None = None) -> None:
@@ -68,29 +82,36 @@ class Cloud:
         self._points: gpu_pairs.Points | None = None
 
     def __len__(self) -> int:
+        """Return the number of cells."""
         return self.size
 
     @property
     def width(self) -> int:
-        """D."""
+        """Number of dimensions D."""
         return int(self._cells.shape[1])
 
     def on(self, device: torch.device) -> gpu_pairs.Points:
-        """The cells on a device, kept there while the cloud lives."""
+        """Return the cells on a device, where they stay as long as the cloud exists.
+
+        Parameters
+        ----------
+        device
+            The device of the first call; later calls return the same object.
+        """
         if self._points is None:
             self._points = gpu_pairs.Points(self._cells, self._centre, self.kind, device)
         return self._points
 
     @cached_property
     def density(self) -> float:
-        """Share of the values that are not zero."""
+        """Share of non-zero values."""
         cells = self._cells
         count = cells.nnz if sparse.issparse(cells) else np.count_nonzero(cells)
         return float(count / max(1, self._cells.shape[0] * self._cells.shape[1]))
 
     @cached_property
     def is_constant(self) -> bool:
-        """Whether all cells are one, as models of the mean predict them."""
+        """Whether all cells are equal, as baselines that predict a mean deliver them."""
         cells = self._cells
         if len(self) < 2:
             return False
@@ -99,7 +120,7 @@ class Cloud:
             lengths = np.diff(rows.indptr)
             if (lengths != lengths[0]).any():
                 return False
-            tables = [side.reshape(n, -1) for side in (rows.data, rows.indices)]
+            tables = [array.reshape(n, -1) for array in (rows.data, rows.indices)]
         else:
             tables = [cells]
         return all(
@@ -109,17 +130,23 @@ class Cloud:
 
     @cached_property
     def shares_much(self) -> bool:
-        """Whether the centre is longer than the cells are far from it.
+        """Whether the centre is longer than the typical distance of the cells from it.
 
-        Float32 products of cells as they are then make the same errors in all pairs, which no longer
-        average out: 5e-7 of an energy distance of 0.1, where products around the centre make 2e-8.
+        Float32 products of uncentred cells then make the same error in all pairs, which no longer
+        averages out. It is 5e-7 of an energy distance of 0.1; products around the centre make 2e-8.
         """
         values = self._cells.data if sparse.issparse(self._cells) else self._cells.ravel()
         square = float(np.einsum("i,i->", values, values, dtype=np.float64)) / max(1, self.size)
         return 2 * float(np.einsum("i,i->", self._centre, self._centre)) > square
 
     def squared_from(self, cell: np.ndarray) -> np.ndarray:
-        """Squared distances of the cells from one, float64 [n]."""
+        """Return the squared distances of the cells from a point, float64 [n].
+
+        Parameters
+        ----------
+        cell
+            float64 [D], the point.
+        """
         if sparse.issparse(self._cells):
             rows = as_rows(self._cells).astype(np.float64)
             norms = rows.power(2) @ np.ones(self.width)
@@ -137,7 +164,7 @@ class Cloud:
 
     @cached_property
     def dense(self) -> tuple[np.ndarray, np.ndarray]:
-        """Cells minus the centre [n, D], and their squared lengths [n]."""
+        """Cells minus the centre [n, D], and their squared lengths [n], both in `kind`."""
         cells = self._cells.toarray() if sparse.issparse(self._cells) else self._cells
         moved = np.subtract(cells, self._centre, dtype=np.float64).astype(self.kind, copy=False)
         return moved, np.einsum("ij,ij->i", moved, moved)
@@ -148,7 +175,7 @@ class Cloud:
 
     @cached_property
     def tiles(self) -> _Tiles:
-        """Cells as rows of `fold_sparse`."""
+        """Cells in the form of rows of `fold_sparse`."""
         rows = self._rows
         tiles = _Tiles(
             np.zeros(-(-rows.shape[1] // GENES) * self.size + 1, dtype=np.int64),
@@ -161,7 +188,7 @@ class Cloud:
 
     @cached_property
     def panels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Cells as columns of `fold_sparse`, and their squared lengths."""
+        """Cells in the form of columns of `fold_sparse`, and their squared lengths."""
         rows = self._rows
         count = -(-self.size // WIDTH)
         panels = _aligned(count, -(-rows.shape[1] // GENES) * GENES, WIDTH)
@@ -173,20 +200,24 @@ class Cloud:
 
 
 def _aligned(*shape: int) -> np.ndarray:
-    """float32 zeros that begin with a cache line: vector registers that cross lines load half as fast."""
+    """Return float32 zeros that begin at a cache line; loads across two lines are half as fast."""
     n = math.prod(shape)
-    room = np.zeros(n + 16, dtype=np.float32)
-    skip = -(room.ctypes.data // 4) % 16
-    return room[skip : skip + n].reshape(shape)
+    memory = np.zeros(n + 16, dtype=np.float32)
+    skip = -(memory.ctypes.data // 4) % 16
+    return memory[skip : skip + n].reshape(shape)
 
 
 def centre_of(cells: Any) -> np.ndarray:
-    """Mean of cells [n, D], sparse or dense -> float64 [D]."""
+    """Return the mean of cells [n, D], sparse or dense: float64 [D]."""
     return np.asarray(cells.mean(axis=0, dtype=np.float64)).ravel()
 
 
 def _chains(gammas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the gammas by chains that double: places in the list, and lengths of the chains."""
+    """Sort gammas into chains in which each is twice the one before.
+
+    Return the positions of the gammas in the given list, int64 [gammas], chain by chain; and the
+    lengths of the chains, int64 [chains].
+    """
     left = sorted(range(len(gammas)), key=lambda i: gammas[i])
     places: list[int] = []
     lengths: list[int] = []
@@ -212,31 +243,31 @@ def pair_sums(x: Cloud, y: Cloud | None = None, gammas: Sequence[float] = ()) ->
     Parameters
     ----------
     x, y
-        Clouds around one centre. None for `y`: the ordered pairs within `x`, the diagonal at exactly
-        distance 0 (rounding would leave 1e-3 there in float32).
+        Clouds with the same centre. If `y` is None, all ordered pairs within `x`. Each cell then
+        has distance 0 to itself exactly (float32 rounding would make it 1e-3).
     gammas
         Kernel widths.
 
     Returns
     -------
     numpy.ndarray
-        float64 [1 + number of gammas].
+        float64 [1 + number of gammas], the sum of distances, then those of the kernels.
     """
     if y is None and x.is_constant:
         return np.append(0.0, np.full(len(gammas), float(len(x)) ** 2))
     if y is not None and (x.is_constant or y.is_constant):
         return _from_one(*((x, y) if x.is_constant else (y, x)), gammas)
-    there = _on_gpu(x, y, gammas)
-    if there is not None:
-        return there
+    on_gpu = _on_gpu(x, y, gammas)
+    if on_gpu is not None:
+        return on_gpu
     places, lengths = _chains(gammas)
     firsts = places[np.cumsum(lengths) - lengths]
     chains = np.asarray(gammas, dtype=np.float64)[firsts], lengths
-    one, two = (x, x) if y is None else sorted((x, y), key=lambda cloud: cloud.density)
-    is_single = all(cloud.kind == np.float32 for cloud in (one, two))
-    is_sparse = len(x) > 0 and one.density <= SPARSE
-    by_values = is_single and is_sparse and not (one.shares_much or two.shares_much)
-    total = (_by_values if by_values else _by_products)(one, two, y is None, chains)
+    rows, columns = (x, x) if y is None else sorted((x, y), key=lambda cloud: cloud.density)
+    is_single = all(cloud.kind == np.float32 for cloud in (rows, columns))
+    is_sparse = len(x) > 0 and rows.density <= SPARSE
+    by_values = is_single and is_sparse and not (rows.shares_much or columns.shares_much)
+    total = (_by_values if by_values else _by_products)(rows, columns, y is None, chains)
     out = np.empty_like(total)
     out[0] = total[0]
     out[1 + places] = total[1:]
@@ -244,9 +275,10 @@ def pair_sums(x: Cloud, y: Cloud | None = None, gammas: Sequence[float] = ()) ->
 
 
 def _from_one(constant: Cloud, others: Cloud, gammas: Sequence[float]) -> np.ndarray:
-    """The sums from cells that are all one: one product per other cell, so float64 costs nothing.
+    """Return the sums between equal cells and other cells, computed in float64.
 
-    In float32 all of them would make the same error, which then does not average out.
+    One product per other cell is enough, so float64 is cheap. In float32 all pairs with one other
+    cell would make the same error, which then does not average out.
     """
     square = others.squared_from(constant.first)
     kernels = [np.exp(-gamma * square).sum() for gamma in gammas]
@@ -254,7 +286,7 @@ def _from_one(constant: Cloud, others: Cloud, gammas: Sequence[float]) -> np.nda
 
 
 def _on_gpu(x: Cloud, y: Cloud | None, gammas: Sequence[float]) -> np.ndarray | None:
-    """The sums from a GPU, if there is one and that is worth it."""
+    """Return the sums from a GPU; None without one, below `LEAST_PRODUCTS`, or if it fails."""
     worth = len(x) * len(x if y is None else y) * x.width >= gpu_pairs.LEAST_PRODUCTS
     device = gpu() if worth else None
     if device is None:
@@ -269,10 +301,10 @@ _Chains = tuple[np.ndarray, np.ndarray]
 
 def _by_values(rows: Cloud, columns: Cloud, within: bool, chains: _Chains) -> np.ndarray:
     panels, norms = columns.panels
-    found = np.zeros((len(panels), 1 + int(chains[1].sum())))
+    sums = np.zeros((len(panels), 1 + int(chains[1].sum())))
     with threads_for(len(rows) * len(columns)):
-        fold_sparse(*rows.tiles, panels, norms, len(columns), within, *chains, found)
-    total: np.ndarray = found.sum(axis=0)
+        fold_sparse(*rows.tiles, panels, norms, len(columns), within, *chains, sums)
+    total: np.ndarray = sums.sum(axis=0)
     return total
 
 
@@ -285,10 +317,10 @@ def _by_products(x: Cloud, y: Cloud, within: bool, chains: _Chains) -> np.ndarra
                 continue
             products = cells[rows] @ others[columns].T
             diagonal = within and rows == columns
-            found = np.zeros((len(products), len(total)))
-            sides = cells[rows], others[columns], lengths[rows], other_lengths[columns]
+            sums = np.zeros((len(products), len(total)))
+            arrays = cells[rows], others[columns], lengths[rows], other_lengths[columns]
             with threads_for(products.size):
-                fold_products(products, *sides, diagonal, *chains, found)
+                fold_products(products, *arrays, diagonal, *chains, sums)
             twice = 2.0 if within and not diagonal else 1.0
-            total += twice * found.sum(axis=0)
+            total += twice * sums.sum(axis=0)
     return total

@@ -1,4 +1,7 @@
-"""The compiled loops behind `statetx.evaluation.scores.differential_expression`. Own code, after the algorithm stated there."""
+"""Compiled loops of the rank-sum tests in `statetx.evaluation.numerics.rank_sum`.
+
+The code is our own and follows the algorithm that `rank_sum` states.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,19 @@ from numba import njit, prange
 Array = np.ndarray[Any, Any]
 
 SMALL = 1 << 18
-"""Values below which one thread is faster: waking a second one costs as much as 0.1 M of them, and
-20 ms when the machine is busy."""
+"""One thread is faster below this number of values. Waking a second thread costs as much as
+processing 0.1 M values, and 20 ms on a busy machine."""
 
 
 @contextlib.contextmanager
 def threads_for(n_values: int) -> Iterator[None]:
-    """Run the compiled loops inside on one thread when there is little to do."""
+    """Run the compiled loops inside the block on one thread if there are fewer than `SMALL` values.
+
+    Parameters
+    ----------
+    n_values
+        Number of values that the loops process.
+    """
     before = numba.get_num_threads()
     numba.set_num_threads(1 if n_values < SMALL else before)
     try:
@@ -30,7 +39,12 @@ def threads_for(n_values: int) -> Iterator[None]:
 
 
 @njit(inline="always")
-def _first_not_below(values: Array, start: int, stop: int, x: float) -> int:
+def _first_not_below(
+    values: Array,  # [nnz], ascending from start to stop
+    start: int,
+    stop: int,
+    x: float,
+) -> int:
     while start < stop:
         middle = (start + stop) >> 1
         if values[middle] < x:
@@ -41,7 +55,12 @@ def _first_not_below(values: Array, start: int, stop: int, x: float) -> int:
 
 
 @njit(inline="always")
-def _first_above(values: Array, start: int, stop: int, x: float) -> int:
+def _first_above(
+    values: Array,  # [nnz], ascending from start to stop
+    start: int,
+    stop: int,
+    x: float,
+) -> int:
     while start < stop:
         middle = (start + stop) >> 1
         if values[middle] <= x:
@@ -58,9 +77,18 @@ def _tie(count: float) -> float:
 
 @njit(nogil=True, cache=True)
 def fill_rows(cells: Array, genes: Array, data: Array) -> None:
-    """Write the non-zero values of dense cells [n, G] row by row; `genes` and `data` have one place more.
+    """Write the non-zero values of dense cells row by row.
 
-    Without a branch on the values, whose wrong guesses would take four times as long.
+    The loop does not branch on the values: mispredicted branches would take four times as long.
+
+    Parameters
+    ----------
+    cells
+        [n, G].
+    genes
+        int32 [nnz + 1], receives the gene of each value; the last entry is scratch.
+    data
+        [nnz + 1], receives the values; the last entry is scratch.
     """
     at = 0
     for i in range(len(cells)):
@@ -80,11 +108,11 @@ def gather_genes(
     Parameters
     ----------
     pointers, genes, data
-        CSR, no place twice; zeros may be stored.
+        CSR [n + 1], [nnz], [nnz]. No entry is stored twice; zeros may be stored.
     starts
-        int64 [G + 1], zeros; receives where each gene's values begin.
+        int64 [G + 1], zeros; receives where the values of each gene begin.
     values
-        [nnz], receives the values, in the order of the cells within a gene.
+        [nnz], receives the non-zero values, in the order of the cells within a gene.
     sums
         float64 [G], zeros; receives the sum of each gene.
     """
@@ -93,7 +121,7 @@ def gather_genes(
             starts[genes[k] + 1] += 1
     for gene in range(len(sums)):
         starts[gene + 1] += starts[gene]
-    place = starts[:-1].copy()
+    place = starts[:-1].copy()  # [G], where the next value of each gene is written
     for k in range(pointers[0], pointers[-1]):
         if data[k] != 0:
             gene = genes[k]
@@ -104,14 +132,14 @@ def gather_genes(
 
 @njit(parallel=True, cache=True)
 def tie_terms(starts: Array, values: Array, ties: Array, negatives: Array) -> None:
-    """Fill each gene's tie term and its number of negatives.
+    """Fill the tie term and the number of negative values of each gene.
 
     Parameters
     ----------
     starts
-        int64 [G + 1], where each gene's values begin in `values`.
+        int64 [G + 1], where the values of each gene begin in `values`.
     values
-        [nnz], not zero, sorted within genes.
+        [nnz], non-zero, sorted within genes.
     ties
         float64 [G], receives the sum of t^3 - t over the distinct non-zero values.
     negatives
@@ -132,29 +160,36 @@ def tie_terms(starts: Array, values: Array, ties: Array, negatives: Array) -> No
 
 
 _WALK = 8
-"""Up to so many control values per target value it is faster to walk along them than to search."""
+"""Up to this number of control values per target value, walking along them beats searching."""
 
 
 @njit(inline="always")
-def _merge(values: Array, start: int, stop: int, own: Array, lefts: Array) -> None:
-    """Fill the first place in values[start:stop] that is not below each of own, both sorted.
+def _merge(
+    values: Array,  # [nnz], ascending from start to stop
+    start: int,
+    stop: int,
+    targets: Array,  # [k], ascending
+    lefts: Array,  # int64 [k]
+) -> None:
+    """Fill lefts[j] with the first place from start to stop whose value is at least targets[j].
 
-    Without branches on the values, where a wrong guess costs as much as six steps; the lower half of
-    own upwards and the upper half downwards at once, for each step waits for the one before.
+    The loops do not branch on the values: a mispredicted branch costs as much as six steps. Each
+    step waits for the one before. Two independent walks therefore run together: the lower half of
+    `targets` upwards, the upper half downwards.
     """
-    half = len(own) // 2
-    i, j, up, down = start, 0, stop, len(own) - 1
+    half = len(targets) // 2
+    i, j, up, down = start, 0, stop, len(targets) - 1
     while i < stop and j < half and up > start and down >= half:
-        is_below = values[i] < own[j]
+        is_below = values[i] < targets[j]
         lefts[j] = i
         i += is_below
         j += not is_below
-        is_above = values[up - 1] >= own[down]
+        is_above = values[up - 1] >= targets[down]
         lefts[down] = up
         up -= is_above
         down -= not is_above
     while i < stop and j < half:
-        is_below = values[i] < own[j]
+        is_below = values[i] < targets[j]
         lefts[j] = i
         i += is_below
         j += not is_below
@@ -162,7 +197,7 @@ def _merge(values: Array, start: int, stop: int, own: Array, lefts: Array) -> No
         lefts[j] = stop
         j += 1
     while up > start and down >= half:
-        is_above = values[up - 1] >= own[down]
+        is_above = values[up - 1] >= targets[down]
         lefts[down] = up
         up -= is_above
         down -= not is_above
@@ -182,7 +217,19 @@ def _two_sided(u: float, tie: float, n: float, pairs: float) -> float:
 
 @njit(cache=True)
 def p_values(statistic: Array, ties: Array, n_control: int, n_target: int, pvalue: Array) -> None:
-    """Fill the two-sided asymptotic p of every gene from U and its tie term, float64 [G]."""
+    """Fill the two-sided asymptotic p-value of every gene.
+
+    Parameters
+    ----------
+    statistic
+        float64 [G], U of the target.
+    ties
+        float64 [G], tie term.
+    n_control, n_target
+        Numbers of cells.
+    pvalue
+        float64 [G], receives the p-values.
+    """
     n, pairs = float(n_control + n_target), float(n_control) * float(n_target)
     for gene in range(len(statistic)):
         pvalue[gene] = _two_sided(statistic[gene], ties[gene], n, pairs)
@@ -191,34 +238,34 @@ def p_values(statistic: Array, ties: Array, n_control: int, n_target: int, pvalu
 @njit(nogil=True)
 def _rank_gene(
     gene: int,
-    statistic: Array,
-    pvalue: Array,
-    control_starts: Array,
-    control_values: Array,
-    control_ties: Array,
-    control_negatives: Array,
+    statistic: Array,  # float64 [G]
+    pvalue: Array,  # float64 [G]
+    control_starts: Array,  # int64 [G + 1]
+    control_values: Array,  # [nnz of the control], ascending within genes
+    control_ties: Array,  # float64 [G]
+    control_negatives: Array,  # int64 [G]
     n_control: int,
-    target_starts: Array,
-    target_values: Array,
+    target_starts: Array,  # int64 [G + 1]
+    target_values: Array,  # [nnz of the target], ascending within genes
     n_target: int,
 ) -> None:
-    """Fill U of the target and its two-sided asymptotic p for one gene."""
+    """Fill U of the target and its two-sided asymptotic p-value for one gene."""
     start, stop = control_starts[gene], control_starts[gene + 1]
-    own = target_values[target_starts[gene] : target_starts[gene + 1]]
-    walk = stop - start <= _WALK * len(own)
-    lefts = np.empty(len(own) if walk else 0, dtype=np.int64)
+    targets = target_values[target_starts[gene] : target_starts[gene + 1]]  # [k]
+    walk = stop - start <= _WALK * len(targets)
+    lefts = np.empty(len(targets) if walk else 0, dtype=np.int64)  # [k] or [0]
     if walk:
-        _merge(control_values, start, stop, own, lefts)
+        _merge(control_values, start, stop, targets, lefts)
     control_zeros = float(n_control - (stop - start))
-    target_zeros = float(n_target - len(own))
+    target_zeros = float(n_target - len(targets))
     u = target_zeros * (control_negatives[gene] + 0.5 * control_zeros)
     tie = control_ties[gene] + _tie(control_zeros + target_zeros)
     seek = start
     i = 0
-    while i < len(own):
-        value = own[i]
+    while i < len(targets):
+        value = targets[i]
         j = i + 1
-        while j < len(own) and own[j] == value:
+        while j < len(targets) and targets[j] == value:
             j += 1
         count = float(j - i)
         if walk:
@@ -240,17 +287,31 @@ def _rank_gene(
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def rank_genes(statistic: Array, pvalue: Array, *sides: Any) -> None:
-    """Fill U of the target and its two-sided asymptotic p for every gene.
+def rank_genes(statistic: Array, pvalue: Array, *arguments: Any) -> None:
+    """Fill U of the target and its two-sided asymptotic p-value for every gene.
 
-    Both sides are sorted within genes and of one type. Zeros are stored on neither side.
+    Parameters
+    ----------
+    statistic, pvalue
+        float64 [G], receive the results.
+    *arguments
+        The further arguments of `_rank_gene`: control, then target. Values of both have one type,
+        are sorted within genes and do not contain zeros.
     """
     for gene in prange(len(statistic)):
-        _rank_gene(gene, statistic, pvalue, *sides)
+        _rank_gene(gene, statistic, pvalue, *arguments)
 
 
 @njit(nogil=True, cache=True)
-def rank_genes_single_threaded(statistic: Array, pvalue: Array, *sides: Any) -> None:
-    """The same as `rank_genes` on the calling thread, which may be one of several."""
+def rank_genes_single_threaded(statistic: Array, pvalue: Array, *arguments: Any) -> None:
+    """Do the same as `rank_genes`, but on the calling thread alone.
+
+    Parameters
+    ----------
+    statistic, pvalue
+        float64 [G], receive the results.
+    *arguments
+        As for `rank_genes`.
+    """
     for gene in range(len(statistic)):
-        _rank_gene(gene, statistic, pvalue, *sides)
+        _rank_gene(gene, statistic, pvalue, *arguments)

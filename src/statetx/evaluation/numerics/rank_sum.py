@@ -1,14 +1,14 @@
-"""Rank-sum tests of many sets of cells against the same controls.
+"""Rank-sum tests of many sets of cells against the same control cells.
 
-Only the perturbation changes from test to test, so the control is sorted once (`SortedControl`).
-With k_c, k_p non-zero values of a gene, a test costs O(k_p log k_c + k_p log k_p) instead of
-sorting both sides again. For each distinct value v of the perturbation with multiplicity c, and e
-control values equal to it,
+Only the perturbed cells change from test to test, so the control cells are sorted once
+(`SortedControl`). A gene has k_c non-zero values in the control and k_p in the perturbed cells. Its
+test then costs O(k_p log k_c + k_p log k_p); the control is not sorted again. For each distinct
+value v of the perturbed cells with multiplicity c, and e control values equal to v,
 
     U += c (#{control < v} + e / 2)          T += (e + c)^3 - (e + c) - (e^3 - e)
 
-where T starts as the control's own tie term. All of these are whole or half numbers, exact in
-float64 up to 200,000 cells.
+where T starts as the tie term of the control alone. All of these are whole or half numbers, exact
+in float64 up to 200,000 cells.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ class RankSum(NamedTuple):
     Attributes
     ----------
     statistic
-        float64 [G], U of the target: pairs (target, control) with target above, ties one half.
+        float64 [G], U of the target: pairs (target, control) with the larger value in the target.
+        A tied pair counts one half.
     pvalue
-        float64 [G], two-sided.
+        float64 [G], two-sided p-value.
     """
 
     statistic: np.ndarray
@@ -48,12 +49,12 @@ class RankSum(NamedTuple):
 
 @dataclass(frozen=True)
 class SortedControl:
-    """Control cells, sorted once, to be compared with many targets.
+    """Control cells, sorted once to be compared with many targets.
 
     Attributes
     ----------
     cells
-        The cells.
+        The sorted control cells.
     """
 
     cells: SortedCells
@@ -63,40 +64,51 @@ class SortedControl:
 
     @classmethod
     def from_cells(cls, cells: Cells) -> SortedControl:
-        """Sort control cells [n, G]; raises as `SortedCells.of`."""
-        own = SortedCells.from_cells(cells)
-        ties, negatives = np.zeros(cells.shape[1]), np.zeros(cells.shape[1], dtype=np.int64)
-        with threads_for(len(own.values)):
-            tie_terms(own.starts, own.values, ties, negatives)
-        return cls(own, ties, negatives, gpu_control_if_worth(own, ties, negatives))
-
-    def test(self, target: SortedCells, single_threaded: bool = False) -> RankSum:
-        """Compare target cells with these controls.
+        """Sort control cells.
 
         Parameters
         ----------
-        target
-            Sorted cells.
-        single_threaded
-            On the calling thread, for callers that are several.
+        cells
+            [n, G], as for `SortedCells.from_cells`.
 
         Raises
         ------
         DataError
-            Another number of genes.
+            There are no cells, or values are not finite.
         """
-        own, control = target, self.cells
-        if len(own.mean) != len(control.mean):
+        ordered = SortedCells.from_cells(cells)
+        ties, negatives = np.zeros(cells.shape[1]), np.zeros(cells.shape[1], dtype=np.int64)
+        with threads_for(len(ordered.values)):
+            tie_terms(ordered.starts, ordered.values, ties, negatives)
+        return cls(ordered, ties, negatives, gpu_control_if_worth(ordered, ties, negatives))
+
+    def test(self, target: SortedCells, single_threaded: bool = False) -> RankSum:
+        """Test target cells against these controls.
+
+        Parameters
+        ----------
+        target
+            Sorted target cells.
+        single_threaded
+            Whether to stay on the calling thread, for callers that run on several threads.
+
+        Raises
+        ------
+        DataError
+            Target and control have different numbers of genes.
+        """
+        control = self.cells
+        if len(target.mean) != len(control.mean):
             raise DataError(
-                f"{len(own.mean)} genes in the target, {len(control.mean)} in the control"
+                f"{len(target.mean)} genes in the target, {len(control.mean)} in the control"
             )
-        found = None if self._on_gpu is None else self._on_gpu.test(own)
-        if found is not None:
-            return RankSum(*found)
-        if own.values.dtype != control.values.dtype:
-            own, control = (side.astype(np.dtype(np.float64)) for side in (own, control))
-        statistic, pvalue = np.empty(len(own.mean)), np.empty(len(own.mean))
-        work = len(own.values) + min(8 * len(own.values), len(control.values))
+        on_gpu = None if self._on_gpu is None else self._on_gpu.test(target)
+        if on_gpu is not None:
+            return RankSum(*on_gpu)
+        if target.values.dtype != control.values.dtype:
+            target, control = (cells.astype(np.dtype(np.float64)) for cells in (target, control))
+        statistic, pvalue = np.empty(len(target.mean)), np.empty(len(target.mean))
+        work = len(target.values) + min(8 * len(target.values), len(control.values))
         kernel = rank_genes_single_threaded if single_threaded or work < SMALL else rank_genes
         kernel(
             statistic,
@@ -106,28 +118,28 @@ class SortedControl:
             self._ties,
             self._negatives,
             control.n_cells,
-            own.starts,
-            own.values,
-            own.n_cells,
+            target.starts,
+            target.values,
+            target.n_cells,
         )
         return RankSum(statistic, pvalue)
 
 
 def rank_sum(target: Cells, control: Cells) -> RankSum:
-    """Two-sided Mann-Whitney U of target against control cells, gene by gene.
+    """Compute the two-sided Mann-Whitney U test of target against control cells, gene by gene.
 
-    Equal to ``scipy.stats.mannwhitneyu(target, control, method="asymptotic")`` per column; a gene
-    without any variation has p = 1. For many targets keep a `SortedControl`.
+    Equal to ``scipy.stats.mannwhitneyu(target, control, method="asymptotic")`` per column. A gene
+    without variation has p = 1. To test many targets, keep a `SortedControl`.
 
     Parameters
     ----------
     target, control
-        [n1, G] and [n2, G], dense or sparse. Equality of values decides about ties, so do not
-        renormalise or cast one side alone.
+        [n1, G] and [n2, G], dense or sparse. Ties depend on exact equality of values, so do not
+        renormalise or cast only one of the two.
 
     Raises
     ------
     DataError
-        No cells on a side, different numbers of genes, or values that are not finite.
+        Target or control has no cells, their numbers of genes differ, or values are not finite.
     """
     return SortedControl.from_cells(control).test(SortedCells.from_cells(target))

@@ -1,10 +1,10 @@
-"""Rank-sum tests on a device: what `ranks.SortedControl` does, in torch.
+"""Rank-sum tests on a device: what `rank_sum.SortedControl` does, in torch.
 
-Control values, sorted gene by gene, stay on the device as whole numbers that sort like (gene,
-value): 2 r + 1 for the r-th distinct value of the control, 2 r for what lies just below it. A
-target's values become such numbers too, and two searches among the control's count the cells below
-and equal to each. All counts are int64, so U and the tie term are exact, in any order of adding and
-with any block of genes; p is computed from them on the CPU.
+Control values, sorted gene by gene, stay on the device as whole numbers (keys) that sort like
+(gene, value). The key is 2 r + 1 for the r-th distinct value of the control, and 2 r for a value
+just below it. Target values get such keys too. Two searches among the control's keys then count the
+cells below and equal to each. All counts are int64, so U and the tie term are exact in any order of
+summation and for any blocks of genes. The p-values are computed from them on the CPU.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from statetx.evaluation.numerics.gene_sort_gpu import LEAST_VALUES, gene_blocks, genes_of_values
 from statetx.evaluation.numerics.gpu import fits_on, gpu, on_gpu_or_none, send
 from statetx.evaluation.numerics.rank_kernels import p_values
 
@@ -21,30 +22,29 @@ if TYPE_CHECKING:
     import torch
 
     from statetx.evaluation.numerics.sorted_cells import SortedCells
-from statetx.evaluation.numerics.gene_sort_gpu import LEAST_VALUES, gene_blocks, genes_of_values
 
 RESIDENT_BYTES = 16
-"""Of one control value on the device: its key, and itself where no other equals it."""
+"""Bytes of one control value on the device: its key, and the value where it is distinct."""
 
 MOST_CELLS = 2_097_151
-"""Most cells of a test, both sides: their number cubed still fits int64."""
+"""Most cells of a test, target plus control: the cube of their number still fits int64."""
 
 
 class _Block(NamedTuple):
-    """Some genes of the control.
+    """A block of genes of the control cells.
 
     Attributes
     ----------
     genes
-        Which ones.
+        The genes of the block.
     distinct
-        Distinct values [d], ascending, then infinity.
+        [d + 1], distinct values of all these genes, ascending, then infinity.
     keys
         int64 [nnz], (gene, value) as one number, ascending.
     starts
-        int64 [genes + 1], where each gene's keys begin.
+        int64 [genes + 1], where the keys of each gene begin.
     zeros
-        int64 [genes], cells that are zero.
+        int64 [genes], number of cells whose value is zero.
     """
 
     genes: slice
@@ -55,20 +55,20 @@ class _Block(NamedTuple):
 
 
 class GpuControl:
-    """Sorted control cells that lie on a device, to be compared with many targets.
+    """Sorted control cells on a device, to be compared with many targets.
 
-    They take up to `RESIDENT_BYTES` per value that is not zero.
+    They take up to `RESIDENT_BYTES` per non-zero value.
 
     Parameters
     ----------
     cells
-        Control cells.
+        Sorted control cells.
     ties
-        [G], sum of t^3 - t over the distinct values of each gene that are not zero.
+        float64 [G], sum of t^3 - t over the distinct non-zero values of each gene.
     negatives
-        [G], values below zero.
+        int64 [G], number of values below zero.
     device
-        Where.
+        The device.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class GpuControl:
         return _Block(genes, distinct, keys, starts, send(self._zeros[genes], self.device))
 
     def counts(self, target: SortedCells) -> tuple[np.ndarray, np.ndarray]:
-        """Return 2 U of the target and the tie term of every gene, int64 [G].
+        """Return 2 U of the target and the tie term of every gene, int64 [G] each.
 
         Parameters
         ----------
         target
-            Sorted cells; together at most `MOST_CELLS`.
+            Sorted target cells; at most `MOST_CELLS` together with the control cells.
         """
         import torch
 
@@ -109,43 +109,51 @@ class GpuControl:
             first = block.genes.start
             for part in gene_blocks(target.starts[first : block.genes.stop + 1]):
                 genes = slice(first + part.start, first + part.stop)
-                found = self._search(block._replace(distinct=distinct), part.start, target, genes)
-                twice_u[genes] += found[0]
-                ties[genes] += found[1]
+                added = self._search(block._replace(distinct=distinct), part.start, target, genes)
+                twice_u[genes] += added[0]
+                ties[genes] += added[1]
         return twice_u, ties
 
     def _search(
         self, block: _Block, skip: int, target: SortedCells, genes: slice
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the target's values add to `counts`, for genes of a block from `skip` on."""
+        """Return what the target's non-zero values add to `counts`, int64 [genes] each.
+
+        `genes` are genes of the block; `skip` is the position of the first one in the block.
+        """
         import torch
 
         bounds = target.starts[genes.start : genes.stop + 1]
         values = send(target.values[bounds[0] : bounds[-1]], self.device)
-        # Of one type: otherwise torch converts the whole control in each search.
+        # Both need one type: otherwise torch converts all control values in each search.
         values = values.to(block.distinct.dtype)
-        here = genes_of_values(send(bounds, self.device), len(values))
-        gene = here + skip
+        gene_of_part = genes_of_values(send(bounds, self.device), len(values))
+        gene = gene_of_part + skip
         rank = torch.searchsorted(block.distinct, values)
         key = gene * (2 * len(block.distinct)) + 2 * rank + (block.distinct[rank] == values)
         left = torch.searchsorted(block.keys, key)
         equal = torch.searchsorted(block.keys, key, right=True) - left
         twice = 2 * (left - block.starts[gene] + (values > 0) * block.zeros[gene]) + equal
         out = torch.zeros((2, genes.stop - genes.start), dtype=torch.int64, device=self.device)
-        out[0].index_add_(0, here, twice)
-        # Keys may agree where values do not, between two values of the control.
+        out[0].index_add_(0, gene_of_part, twice)
+        # Two different target values have the same key if they lie between the same control values.
         is_first = torch.ones(len(values), dtype=torch.bool, device=self.device)
-        is_first[1:] = (values[1:] != values[:-1]) | (here[1:] != here[:-1])
+        is_first[1:] = (values[1:] != values[:-1]) | (gene_of_part[1:] != gene_of_part[:-1])
         first = is_first.nonzero()[:, 0]
         times = torch.diff(first, append=first.new_full((1,), len(values)))
-        out[1].index_add_(0, here[first], _tie(equal[first] + times) - _tie(equal[first]))
+        out[1].index_add_(0, gene_of_part[first], _tie(equal[first] + times) - _tie(equal[first]))
         twice_u, ties = out.cpu().numpy()
         return twice_u, ties
 
     def test(self, target: SortedCells) -> tuple[np.ndarray, np.ndarray] | None:
-        """U of the target and its two-sided asymptotic p for every gene, float64 [G].
+        """Return U of the target and its two-sided asymptotic p for every gene, float64 [G] each.
 
-        None if the cells are too many or the device fails: then it is the CPU's turn.
+        Return None if there are too many cells or the device fails; the CPU must then do the test.
+
+        Parameters
+        ----------
+        target
+            Sorted target cells.
         """
         if self.n_cells + target.n_cells > MOST_CELLS:
             return None
@@ -165,7 +173,13 @@ def _tie(count: Any) -> Any:
 def gpu_control_if_worth(
     cells: SortedCells, ties: np.ndarray, negatives: np.ndarray
 ) -> GpuControl | None:
-    """Put control cells on the GPU; None without one, or if they are too few or too many for it."""
+    """Put control cells on the GPU; return None without a GPU or for too few or too many values.
+
+    Parameters
+    ----------
+    cells, ties, negatives
+        As for `GpuControl`.
+    """
     device = gpu() if len(cells.values) >= LEAST_VALUES else None
     if device is None or not fits_on(RESIDENT_BYTES * len(cells.values), device):
         return None

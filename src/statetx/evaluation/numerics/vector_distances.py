@@ -1,4 +1,4 @@
-"""Distances between vectors of genes."""
+"""L1, L2 and cosine distances between vectors of genes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import numpy as np
 
 
 def distances_between(pred: np.ndarray, real: np.ndarray, kind: str) -> np.ndarray:
-    """Distances of every predicted [P, G] from every real delta [Q, G] -> [P, Q]; l1, l2, cosine.
+    """Return the distance of every predicted vector from every real vector.
 
-    A vector without length has cosine distance 1.
+    Parameters
+    ----------
+    pred, real
+        [P, G] and [Q, G].
+    kind
+        ``l1``, ``l2`` or ``cosine``.
+
+    Returns
+    -------
+    numpy.ndarray
+        [P, Q]. The cosine distance of a zero vector is 1.
     """
     if kind == "l1":
         return np.array([np.abs(row - real).sum(axis=1) for row in pred])

@@ -1,0 +1,1 @@
+"""Scores of predicted conditions: the columns of scores.csv."""

@@ -1,4 +1,4 @@
-"""The columns of scores.csv and of the references, and the language of their notes."""
+"""Columns of scores.csv and of the reference tables, and the format of their notes."""
 
 from __future__ import annotations
 
@@ -38,16 +38,33 @@ DROPPED = "dropped"
 FALLBACK = "fallback"
 IMPOSSIBLE = "impossible"
 REFERENCE = "reference"
-"""First words of notes: ``<metric or word>: <reason>``, joined by ``; ``."""
+"""Words of notes. A note has parts ``<metric or word>: <reason>``, joined by ``; ``."""
 
 
 def parse_note(note: object) -> dict[str, str]:
-    """Take a note apart: what it is about -> reason."""
+    """Split a note into its parts.
+
+    Parameters
+    ----------
+    note
+        A value of the column ``note``; values that are not text have no parts.
+
+    Returns
+    -------
+    dict
+        Metric or word -> reason.
+    """
     if not isinstance(note, str) or not note:
         return {}
     return dict(part.split(": ", 1) for part in note.split("; ") if ": " in part)
 
 
 def write_note(reasons: Mapping[str, str]) -> str:
-    """Put reasons together as one note."""
+    """Join reasons into one note.
+
+    Parameters
+    ----------
+    reasons
+        Metric or word -> reason; ``; `` in a reason becomes ``, ``.
+    """
     return "; ".join(f"{about}: {why.replace('; ', ', ')}" for about, why in reasons.items())

@@ -1,57 +1,63 @@
-"""Our scores: one row per condition, real controls on both sides of every delta.
+"""Our scores: one row per condition. Real and predicted deltas subtract the same real controls.
 
-Per condition p, with r and q the mean real and predicted profiles (log1p, over cells), a and b
-their deltas: minus the mean of all the line's controls, without the directions in which its
-batches of controls differ (`pseudobulk.Controls.delta` says why), and c the mean of the controls of
-the condition's own batches:
+Symbols, for a condition p:
+
+- r and q are the mean real and the mean predicted profile (log1p values, mean over cells).
+- a and b are the real and the predicted delta: r and q minus the mean of all controls of the line,
+  without the directions in which its batches of controls differ (`pseudobulk.Controls.delta`).
+- c is the mean of the controls of the batches of the condition.
+- noise is the trace of the covariance / n: the part of a squared error that sampling cells makes.
 
 pearson_delta
-    Pearson over genes of b and a.
+    Pearson correlation over genes of b and a.
 pearson_delta_perturbed
-    The same after subtracting the mean training delta of the line from both (Systema's reference):
-    what all perturbations share earns nothing. The control cancels: what is left is the profile
-    minus the mean profile of the line's training conditions.
+    The same, after subtracting the mean training delta of the line from both (the reference of
+    Systema). What all perturbations share does not raise this score. The control cancels: the
+    profile minus the mean profile of the line's training conditions remains.
 pds_cosine
-    1 - k / (P - 1), k = mid-rank of the cosine distance of b_p to a_p among its distances to the
-    deltas of the line's P scored conditions. Chance, and any constant prediction, is 0.5.
+    1 - k / (P - 1), for P scored conditions of the line. k is the mid-rank of the cosine distance
+    between b_p and a_p among the distances between b_p and the real deltas of all of them. Chance
+    and any constant prediction have 0.5.
 mse_unbiased, mse_control
-    (|q - r|^2 - noise_r) / G and (|r - c|^2 - noise_r - noise_c) / G with noise = trace of the
-    covariance / n: the part that sampling cells makes. Their ratio (of sums over conditions) is 0
-    for the true mean profile and 1 for the control's. Only the noise of real cells is taken off,
-    in floor and ceiling that of the predicting cells too. A model's mean as delivered is its
-    prediction: from its cells nobody can tell whether it is exact or scattered, and credit for
-    noise that a mean does not have made 0.07 of a true ratio of 1.50. So `no_change`, which
-    delivers control cells drawn at random, scores above 1: 3.7 for 40 cells and small effects.
+    (|q - r|^2 - noise_r) / G and (|r - c|^2 - noise_r - noise_c) / G. The ratio of their sums over
+    conditions is 0 for the true mean profile and 1 for the control profile. Noise is subtracted for
+    the real cells only; in floor and ceiling also for the predicting cells. The mean of a model's
+    cells is its prediction, because its cells do not show whether that mean is exact or noisy.
+    Subtracting noise for it too turned a true ratio of 1.50 into 0.07 for an exact mean.
+    `no_change` delivers control cells drawn at random, so it scores above 1: 3.7 for 40 cells and
+    small effects.
 energy, mmd, mmd_cellot, mmd_tahoe
     `distances.all_distances` of predicted and real cells.
 de_overlap, de_mcc, direction_fidelity, direction_reach, lfc_nmae
-    `agreement.agreement` of differential expression, both sides tested against the same real
-    controls, those of the batches in which the real cells lie (`own_controls`).
+    `de_agreement.agreement` of predicted and real differential expression. Both are tested against
+    the same real controls: those of the batches of the real cells (`batch_controls`).
 cell_covariance
     `covariance.covariance_agreement`.
 dose_rho, dose_rho_real, dose_response
-    Spearman of effect size (|b|^2 and |a|^2, less the sampling noise) with dose over the conditions of
-    a drug in this line, and 1 - half the difference of both.
+    Spearman correlation of effect size (|b|^2 and |a|^2, minus sampling noise) with dose over the
+    conditions of a drug in the line; and 1 - half the absolute difference of the two.
 spread_ratio
-    Trace of the predicted cells' covariance / the real cells'.
+    Trace of the covariance of the predicted cells / that of the real cells.
 delta_norm_ratio
     |b| / |a|.
 variety, variety_real
-    |b_p - mean_p b|^2 - noise and the same of a: their ratio of sums says how much predictions
-    differ between perturbations, compared with the real ones. The noise taken off the predicted
-    side is at most what is there.
+    |b_p - mean_p b|^2 - noise, and the same of a. The ratio of their sums says how much predictions
+    differ between perturbations, compared with real cells. The noise that is subtracted from the
+    predicted sum is at most that sum.
 drug_correlation, drug_correlation_real
-    Mean Pearson of b_p with the deltas of other drugs in the line, and the same of a without the
-    effect of sampling noise (`likeness`): a model that answers the same for every drug has 1.
+    Mean Pearson correlation of b_p with the deltas of other drugs in the line, and the same of a,
+    corrected for sampling noise (`drug_similarity`). A model that predicts the same effect for all
+    drugs has 1.
 
-A correlation that is undefined because of the prediction is 0 and its note says so; whatever is
-undefined because of the real data is NaN for every model. A prediction of resampled control cells
-has b = sampling noise, whose covariance with a is zero because the mean m of all controls is
-subtracted: cov(q, m) = var(m). So control cells score 0 on average, not by a special case. A
-smoother profile does not: both deltas subtract the same finite m, so a model that returns the
-control profile without its noise correlates with a drug that does nothing by
-sqrt(n / (n + N)) for n cells and N controls, 0.30 for 40 and 400. That is in the field's delta and
-goes only with controls kept aside; in pearson_delta_perturbed the control cancels.
+A correlation that is undefined because of the prediction is 0, and its note says so. A value that
+is undefined because of the real data is NaN for every model.
+
+Resampled control cells as a prediction score 0 on average, without a special case. Their b is
+sampling noise, whose covariance with a is zero because both subtract the mean m of all controls:
+cov(q, m) = var(m). A smoother prediction does not score 0. Even for an inactive drug, a noise-free
+control profile correlates by sqrt(n / (n + N)) with n cells and N controls: 0.30 for 40 and 400.
+The usual delta of the field has this property too. Only separate controls for the two deltas would
+remove it. In pearson_delta_perturbed the control cancels.
 """
 
 from __future__ import annotations
@@ -79,39 +85,41 @@ AGREEMENT = {
     "direction_reach": "reach",
     "lfc_nmae": "lfc_nmae",
 }
-"""Column -> field of `agreement.Agreement`."""
+"""Column -> field of `de_agreement.Agreement`."""
 
 NEED_GENES = ("de_mcc", "direction_fidelity", "direction_reach", "lfc_nmae")
-"""Columns that are undefined, for every model alike, where the real cells have no significant gene."""
+"""Columns that are undefined for every model if the real cells have no significant gene."""
 
 SILENT = 1e-6
-"""A delta shorter than this share of its profile is no effect: storing cells as float32 leaves 6e-8."""
+"""A delta shorter than this share of its profile is not an effect. Rounding of float32 cells alone
+leaves 6e-8."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """Both sides of one condition, summed up.
+    """Summary of the real and the predicted cells of one condition.
 
     Attributes
     ----------
     perturbation
         Label.
     real, pred
-        The cells of each side.
+        Summaries of the real and of the predicted cells.
     real_delta, pred_delta
-        float64 [G], each side's delta, see `pseudobulk.Controls.delta`: from the same controls for
-        models, from disjoint ones in floor and ceiling.
+        float64 [G], see `pseudobulk.Controls.delta`. Both subtract the same controls for models,
+        and different ones in floor and ceiling.
     control
-        Real control profile in the condition's batches.
+        Real control profile of the batches of the condition.
     references
-        float64 [G] each, mean delta of the line's training conditions from the controls that
-        `real_delta` and `pred_delta` subtract; None: no such reference.
+        float64 [G] each, mean delta of the line's training conditions. The first is relative to the
+        controls that `real_delta` subtracts, the second to those that `pred_delta` subtracts. None:
+        no such reference.
     distances
-        What `distances.all_distances` returns.
+        As `distances.all_distances` returns them.
     covariance
-        What `covariance.covariance_agreement` returns.
+        As `covariance.covariance_agreement` returns it.
     drug, dose
-        What the label says; NaN: no dose.
+        Drug and dose of the label; NaN: no dose.
     notes
         Remarks, as `columns.parse_note` returns them.
     pred_noise
@@ -135,11 +143,18 @@ class Condition:
 
 
 def target_genes(labels: Sequence[str], genes: Sequence[str]) -> np.ndarray:
-    """Genes that a label names (CRISPR screens): bool [G].
+    """Return which genes the labels name (CRISPR screens): bool [G].
 
-    A label names a gene if it is one, or if a part between ``+``, ``,`` or ``_`` is one. They are
-    left out of the deltas for every label alike: leaving out each label's own gene alone lets a
-    prediction win by moving all the other targets.
+    A label names a gene if it is one, or if a part between ``+``, ``,`` or ``_`` is one. These
+    genes are left out of the deltas of all labels. If each label left out only its own gene, a
+    prediction could win by changing all other targets.
+
+    Parameters
+    ----------
+    labels
+        Labels of perturbations.
+    genes
+        The G gene names.
     """
     named: set[str] = set()
     for label in labels:
@@ -150,7 +165,10 @@ def target_genes(labels: Sequence[str], genes: Sequence[str]) -> np.ndarray:
 
 
 def _correlation(real: np.ndarray, pred: np.ndarray, sizes: tuple[float, float]) -> float | None:
-    """Pearson; NaN when the real side has none, None when the predicted side has none."""
+    """Return the Pearson correlation; NaN without a real effect, None without a predicted one.
+
+    `sizes` are the norms of the real and of the predicted profile.
+    """
     if np.linalg.norm(real) <= SILENT * sizes[0] or np.ptp(real) == 0:
         return float("nan")
     if np.linalg.norm(pred) <= SILENT * sizes[1] or np.ptp(pred) == 0:
@@ -164,11 +182,17 @@ def _squared(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def discrimination(pred: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """pds_cosine of deltas [P, G] -> [P]: mid-rank, 1 best, 0.5 chance; NaN for one condition."""
+    """Return pds_cosine of each condition, float64 [P]: 1 is best, 0.5 chance.
+
+    Parameters
+    ----------
+    pred, real
+        float64 [P, G], deltas; all values are NaN for a single condition.
+    """
     n = len(real)
     if n < 2:
         return np.full(n, np.nan)
-    # Rounding makes equal distances differ by 1e-16: ties are found after rounding to 1e-12.
+    # Equal distances differ by 1e-16 after computation. Rounding to 1e-12 makes them ties.
     distance = np.round(distances_between(pred, real, "cosine"), 12)
     places = np.array([ranks(row)[i] - 1 for i, row in enumerate(distance)])
     return 1.0 - places / (n - 1)
@@ -185,15 +209,17 @@ def score(
     Parameters
     ----------
     conditions
-        All scored conditions of the line, at least two real cells each.
+        All scored conditions of the line, with at least two real cells each.
     real_de, pred_de
         Differential expression, rows as `conditions`.
     excluded
-        bool [G], genes left out of correlations and of pds_cosine (`target_genes`).
+        bool [G], genes (`target_genes`) that are left out of correlations of deltas, of pds_cosine
+        and of the scores of differential expression except de_mcc; None: no genes.
 
     Returns
     -------
-    One row per condition: ``perturbation``, `COLUMNS`, ``note``.
+    pandas.DataFrame
+        One row per condition: ``perturbation``, `COLUMNS`, ``note``.
     """
     n_genes = len(real_de.genes)
     kept = np.ones(n_genes, dtype=bool) if excluded is None else ~excluded
@@ -203,33 +229,37 @@ def score(
     silent = [
         np.linalg.norm(c.pred_delta) <= SILENT * np.linalg.norm(c.pred.mean) for c in conditions
     ]
-    pred[np.array(silent, dtype=bool)] = 0.0  # rounding noise points somewhere; nothing does not
+    pred[np.array(silent, dtype=bool)] = (
+        0.0  # rounding noise has a direction, a zero delta does not
+    )
     pds = discrimination(pred[:, kept], real[:, kept])
-    agreed = agreement(real_de, pred_de, excluded)
-    nothing = real_de.significant.sum(axis=1) == 0
+    de_scores = agreement(real_de, pred_de, excluded)
+    no_significant_gene = real_de.significant.sum(axis=1) == 0
     response = _dose_response(conditions, real, pred)
     variety_real = _variety(real, [c.real for c in conditions], least=1.0)
     variety = _variety(pred, [c.pred for c in conditions], least=0.0)
     drugs = [c.drug for c in conditions]
-    likeness = drug_correlations(pred[:, kept], drugs)
-    likeness_real = real_drug_correlations(real[:, kept], drugs, [c.real.noise for c in conditions])
+    pred_similarity = drug_correlations(pred[:, kept], drugs)
+    real_similarity = real_drug_correlations(
+        real[:, kept], drugs, [c.real.noise for c in conditions]
+    )
     rows = []
-    for i, one in enumerate(conditions):
-        notes = dict(one.notes)
+    for i, condition in enumerate(conditions):
+        notes = dict(condition.notes)
         sizes = (
-            float(np.linalg.norm(one.real.mean[kept])),
-            float(np.linalg.norm(one.pred.mean[kept])),
+            float(np.linalg.norm(condition.real.mean[kept])),
+            float(np.linalg.norm(condition.pred.mean[kept])),
         )
-        row: dict[str, Any] = {"perturbation": one.perturbation}
+        row: dict[str, Any] = {"perturbation": condition.perturbation}
         references = {"pearson_delta": (np.zeros(n_genes), np.zeros(n_genes))}
-        if one.references is None:
+        if condition.references is None:
             row["pearson_delta_perturbed"] = np.nan
             notes["pearson_delta_perturbed"] = "no training conditions to take as reference"
         else:
-            references["pearson_delta_perturbed"] = one.references
+            references["pearson_delta_perturbed"] = condition.references
         for name, reference in references.items():
-            sides = [(d[i] - r)[kept] for d, r in zip((real, pred), reference, strict=True)]
-            value = _correlation(sides[0], sides[1], sizes)
+            deltas = [(d[i] - r)[kept] for d, r in zip((real, pred), reference, strict=True)]
+            value = _correlation(deltas[0], deltas[1], sizes)
             if value is None:
                 notes[name] = SCORED_ZERO
             elif np.isnan(value):
@@ -239,56 +269,66 @@ def score(
         if len(conditions) < 2:
             notes["pds_cosine"] = "one condition in this line: nothing to tell apart"
         row["mse_unbiased"] = (
-            _squared(one.pred.mean, one.real.mean) - one.real.noise - one.pred_noise
+            _squared(condition.pred.mean, condition.real.mean)
+            - condition.real.noise
+            - condition.pred_noise
         ) / n_genes
         row["mse_control"] = (
-            _squared(one.real.mean, one.control.mean) - one.real.noise - one.control.noise
+            _squared(condition.real.mean, condition.control.mean)
+            - condition.real.noise
+            - condition.control.noise
         ) / n_genes
-        row |= one.distances
-        row |= {name: getattr(agreed, field)[i] for name, field in AGREEMENT.items()}
-        if nothing[i]:
+        row |= condition.distances
+        row |= {name: getattr(de_scores, field)[i] for name, field in AGREEMENT.items()}
+        if no_significant_gene[i]:
             for name in NEED_GENES:
                 row[name], notes[name] = np.nan, "no significant gene in the real cells"
         elif np.isnan(row["lfc_nmae"]):
             notes["lfc_nmae"] = "fewer than 10 significant genes in the real cells"
-        row["cell_covariance"] = 0.0 if one.covariance is None else one.covariance
-        if one.covariance is None:
+        row["cell_covariance"] = 0.0 if condition.covariance is None else condition.covariance
+        if condition.covariance is None:
             notes["cell_covariance"] = SCORED_ZERO
-        elif np.isnan(one.covariance):
+        elif np.isnan(condition.covariance):
             notes["cell_covariance"] = "too few cells or expressed genes to correlate"
         row |= {name: values[i] for name, values in response.items()}
         length = float(np.linalg.norm(real[i]))
-        row["spread_ratio"] = one.pred.spread / one.real.spread if one.real.spread > 0 else np.nan
+        row["spread_ratio"] = (
+            condition.pred.spread / condition.real.spread if condition.real.spread > 0 else np.nan
+        )
         row["delta_norm_ratio"] = float(np.linalg.norm(pred[i])) / length if length > 0 else np.nan
         row["variety"], row["variety_real"] = variety[i], variety_real[i]
-        row["drug_correlation"], row["drug_correlation_real"] = likeness[i], likeness_real[i]
+        row["drug_correlation"], row["drug_correlation_real"] = (
+            pred_similarity[i],
+            real_similarity[i],
+        )
         row["note"] = write_note(notes)
         rows.append(row)
     return pd.DataFrame(rows, columns=["perturbation", *COLUMNS, "note"])
 
 
 def _variety(deltas: np.ndarray, groups: Sequence[Group], least: float) -> np.ndarray:
-    """Squared distance from the mean delta, less what sampling cells makes: [P].
+    """Return the squared distance of each delta from the mean delta, minus sampling noise: [P].
 
     Parameters
     ----------
     deltas
         float64 [P, G].
     groups
-        The cells behind them.
+        [P], summaries of the cells of the deltas.
     least
-        Least share of the sampling noise to take off: 1 = all of it, even if more than there is.
+        Least share of the expected noise to subtract. 1: all of it. 0: at most the sum of the
+        squared distances over all conditions.
     """
     n = len(deltas)
     if n < 2:
         return np.full(n, np.nan)
     noise = np.array([group.noise for group in groups])
     off = deltas - deltas.mean(axis=0)
-    found = np.einsum("ij,ij->i", off, off)
+    squares = np.einsum("ij,ij->i", off, off)
     expected = noise * (1 - 2 / n) + noise.sum() / n**2
     total = float(expected.sum())
-    there = min(1.0, float(found.sum()) / total) if total > 0 else 1.0
-    return found - max(least, there) * expected
+    share = min(1.0, float(squares.sum()) / total) if total > 0 else 1.0
+    return squares - max(least, share) * expected
 
 
 def _dose_response(
@@ -297,11 +337,14 @@ def _dose_response(
     sizes = [
         np.einsum("ij,ij->i", deltas, deltas) - np.array(noise)
         for deltas, noise in (
-            (real, [one.real.noise for one in conditions]),
-            (pred, [one.pred_noise for one in conditions]),
+            (real, [condition.real.noise for condition in conditions]),
+            (pred, [condition.pred_noise for condition in conditions]),
         )
     ]
-    drugs, doses = [one.drug for one in conditions], [one.dose for one in conditions]
+    drugs, doses = (
+        [condition.drug for condition in conditions],
+        [condition.dose for condition in conditions],
+    )
     rho_real, rho = dose_response(drugs, doses, *sizes)
     return {
         "dose_rho": rho,

@@ -1,8 +1,8 @@
-"""How well predicted differential expression agrees with the real one, condition by condition.
+"""Agreement of predicted with real differential expression, condition by condition.
 
-S and T are the significant genes of the real and the predicted side, N = |S|, a sign is that of the
-log2 fold change. The definitions of cell-eval2 0.16, whose numbers they give from its tables; a
-gene that a label names is left out of all but the correlation coefficient.
+S and T are the significant genes of the real and of the predicted cells, N = |S|. A sign is that of
+the log2 fold change. The definitions are those of cell-eval2 0.16, and give its numbers from its
+tables. Genes that a label names are left out of all scores but the Matthews correlation.
 """
 
 from __future__ import annotations
@@ -14,29 +14,31 @@ import numpy as np
 from statetx.evaluation.scores.differential_expression import DETable
 
 REACH = 0.9
-"""Share of right signs down to which a ranking is followed."""
+"""A ranking is followed down to the last place at which this share of signs is right."""
 GATE = 10
-"""Fewest significant genes whose fold changes are compared."""
+"""Fold changes are compared over at least this many significant genes."""
 
 
 class Agreement(NamedTuple):
-    """float64 [P] each; NaN where the real side defines nothing.
+    """Scores of P conditions, float64 [P] each; NaN where the real cells do not define a score.
 
     Attributes
     ----------
     overlap
         |S and T| / |S or T|; 1 when both are empty.
     mcc
-        Matthews correlation of S and T over all genes tested; -1 when a side has all genes or none.
+        Matthews correlation of S and T over all tested genes; -1 if S or T has all genes or none.
     fidelity
-        k / max(m, N): m genes of T that have a real sign, of which k are predicted with it. Silence
-        scores 0.
+        k / max(m, N): m genes of T have a real sign, and k of them are predicted with that sign. A
+        prediction without significant genes scores 0.
     reach
-        k* / N: S in the order of the prediction (significant first, then by adjusted p, p, |log2 fold
-        change|, name), k* the deepest place down to which 9 of 10 signs are right.
+        k* / N. S is put into the order of the prediction: significant genes first, then by adjusted
+        p, p, |log2 fold change| and name. k* is the deepest place down to which 9 of 10 signs are
+        right.
     lfc_nmae
-        sum |predicted - real| / sum |real| of the log2 fold changes over S with finite ones, at
-        least `GATE`; a predicted one that is not finite counts as 0. 0 perfect, 1 no change.
+        sum |predicted - real| / sum |real| of log2 fold changes, over the genes of S with a finite
+        real fold change, at least `GATE` genes. A predicted fold change that is not finite counts
+        as 0. A perfect prediction scores 0, "no change" scores 1.
     """
 
     overlap: np.ndarray
@@ -47,14 +49,14 @@ class Agreement(NamedTuple):
 
 
 def agreement(real: DETable, pred: DETable, excluded: np.ndarray | None = None) -> Agreement:
-    """Compare two tables, rows and genes alike.
+    """Compare two tables with the same perturbations and genes.
 
     Parameters
     ----------
     real, pred
-        P perturbations, G genes.
+        Tables of P perturbations and G genes.
     excluded
-        bool [P, G] or [G], genes that labels name; None: none.
+        bool [P, G] or [G], genes that labels name; None: no genes.
     """
     shape = real.fdr.shape
     kept = np.ones(shape, dtype=bool)
@@ -102,7 +104,7 @@ def _reach(
     if n == 0:
         return float("nan")
     size = np.nan_to_num(np.abs(pred.log2_fold_change[row]), nan=-1.0, posinf=np.inf)
-    # The last key of lexsort counts first.
+    # lexsort sorts by its last key first.
     order = np.lexsort((np.array(pred.genes), -size, pred.p_value[row], pred.fdr[row], ~called))
     order = order[(significant & judged)[order]]
     hits = np.cumsum(right[order])
@@ -115,5 +117,5 @@ def _fold_error(real: np.ndarray, pred: np.ndarray, significant: np.ndarray) -> 
     total = np.abs(real[gate]).sum()
     if gate.sum() < GATE or total == 0:
         return float("nan")
-    found = np.where(np.isfinite(pred[gate]), pred[gate], 0.0)
-    return float(np.abs(found - real[gate]).sum() / total)
+    finite = np.where(np.isfinite(pred[gate]), pred[gate], 0.0)
+    return float(np.abs(finite - real[gate]).sum() / total)

@@ -1,8 +1,9 @@
-"""Differential expression: every perturbation against the same control cells.
+"""Differential expression of perturbations against control cells.
 
-Two-sided Mann-Whitney U, asymptotic, tie- and continuity-corrected (what
-``scipy.stats.mannwhitneyu(method="asymptotic")`` computes), Benjamini-Hochberg within each
-perturbation, fold changes of geometric means: pdex's "ref" mode, as cell-eval uses it.
+The test is the two-sided Mann-Whitney U test, asymptotic, corrected for ties and continuity, as
+``scipy.stats.mannwhitneyu(method="asymptotic")`` computes it. P-values are adjusted within each
+perturbation (Benjamini-Hochberg). Fold changes compare geometric means. All of this is the "ref"
+mode of pdex, which cell-eval uses.
 """
 
 from __future__ import annotations
@@ -22,11 +23,17 @@ from statetx.evaluation.numerics.rank_sum import RankSum, SortedControl
 from statetx.evaluation.numerics.sorted_cells import SortedCells
 
 ALPHA = np.float32(0.05)
-"""A gene is significant below this; compared in float32, as cell-eval does."""
+"""A gene is significant if its fdr is below this value, both in float32 as in cell-eval."""
 
 
 def benjamini_hochberg(pvalues: np.ndarray) -> np.ndarray:
-    """Adjusted p-values over the last axis (Benjamini & Hochberg 1995)."""
+    """Adjust p-values over the last axis (Benjamini & Hochberg 1995).
+
+    Parameters
+    ----------
+    pvalues
+        [..., G].
+    """
     p = np.asarray(pvalues, dtype=np.float64)
     m = p.shape[-1]
     order = np.argsort(p, axis=-1, kind="stable")
@@ -54,7 +61,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class DETable:
-    """Differential expression of P perturbations, G genes each.
+    """Differential expression of P perturbations in G genes.
 
     Attributes
     ----------
@@ -65,11 +72,11 @@ class DETable:
     target_mean, ref_mean
         float64 [P, G], geometric means expm1(mean(log1p value)).
     n_target, n_ref
-        int64 [P], cells on each side.
+        int64 [P], numbers of perturbed and of control cells.
     log2_fold_change
-        float64 [P, G], log2(target_mean / ref_mean): one-sided zeros are infinite, 0/0 is 0.
+        float64 [P, G], log2(target_mean / ref_mean); infinite if one mean is 0, and 0 if both are.
     percent_change
-        float64 [P, G], target_mean / ref_mean - 1, 0/0 is 0.
+        float64 [P, G], target_mean / ref_mean - 1; 0 if both means are 0.
     statistic, p_value, fdr
         float64 [P, G], of the rank-sum test; fdr within each perturbation.
     """
@@ -88,11 +95,22 @@ class DETable:
 
     @property
     def significant(self) -> np.ndarray:
-        """Bool [P, G], fdr < 0.05 in float32."""
+        """Whether fdr < 0.05 in float32: bool [P, G]."""
         return self.fdr.astype(np.float32) < ALPHA
 
     def select(self, labels: Sequence[str]) -> DETable:
-        """The same table for `labels`, in their order."""
+        """Return the table of some perturbations.
+
+        Parameters
+        ----------
+        labels
+            The perturbations, in the order of the rows of the result.
+
+        Raises
+        ------
+        ResultsError
+            A perturbation is not in the table.
+        """
         position = {label: i for i, label in enumerate(self.labels)}
         missing = [label for label in labels if label not in position]
         if missing:
@@ -102,7 +120,7 @@ class DETable:
         return DETable(list(labels), self.genes, **{n: getattr(self, n)[rows] for n in names})
 
     def frame(self) -> pd.DataFrame:
-        """One row per (target, feature), with pdex's column names."""
+        """Return the table as a data frame: one row per (target, feature), column names of pdex."""
         n_genes = len(self.genes)
         return pd.DataFrame(
             {
@@ -125,14 +143,14 @@ class DETable:
 def compare(
     targets: Iterable[tuple[str, Cells]], control: SortedControl, genes: Sequence[str]
 ) -> DETable:
-    """Test perturbations against the same controls.
+    """Test perturbations against the same control cells.
 
     Parameters
     ----------
     targets
-        (perturbation, cells [n, G] of log1p values), streamed: one is in memory at a time.
+        (perturbation, cells [n, G] of log1p values); one of them is in memory at a time.
     control
-        Sorted control cells on the same scale.
+        Sorted control cells, also log1p values.
     genes
         The G gene names.
     """
@@ -142,7 +160,19 @@ def compare(
 
 @dataclass(frozen=True)
 class DERow:
-    """Differential expression of one perturbation: the pieces of a `DETable`, [G] each."""
+    """Differential expression of one perturbation, a row of a `DETable`.
+
+    Attributes
+    ----------
+    label
+        The perturbation.
+    n_target, n_ref
+        Numbers of perturbed and of control cells.
+    target_log_mean, ref_log_mean
+        float64 [G], mean log1p value of perturbed and of control cells.
+    test
+        Rank-sum test per gene.
+    """
 
     label: str
     n_target: int
@@ -153,7 +183,7 @@ class DERow:
 
     @property
     def log2_fold_change(self) -> np.ndarray:
-        """float64 [G], of geometric means; 0/0 is 0."""
+        """Log2 fold change of geometric means, float64 [G]; 0 if both means are 0."""
         target, ref = np.expm1(self.target_log_mean), np.expm1(self.ref_log_mean)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where((target == 0) & (ref == 0), 0.0, np.log2(target / ref))
@@ -162,23 +192,48 @@ class DERow:
 def de_row(
     label: str, cells: Cells | SortedCells, control: SortedControl, single_threaded: bool = False
 ) -> DERow:
-    """Test one perturbation against the controls; `single_threaded` as for `SortedControl.test`."""
-    own = cells if isinstance(cells, SortedCells) else SortedCells.from_cells(cells)
+    """Test one perturbation against control cells.
+
+    Parameters
+    ----------
+    label
+        The perturbation.
+    cells
+        [n, G], log1p values, perhaps already sorted.
+    control
+        Sorted control cells.
+    single_threaded
+        As for `SortedControl.test`.
+    """
+    target = cells if isinstance(cells, SortedCells) else SortedCells.from_cells(cells)
     ref = control.cells
     return DERow(
-        label, own.n_cells, ref.n_cells, own.mean, ref.mean, control.test(own, single_threaded)
+        label,
+        target.n_cells,
+        ref.n_cells,
+        target.mean,
+        ref.mean,
+        control.test(target, single_threaded),
     )
 
 
 def table_of(rows: Sequence[DERow], genes: Sequence[str]) -> DETable:
-    """Put tested perturbations together; fold changes and false discovery rates are made here."""
+    """Combine tested perturbations into a table; compute fold changes and adjusted p-values.
+
+    Parameters
+    ----------
+    rows
+        One per perturbation.
+    genes
+        The G gene names.
+    """
     shape = (len(rows), len(genes))
     target = np.expm1(np.array([row.target_log_mean for row in rows]).reshape(shape))
     ref = np.expm1(np.array([row.ref_log_mean for row in rows]).reshape(shape))
     pvalue = np.array([row.test.pvalue for row in rows]).reshape(shape)
     with np.errstate(divide="ignore", invalid="ignore"):
         percent = (target - ref) / ref
-    nothing = (target == 0) & (ref == 0)
+    both_zero = (target == 0) & (ref == 0)
     return DETable(
         labels=[row.label for row in rows],
         genes=list(genes),
@@ -187,7 +242,7 @@ def table_of(rows: Sequence[DERow], genes: Sequence[str]) -> DETable:
         n_target=np.array([row.n_target for row in rows], dtype=np.int64),
         n_ref=np.array([row.n_ref for row in rows], dtype=np.int64),
         log2_fold_change=np.array([row.log2_fold_change for row in rows]).reshape(shape),
-        percent_change=np.where(nothing, 0.0, percent),
+        percent_change=np.where(both_zero, 0.0, percent),
         p_value=pvalue,
         statistic=np.array([row.test.statistic for row in rows]).reshape(shape),
         fdr=benjamini_hochberg(pvalue),
@@ -195,18 +250,31 @@ def table_of(rows: Sequence[DERow], genes: Sequence[str]) -> DETable:
 
 
 def write_table(table: DETable, path: str | Path) -> None:
-    """Write a table as parquet."""
+    """Write a table as parquet.
+
+    Parameters
+    ----------
+    table
+        The table.
+    path
+        The file.
+    """
     with whole(path) as part:
         table.frame().to_parquet(part, index=False)
 
 
 def read_table(path: str | Path) -> DETable:
-    """Read what `write_table` wrote.
+    """Read a table that `write_table` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
 
     Raises
     ------
     ResultsError
-        The file is missing or is no such table.
+        The file is missing, cannot be read, or is not such a table.
     """
     try:
         frame = pd.read_parquet(verify(path))
@@ -219,7 +287,7 @@ def read_table(path: str | Path) -> DETable:
     labels = list(dict.fromkeys(frame["target"]))
     genes = frame["feature"].tolist()[: len(frame) // max(len(labels), 1)]
     if list(frame.columns) != list(COLUMNS) or len(labels) * len(genes) != len(frame):
-        raise ResultsError("this is no table of differential expression", where=path)
+        raise ResultsError("this is not a table of differential expression", where=path)
     shape = (len(labels), len(genes))
     values = {name: frame[name].to_numpy().reshape(shape) for name in COLUMNS[2:]}
     members = {

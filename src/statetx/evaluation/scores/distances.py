@@ -1,8 +1,9 @@
 """Distances between two sets of cells: energy distance and MMD^2.
 
-U leaves the diagonals out (expectation 0 for two samples of one population, may be negative), V
-leaves them in (never negative, but grows as 1/n: compare only at equal n). Plain Euclidean energy:
-with squared distances it is twice the squared difference of the means and sees nothing else.
+The U statistic leaves pairs of a cell with itself out. Its expectation is 0 for two samples of one
+population, so it may be negative. The V statistic includes these pairs. It is never negative, but
+its bias is proportional to 1/n: compare V values only at equal n. The energy distance uses plain
+Euclidean distances. With squared distances it would be twice the squared difference of the means.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from statetx.evaluation.scores.pseudobulk import Group
 Statistic = Literal["U", "V"]
 
 GRID = (-2, -1, 0, 1, 2)
-"""Our grid: gamma_j = 2^j / median squared distance, fixed from real training cells."""
+"""Exponents j of our kernel widths 2^j / median squared distance of real training cells."""
 
 CELLOT = (2.0, 1.0, 0.5, 0.1, 0.01, 0.005)
 """Kernel widths of the CellOT library and of CellFlow."""
 
 
 class Sample:
-    """Cells that are compared with others, whose sums over their own pairs are kept.
+    """Cells that are compared with others; sums over pairs within the sample are computed once.
 
     Parameters
     ----------
     cells
-        [n, D], dense or sparse, float64 or float32: the precision of the products.
+        [n, D], dense or sparse; float64 or float32 decides the precision of the products.
     centre
-        [D], shared by the samples that are compared: any point near the cells.
+        [D], any point near the cells; samples that are compared must share it.
     gammas
-        Kernel widths, shared too.
+        Kernel widths; samples that are compared must share them.
     """
 
     def __init__(self, cells: Any, centre: np.ndarray, gammas: Sequence[float] = ()) -> None:
@@ -45,15 +46,26 @@ class Sample:
         self._sums = pair_sums(self.cloud, None, gammas)
 
     def __len__(self) -> int:
+        """Return the number of cells."""
         return len(self.cloud)
 
     def within(self, statistic: Statistic) -> np.ndarray:
-        """Mean distance and mean kernels of its pairs, [1 + gammas].
+        """Return the mean distance and the mean kernels of pairs within the sample.
+
+        Parameters
+        ----------
+        statistic
+            U or V.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 [1 + number of gammas].
 
         Raises
         ------
         DataError
-            Too few cells.
+            There are too few cells: fewer than 2 for U, none for V.
         """
         n = len(self)
         if n < (2 if statistic == "U" else 1):
@@ -64,12 +76,23 @@ class Sample:
         return (self._sums - n * at_zero) / (n * (n - 1))
 
     def between(self, other: Sample) -> np.ndarray:
-        """Mean distance and mean kernels of all pairs with another sample."""
+        """Return the mean distance and the mean kernels of all pairs with another sample.
+
+        Parameters
+        ----------
+        other
+            Sample with the same centre and kernel widths.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 [1 + number of gammas].
+        """
         return pair_sums(self.cloud, other.cloud, self.gammas) / (len(self) * len(other))
 
 
 def _gaps(x: Sample, y: Sample, between: np.ndarray, statistic: Statistic) -> np.ndarray:
-    """Energy distance, then MMD^2 of every kernel width."""
+    """Return the energy distance, then MMD^2 of each kernel width: [1 + number of gammas]."""
     gap = x.within(statistic) + y.within(statistic) - 2 * between
     gap[0] *= -1
     return gap
@@ -80,12 +103,12 @@ def _both(
 ) -> tuple[Sample, Sample, np.ndarray]:
     if centre is None:
         centre = centre_of(y) if y.shape[0] else np.zeros(y.shape[1])
-    one, two = Sample(x, centre, gammas), Sample(y, centre, gammas)
-    return one, two, one.between(two)
+    sample_x, sample_y = Sample(x, centre, gammas), Sample(y, centre, gammas)
+    return sample_x, sample_y, sample_x.between(sample_y)
 
 
 def energy(x: np.ndarray, y: np.ndarray, statistic: Statistic = "U") -> float:
-    """Energy distance 2 E|x-y| - E|x-x'| - E|y-y'|.
+    """Return the energy distance 2 E|x-y| - E|x-x'| - E|y-y'|.
 
     Parameters
     ----------
@@ -97,13 +120,13 @@ def energy(x: np.ndarray, y: np.ndarray, statistic: Statistic = "U") -> float:
     Raises
     ------
     DataError
-        Too few cells on a side.
+        `x` or `y` has too few cells.
     """
     return float(_gaps(*_both(x, y), statistic)[0])
 
 
 def mmd(x: np.ndarray, y: np.ndarray, gammas: Sequence[float], statistic: Statistic = "U") -> float:
-    """MMD^2 with the kernel exp(-gamma |x-y|^2), mean over `gammas`.
+    """Return MMD^2 with the kernel exp(-gamma |x-y|^2), as the mean over `gammas`.
 
     Parameters
     ----------
@@ -124,16 +147,17 @@ def all_distances(
     centre: np.ndarray | None = None,
     groups: Iterable[Group] | None = None,
 ) -> tuple[dict[str, float], tuple[Sample, Sample]]:
-    """Return every distance column of ``scores.csv`` from one pass over the pairs, and both samples.
+    """Compute all distance columns of ``scores.csv`` from one pass over the pairs.
 
     energy, mmd
-        U, the MMD^2 as the mean over `gammas`.
+        U statistics; the MMD^2 is the mean over `gammas`.
     mmd_cellot
-        V, mean over CellOT's kernel widths, as CellOT and CellFlow report it. In gene space nearly
-        all of these kernels vanish and V tends to 1/n + 1/m whatever was predicted.
+        V statistic, mean over the kernel widths of CellOT, as CellOT and CellFlow report it. In
+        gene space nearly all of these kernels vanish. V then tends to 1/n + 1/m for any prediction.
     mmd_tahoe
-        V, sum over five kernels exp(-d^2 / h), h from a quarter of the mean squared distance of the
-        pooled cells upwards by factors of 2: each prediction has its own kernels.
+        V statistic, sum over five kernels exp(-d^2 / h). The smallest h is a quarter of the mean
+        squared distance of the pooled cells, each next one twice as large. The kernels therefore
+        differ between predictions.
 
     Parameters
     ----------
@@ -142,34 +166,43 @@ def all_distances(
     gammas
         Kernel widths fixed on training cells.
     centre
-        [D], of the samples; the mean of the real cells by default.
+        [D], centre of both samples; None: the mean of the real cells.
     groups
-        Both sides summed up, if they are already.
+        Summaries of the predicted and of the real cells; None: computed from the cells.
+
+    Returns
+    -------
+    distances
+        Column -> value.
+    samples
+        The predicted and the real sample.
     """
     pooled = Group.merged(groups or (Group.from_cells(pred), Group.from_cells(real)))
-    width = pooled.spread / 2  # a quarter of the mean squared distance of two of the cells
+    width = pooled.spread / 2  # a quarter of the mean squared distance between two cells
     tahoe = [1 / (width * 2**i) for i in range(5)] if width > 0 else []
-    both = _both(pred, real, [*gammas, *CELLOT, *tahoe], centre)
-    unbiased, biased = _gaps(*both, "U"), _gaps(*both, "V")
-    ours, theirs = 1 + len(gammas), 1 + len(gammas) + len(CELLOT)
-    found = {
+    compared = _both(pred, real, [*gammas, *CELLOT, *tahoe], centre)
+    unbiased, biased = _gaps(*compared, "U"), _gaps(*compared, "V")
+    end_mmd, end_cellot = 1 + len(gammas), 1 + len(gammas) + len(CELLOT)
+    distances = {
         "energy": float(unbiased[0]),
-        "mmd": float(unbiased[1:ours].mean()),
-        "mmd_cellot": float(biased[ours:theirs].mean()),
-        "mmd_tahoe": float(biased[theirs:].sum()),
+        "mmd": float(unbiased[1:end_mmd].mean()),
+        "mmd_cellot": float(biased[end_mmd:end_cellot].mean()),
+        "mmd_tahoe": float(biased[end_cellot:].sum()),
     }
-    return found, both[:2]
+    return distances, compared[:2]
 
 
 class EnergyFrom:
-    """Energy distance (V) of many sets of cells from the same controls, whose own term is kept.
+    """Energy distance (V) of many sets of cells from the same control cells.
+
+    The term of the control cells alone is computed once.
 
     Parameters
     ----------
     controls
         Control cells [m, D].
     centre
-        [D], as of the samples that are compared; the mean of the controls by default.
+        [D], centre of the samples that are compared; None: the mean of the controls.
     """
 
     def __init__(self, controls: Any, centre: np.ndarray | None = None) -> None:
@@ -181,7 +214,7 @@ class EnergyFrom:
         return Sample(self._cells, self._centre)
 
     def __call__(self, cells: Any) -> float:
-        """Energy distance of cells [n, D], or of a `Sample` around the same centre."""
+        """Return the energy distance of cells [n, D], or of a `Sample` with the same centre."""
         sample = cells if isinstance(cells, Sample) else Sample(cells, self._centre)
         between = pair_sums(sample.cloud, self._controls.cloud)[0] / (
             len(sample) * len(self._controls)
@@ -191,7 +224,7 @@ class EnergyFrom:
 
 
 def median_squared_distance(cells: np.ndarray) -> float:
-    """Median squared distance over all pairs of distinct cells [n, D]."""
+    """Return the median squared distance over all pairs of different cells [n, D]."""
     moved = np.subtract(cells, centre_of(cells), dtype=np.float64)
     norms = np.einsum("ij,ij->i", moved, moved)
     both = np.add.outer(norms, norms)
@@ -201,7 +234,12 @@ def median_squared_distance(cells: np.ndarray) -> float:
 
 
 def gamma_grid(median: float) -> list[float]:
-    """The five kernel widths for a median squared distance.
+    """Return the five kernel widths for a median squared distance.
+
+    Parameters
+    ----------
+    median
+        Median squared distance between cells.
 
     Raises
     ------
@@ -214,7 +252,17 @@ def gamma_grid(median: float) -> list[float]:
 
 
 def at_most(cells: Any, n: int, generator: np.random.Generator) -> Any:
-    """At most `n` of the cells, drawn without replacement."""
+    """Draw at most `n` cells without replacement; they keep their order.
+
+    Parameters
+    ----------
+    cells
+        [m, D], dense or sparse.
+    n
+        Most cells.
+    generator
+        Random generator; unused if there are at most `n` cells.
+    """
     if cells.shape[0] <= n:
         return cells
     return cells[np.sort(generator.choice(cells.shape[0], n, replace=False))]

@@ -1,7 +1,7 @@
-"""Means of groups of cells and how sure they are: what every pseudobulk score is made of.
+"""Means of groups of cells and their sampling noise, from which pseudobulk scores are computed.
 
-`Group` is a sufficient statistic: it updates cell block by cell block, merges, and gives cells
-back (`without`), so groups of any size stream through bounded memory.
+`Group` is a sufficient statistic. Groups of blocks of cells can be merged, and a part can be
+subtracted again (`without`), so groups of any size need bounded memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from statetx.core.errors import DataError
 
 @dataclass(frozen=True)
 class Group:
-    """Cells of one kind, summed up.
+    """Summary of a group of cells.
 
     Attributes
     ----------
@@ -37,7 +37,18 @@ class Group:
 
     @classmethod
     def from_cells(cls, cells: Any) -> Group:
-        """Sum up cells [n, G], n >= 1, dense or sparse, in float64."""
+        """Summarise cells in float64.
+
+        Parameters
+        ----------
+        cells
+            [n, G], n >= 1, dense or sparse.
+
+        Raises
+        ------
+        DataError
+            There are no cells.
+        """
         n = cells.shape[0]
         if n == 0:
             raise DataError("a group without cells has no mean")
@@ -45,7 +56,8 @@ class Group:
             rows = cells.tocsr()
             data = rows.data.astype(np.float64)
             mean = np.bincount(rows.indices, weights=data, minlength=cells.shape[1]) / n
-            # einsum, not @: BLAS would wake its threads, which then spin for 20 ms at others' cost.
+            # einsum instead of @: threads of BLAS spin for 20 ms after a call and take cores from
+            # the compiled loops.
             squares, of_mean = (np.einsum("i,i->", values, values) for values in (data, mean))
             return cls(n, mean, max(0.0, float(squares - n * of_mean)))
         mean = cells.mean(axis=0, dtype=np.float64)
@@ -54,7 +66,13 @@ class Group:
 
     @classmethod
     def merged(cls, groups: Iterable[Group]) -> Group:
-        """One group of all the cells (Chan, Golub & LeVeque 1983)."""
+        """Merge groups into one of all their cells (Chan, Golub & LeVeque 1983).
+
+        Parameters
+        ----------
+        groups
+            Disjoint groups, at least one.
+        """
         return reduce(cls._plus, groups)
 
     def _plus(self, other: Group) -> Group:
@@ -64,7 +82,18 @@ class Group:
         return Group(n, self.mean + gap * (other.n / n), squares)
 
     def without(self, other: Group) -> Group:
-        """The group minus some of its own cells; at least one must remain."""
+        """Return the group minus some of its cells.
+
+        Parameters
+        ----------
+        other
+            Cells of this group.
+
+        Raises
+        ------
+        DataError
+            No cell remains.
+        """
         n = self.n - other.n
         if n < 1:
             raise DataError("no cells remain")
@@ -86,14 +115,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Profile:
-    """A mean profile and its squared error: a `Group`'s, or a weighted mean of groups'.
+    """A mean profile and its squared error, of a `Group` or of a weighted mean of groups.
 
     Attributes
     ----------
     mean
         float64 [G].
     noise
-        Expected squared error of `mean`, summed over genes; NaN when it cannot be known.
+        Expected squared error of `mean`, summed over genes; NaN if it is unknown.
     """
 
     mean: np.ndarray
@@ -101,30 +130,32 @@ class Profile:
 
 
 LEAST_BATCH_CONTROLS = 10
-"""A batch with fewer controls has no mean of its own: it would be mostly noise."""
+"""The mean of a batch with fewer controls is not used: it would be mostly noise."""
 
 LEAST_EXCESS = 1.1
-"""Batches count as different when their control means lie this much further apart (squared) than
-sampling cells explains. Eight batches of a dozen controls without any shift (0.9 there) otherwise
-cost real signal: the directions between them are noise along the most variable genes, and the
-split-half ceiling of `pearson_delta` fell from 0.57 to 0.32. Simulated plates have 1.2 to 1.4."""
+"""Batches count as different if the squared distances of their control means from the common mean
+are this many times what sampling of cells explains. Simulated plates have 1.2 to 1.4; eight
+batches of a dozen controls without any shift have 0.9. Without this threshold such batches cost
+real signal, because the directions between them are noise along the most variable genes. The
+split-half ceiling of `pearson_delta` then fell from 0.57 to 0.32."""
 
 MOST_DIRECTIONS = 0.1
-"""At most this share of the genes' dimensions is given up for differences between batches."""
+"""At most this share of the G dimensions is removed as directions between batches."""
 
 
 @dataclass(frozen=True)
 class Controls:
-    """A line's control cells, per batch.
+    """Control cells of a cell line, summarised per batch.
 
     Attributes
     ----------
     batches
-        One group per batch that has controls.
+        Batch -> group of its controls, for each batch that has controls.
     chosen
-        Batches whose mean is taken seriously; None: those with `LEAST_BATCH_CONTROLS` controls,
-        if they differ by more than sampling (`LEAST_EXCESS`). Half of a line's controls takes the batches of the whole: chosen anew, batches of 10 to 19
-        controls would drop out of both halves and leave their shift in both deltas.
+        Batches whose own mean is used. None: those with at least `LEAST_BATCH_CONTROLS` controls,
+        if they differ by more than sampling explains (`LEAST_EXCESS`). Halves of a line's controls
+        take the batches of the whole. Otherwise batches of 10 to 19 controls would drop out of both
+        halves and leave their shift in both deltas.
     """
 
     batches: Mapping[str, Group]
@@ -136,15 +167,28 @@ class Controls:
         blocks: Iterable[tuple[np.ndarray, np.ndarray]],
         chosen: frozenset[str] | None = None,
     ) -> Controls:
-        """Sum up blocks of (cells [n, G], batch labels [n]), streamed."""
-        found: dict[str, Group] = {}
+        """Summarise blocks of control cells, one block in memory at a time.
+
+        Parameters
+        ----------
+        blocks
+            (cells [n, G], batch labels [n]).
+        chosen
+            As the attribute.
+
+        Raises
+        ------
+        DataError
+            There are no control cells.
+        """
+        groups: dict[str, Group] = {}
         for cells, labels in blocks:
             for batch in sorted(set(labels)):
                 group = Group.from_cells(cells[labels == batch])
-                found[batch] = Group.merged([found[batch], group]) if batch in found else group
-        if not found:
+                groups[batch] = Group.merged([groups[batch], group]) if batch in groups else group
+        if not groups:
             raise DataError("there are no control cells")
-        return cls(found, chosen)
+        return cls(groups, chosen)
 
     @cached_property
     def all_controls(self) -> Group:
@@ -153,19 +197,22 @@ class Controls:
 
     @cached_property
     def known(self) -> frozenset[str]:
-        """Batches with a control mean of their own."""
+        """Batches whose own control mean is used."""
         if self.chosen is not None:
             return self.chosen & self.batches.keys()
         large = {b: g for b, g in self.batches.items() if g.n >= LEAST_BATCH_CONTROLS}
         total = self.all_controls
-        off = [group.mean - total.mean for group in large.values()]
-        found = sum(float(shift @ shift) for shift in off)
+        shifts = [group.mean - total.mean for group in large.values()]
+        observed = sum(float(shift @ shift) for shift in shifts)
         expected = sum(group.noise * (1 - group.n / total.n) for group in large.values())
-        return frozenset(large) if found > LEAST_EXCESS * expected else frozenset()
+        return frozenset(large) if observed > LEAST_EXCESS * expected else frozenset()
 
     @cached_property
     def directions(self) -> np.ndarray:
-        """Orthonormal directions in which batches of controls leave their common mean: [G, k]."""
+        """Orthonormal directions in which control means of batches differ from the common mean.
+
+        float64 [G, k].
+        """
         if len(self.known) < 2:
             return np.zeros((len(self.all_controls.mean), 0))
         shifts = np.array(
@@ -177,16 +224,20 @@ class Controls:
         return axes[:kept].T
 
     def delta(self, mean: np.ndarray) -> np.ndarray:
-        """Profile minus the line's control profile, without the directions between batches.
+        """Return a profile minus the line's control profile, without directions between batches.
 
-        A condition often lies on one plate, and so do the control cells a prediction starts from:
-        with plain deltas control cells predict the plate's shift perfectly. On simulated cells (6
-        plates, 1 per condition) doing nothing then scores 0.07 in pearson_delta and 0.79 in
-        pds_cosine (chance: 0 and 0.5). Subtracting the plate's own controls mends that but gives
-        both deltas the noise of the same few control cells: the line's mean control as prediction
-        for everything then scores 0.42 and 0.92. Leaving the plate directions out of both deltas
-        gives 0.00 and 0.49 for doing nothing, 0.5 for any constant. With one batch this is the
-        plain delta.
+        A condition often lies on one plate, and so do the control cells that a prediction starts
+        from. With plain deltas, control cells therefore predict the shift of the plate perfectly.
+        Simulated cells (6 plates, each condition on one) gave these scores:
+
+        - Plain deltas: unchanged control cells score 0.07 in pearson_delta and 0.79 in pds_cosine
+          (chance: 0 and 0.5).
+        - Minus the controls of the plate: both deltas contain the noise of the same few control
+          cells. The mean control of the line, predicted for all conditions, scores 0.42 and 0.92.
+        - Without the directions between plates in both deltas: unchanged control cells score 0.00
+          and 0.49, a constant prediction 0.5 in pds_cosine.
+
+        With one batch this is the plain delta.
 
         Parameters
         ----------
@@ -196,39 +247,54 @@ class Controls:
         return self.between(mean, self.all_controls.mean)
 
     def between(self, mean: np.ndarray, control: np.ndarray) -> np.ndarray:
-        """The same as `delta` for another control profile [G]."""
+        """Return what `delta` returns, but for another control profile.
+
+        Parameters
+        ----------
+        mean
+            float64 [G], mean profile of a condition.
+        control
+            float64 [G], the control profile to subtract.
+        """
         return self.project(mean - control)
 
     def project(self, difference: np.ndarray) -> np.ndarray:
-        """A difference of profiles [G] without the directions between batches."""
+        """Remove the directions between batches from a difference of profiles.
+
+        Parameters
+        ----------
+        difference
+            float64 [G].
+        """
         kept: np.ndarray = difference - self.directions @ (self.directions.T @ difference)
         return kept
 
     def matched(self, batches: Sequence[str] | np.ndarray) -> Profile:
-        """The control profile for cells that lie in these batches, one entry per cell.
+        """Return the control profile for cells of these batches.
 
-        Batch means weighted by how many of the cells lie in each batch; a batch with few controls
-        takes the mean of all. What control cells of these batches would predict: the yardstick of
-        squared errors, where the noise is subtracted. Not for correlations, see `delta`.
+        It is the mean of batch means, weighted by the number of cells in each batch. A batch that
+        is not in `known` contributes the mean of all controls. Control cells of these batches would
+        predict this profile. It is meant for squared errors, from which its noise is subtracted,
+        and not for correlations (see `delta`).
 
         Parameters
         ----------
         batches
-            Batch label of every cell of the condition.
+            [n], batch label of each cell of the condition.
         """
         whole = self.all_controls
         labels, counts = np.unique(np.asarray(batches, dtype=str), return_counts=True)
         mean, noise = np.zeros_like(whole.mean), 0.0
-        pooled = 0.0
+        unknown_share = 0.0
         for batch, count in zip(labels, counts, strict=True):
             share = count / counts.sum()
             if batch not in self.known:
-                pooled += share
+                unknown_share += share
                 continue
             group = self.batches[batch]
             mean += share * group.mean
             noise += share**2 * group.noise
-        if pooled:
-            mean += pooled * whole.mean
-            noise += pooled**2 * whole.noise
+        if unknown_share:
+            mean += unknown_share * whole.mean
+            noise += unknown_share**2 * whole.noise
         return Profile(mean, noise)

@@ -1,0 +1,1 @@
+"""Scores of any two h5ad files, without store or plan."""

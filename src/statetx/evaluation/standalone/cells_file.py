@@ -1,4 +1,4 @@
-"""One side of a stand-alone comparison: somebody's h5ad file, read and checked."""
+"""An h5ad file of a stand-alone comparison, read and checked."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Scale = Literal["log1p", "counts"]
 
 @dataclass(frozen=True)
 class CellsFile:
-    """One file.
+    """Real or predicted cells of one h5ad file.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class CellsFile:
     cells
         Cells x genes as stored.
     labels, lines
-        Perturbation and cell line of every cell (object arrays of str); aliases of the control
+        [n], perturbation and cell line of each cell (object arrays of str). Aliases of the control
         are replaced by its first label.
     embedding
         float64 [n, D] or None.
@@ -62,7 +62,13 @@ class CellsFile:
     embedding: np.ndarray | None
 
     def rows_of_line(self, line: str) -> np.ndarray:
-        """Rows of a cell line."""
+        """Return the rows of a cell line, int64.
+
+        Parameters
+        ----------
+        line
+            Name of the line.
+        """
         return np.flatnonzero(self.lines == line)
 
 
@@ -75,22 +81,22 @@ def read_cells_file(
     scale: Scale,
     clip: bool = False,
 ) -> CellsFile:
-    """Read and check one file; see `standalone.evaluate_files`.
+    """Read and check one h5ad file.
 
     Parameters
     ----------
     path
         The file.
     pert_col, control_pert, celltype_col, embed_key, scale
-        As for `standalone.evaluate_files`.
+        As for `evaluate_files.evaluate_files`.
     clip
         Whether a few negative values become 0 instead of being refused.
 
     Raises
     ------
     DataError
-        Unreadable or without cells; a column or embedding is missing; NaN or empty labels; duplicate
-        genes; values that are not finite, negative, or not on the declared scale.
+        The file cannot be read or has no cells; a column or embedding is missing; labels are NaN or
+        empty; genes occur twice; values are not finite, negative, or not on the declared scale.
     """
     path = Path(path)
     values = _Values(path)
@@ -106,7 +112,8 @@ def read_cells_file(
         x = Matrix(file, "X", path)
         if x.shape != (n, len(names)):
             raise DataError(
-                f"X is {x.shape[0]} x {x.shape[1]}, but there are {n} cells and {len(names)} genes",
+                f"X is {x.shape[0]} x {x.shape[1]}, but the file has {n} cells and {len(names)} "
+                "genes",
                 where=path,
                 fix="the file is damaged: write it again",
             )
@@ -114,7 +121,7 @@ def read_cells_file(
             raise DataError(
                 "the file holds no cells" if not n else "the file holds no genes",
                 where=path,
-                fix="is it the right file? write it again, with cells and genes",
+                fix="check that this is the right file, or write it again with cells and genes",
             )
         cells = StoredCells.read(x, values.look, clip)
     values.judge(scale, cells.totals, clip)
@@ -130,9 +137,9 @@ def _spelt_out(labels: Column) -> np.ndarray:
 
 
 def _embedding(file: h5py.File, path: Path, key: str, n_cells: int) -> np.ndarray:
-    held = members(file, "obsm", path)
-    if key not in held:
-        raise DataError(f"no obsm matrix {key!r}", where=path, fix=did_you_mean(key, held))
+    names = members(file, "obsm", path)
+    if key not in names:
+        raise DataError(f"no obsm matrix {key!r}", where=path, fix=did_you_mean(key, names))
     where = f"{path}, obsm matrix {key!r}"
     with reading(path, f"obsm[{key!r}]"):
         item = child(file, f"obsm/{key}", path)
@@ -140,16 +147,16 @@ def _embedding(file: h5py.File, path: Path, key: str, n_cells: int) -> np.ndarra
             matrix = _frame(item, path)
         else:
             stored = Matrix(file, f"obsm/{key}", path)
-            size, held = 8 * stored.shape[0] * stored.shape[1], file.id.get_filesize()
-            if size > max(IN_MEMORY, RATIO * held):
-                raise swollen(f"obsm/{key}", path, size, held)
+            size, n_bytes = 8 * stored.shape[0] * stored.shape[1], file.id.get_filesize()
+            if size > max(IN_MEMORY, RATIO * n_bytes):
+                raise swollen(f"obsm/{key}", path, size, n_bytes)
             n = stored.shape[0]
             dense = stored.layout == "dense"
             rows = stored.stored_dense(0, n) if dense else stored.rows(0, n).toarray()
             matrix = rows.astype(np.float64)
     if matrix.ndim != 2 or len(matrix) != n_cells:
         raise DataError(
-            f"the embedding has the shape {matrix.shape}, but there are {n_cells} cells",
+            f"the embedding has the shape {matrix.shape}, but the file has {n_cells} cells",
             where=where,
             fix="store one row per cell",
         )
@@ -164,7 +171,7 @@ def _embedding(file: h5py.File, path: Path, key: str, n_cells: int) -> np.ndarra
 
 
 def _frame(group: h5py.Group, path: Path) -> np.ndarray:
-    import anndata  # a quarter of a second, which most calls do without
+    import anndata  # takes a quarter of a second, and most calls do not need it
 
     for name in group:
         part = child(group, name, path)
@@ -174,7 +181,7 @@ def _frame(group: h5py.Group, path: Path) -> np.ndarray:
 
 
 class _Values:
-    """What the stored values of a file show of its scale, chunk by chunk."""
+    """Range and kind of the stored values of a file, collected chunk by chunk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -183,7 +190,13 @@ class _Values:
         self.least, self.largest, self.fractions = np.inf, -np.inf, False
 
     def look(self, values: np.ndarray) -> None:
-        """Take in a chunk."""
+        """Add the values of a chunk.
+
+        Parameters
+        ----------
+        values
+            Stored values of any shape.
+        """
         if not values.size:
             return
         low, high = values.min(), values.max()
@@ -197,13 +210,28 @@ class _Values:
         self.fractions = self.fractions or not is_whole(values)
 
     def judge(self, scale: Scale, totals: np.ndarray, clip: bool) -> None:
-        """Refuse values that are no expression, or not on the declared scale."""
+        """Refuse values that are not expression, or not on the declared scale.
+
+        Parameters
+        ----------
+        scale
+            The declared scale.
+        totals
+            float64 [n], sum of each cell.
+        clip
+            Whether negative values were set to 0.
+
+        Raises
+        ------
+        DataError
+            They are refused.
+        """
         where = f"{self.path}, X"
         if self.broken:
             raise DataError(
                 f"{self.broken} values are NaN or infinite",
                 where=where,
-                fix="a prediction with such values is broken: make it again",
+                fix="make the file again without such values",
             )
         if self.negative:
             self._judge_negative(where, float(totals.sum()), clip)
@@ -220,19 +248,20 @@ class _Values:
             raise DataError(
                 f"these are not log1p values: {what}",
                 where=where,
-                fix="say scale counts if they are raw counts; otherwise give ln(1 + normalised counts)",
+                fix="Set scale to counts if they are raw counts; otherwise give ln(1 + normalised "
+                "counts)",
             )
 
     def _judge_negative(self, where: str, total: float, clip: bool) -> None:
         above = total if clip else total + self.below
         scaled = is_centred(self.below, above)
-        told = f"{self.negative} values are negative, the least is {self.least:g}"
+        problem = f"{self.negative} values are negative, the least is {self.least:g}"
         if clip and not scaled:
-            log.warning("%s: %s; they are set to 0", where, told)
+            log.warning("%s: %s; they are set to 0", where, problem)
             return
-        more = "" if scaled or clip else "; --clip-negative does so with a prediction"
+        more = "" if scaled or clip else "; --clip-negative does this for a prediction"
         raise DataError(
-            told,
+            problem,
             where=where,
             fix=f"counts and log1p values are at least 0: {mend_negative(self.below, above)}{more}",
         )
@@ -242,8 +271,8 @@ class _Values:
             raise DataError(
                 f"these are not counts: decimals up to {self.largest:g} look log-transformed",
                 where=where,
-                fix="say scale log1p if they are ln(1 + normalised counts); corrected counts as small "
-                "as these look the same: round them",
+                fix="Set scale to log1p if they are ln(1 + normalised counts); round them if they "
+                "are corrected counts, which look the same when they are this small",
             )
         sums = RowSums()
         sums.add(totals)
@@ -252,30 +281,33 @@ class _Values:
 
 
 def median_total(totals: np.ndarray, is_sparse: bool) -> float:
-    """Median counts per cell, as scanpy takes it: of a dense matrix, empty cells do not count.
+    """Return the median of counts per cell as scanpy computes it.
+
+    Empty cells of a dense matrix are left out, those of a sparse matrix are not.
 
     Parameters
     ----------
     totals
-        float64 [n].
+        float64 [n], counts per cell.
     is_sparse
-        How the file stores them.
+        Whether the file stores a sparse matrix.
     """
     chosen = totals if is_sparse else totals[totals > 0]
     return float(np.median(chosen)) if len(chosen) else 0.0
 
 
 def log_normalised(cells: Any, target: float) -> Any:
-    """ln(1 + count / (total / target)), in scanpy's order of operations and precision.
+    """Return ln(1 + count / (total / target)), with the operations and precision of scanpy.
 
-    Ranks see the last digit: other roundings make or break ties, and moved U by up to 2.5.
+    Ranks depend on the last digit. Other roundings create or break ties; they changed U by up to
+    2.5.
 
     Parameters
     ----------
     cells
-        Counts [n, G], sparse or dense; integers are taken as float32.
+        Counts [n, G], sparse or dense; integers are converted to float32.
     target
-        Total of every cell afterwards.
+        Counts per cell after normalisation.
     """
     kind = cells.dtype if cells.dtype.kind == "f" else np.dtype(np.float32)
     totals = np.asarray(cells.sum(axis=1, dtype=np.float64)).ravel().astype(kind)

@@ -1,4 +1,7 @@
-"""All cells of one h5ad, handed out by rows: in a temporary file, so that memory is that of a label."""
+"""Copy of all cells of an h5ad file on disk, read by rows.
+
+The copy is in temporary files, so that only the cells of one label need memory at a time.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,25 @@ from statetx.data.h5ad.matrix import Matrix
 from statetx.data.h5ad.numbers import computable_type
 
 CHUNK_ROWS = 2048
-"""Rows that are read at once."""
+"""Number of rows that are read at once."""
 
 
 @dataclass(frozen=True)
 class StoredCells:
-    """Cells x genes in files that vanish with it; of sparse rows, the values and their places.
+    """Cells x genes in temporary files, which are deleted together with this object.
+
+    Sparse rows are stored as their values and the genes of these values.
 
     Attributes
     ----------
     shape
-        Cells, genes.
+        Numbers of cells and genes.
     kind
-        Type of the values, as in the source.
+        numpy type of the stored values.
     starts
-        Where each row begins, int64 [n + 1]; None of a dense matrix.
+        int64 [n + 1], where each sparse row begins; None for a dense matrix.
     totals
-        Sum of every cell, float64 [n].
+        float64 [n], sum of each cell.
     """
 
     shape: tuple[int, int]
@@ -47,23 +52,23 @@ class StoredCells:
 
     @classmethod
     def read(cls, x: Matrix, check: Callable[[np.ndarray], None], clip: bool) -> StoredCells:
-        """Copy a matrix by chunks.
+        """Copy a matrix in chunks.
 
         Parameters
         ----------
         x
             Matrix of an open file.
         check
-            Called with the stored values of every chunk.
+            Called with the stored values of each chunk; it may raise.
         clip
             Whether to copy negative values as 0.
 
         Raises
         ------
         DataError
-            The matrix cannot be read, or is damaged; whatever `check` raises.
+            The matrix cannot be read, or is damaged.
         ResultsError
-            There is no room for the copy.
+            There is not enough disk space for the copy.
         """
         kind = computable_type(x.dtype)
         dense = x.nonzeros is None
@@ -94,24 +99,30 @@ class StoredCells:
             if not disk_full(error):
                 raise
             raise ResultsError(
-                f"no room for a copy of the cells: {error.strerror}",
+                f"not enough disk space for a copy of the cells: {error.strerror}",
                 where=tempfile.gettempdir(),
-                fix="free some, or set TMPDIR to a directory with more",
+                fix="free disk space, or set TMPDIR to a directory with more space",
             ) from error
         return cls(x.shape, kind, starts, totals, values, places)
 
     @property
     def is_sparse(self) -> bool:
-        """Whether the source held a sparse matrix."""
+        """Whether the source matrix is sparse."""
         return self.starts is not None
 
     def rows(self, rows: np.ndarray) -> Any:
-        """Return some cells: CSR if the source was sparse, else an array."""
+        """Read cells: CSR if the source matrix is sparse, else an array.
+
+        Parameters
+        ----------
+        rows
+            int64 [k], rows of these cells.
+        """
         if self._row is not None:
             rows = self._row[rows]
         if self.starts is None:
-            each = np.full(len(rows), self.shape[1])
-            dense = _gather(self._values, rows * self.shape[1], each, self.kind)
+            widths = np.full(len(rows), self.shape[1])
+            dense = _gather(self._values, rows * self.shape[1], widths, self.kind)
             dense = dense.reshape(len(rows), self.shape[1])
             return dense if self._gene is None else dense[:, np.argsort(self._gene)]
         begin = self.starts[rows]
@@ -123,30 +134,42 @@ class StoredCells:
         return sparse.csr_matrix((values, places, pointers), shape=(len(rows), self.shape[1]))
 
     def chosen(self, rows: np.ndarray) -> StoredCells:
-        """Return these cells only, which `rows` then counts from 0."""
+        """Return a view of some cells, whose rows are counted from 0 again.
+
+        Parameters
+        ----------
+        rows
+            int64 [k], rows of these cells.
+        """
         row = rows if self._row is None else self._row[rows]
         return replace(self, shape=(len(row), self.shape[1]), totals=self.totals[rows], _row=row)
 
     def reordered(self, order: np.ndarray) -> StoredCells:
-        """Return the same cells with gene ``order[i]`` at place i."""
+        """Return a view of the same cells with gene ``order[i]`` at place i.
+
+        Parameters
+        ----------
+        order
+            int64 [G], a permutation of the genes as they are stored.
+        """
         gene = np.empty(len(order), dtype=np.int32)
         gene[order] = np.arange(len(order))
         return replace(self, _gene=gene)
 
 
 def _places_of(n_genes: int) -> np.dtype:
-    """Type of the places of values: two bytes up to 65,536 genes."""
+    """Return the type of gene numbers: two bytes up to 65,536 genes."""
     return np.dtype(np.uint16 if n_genes <= np.iinfo(np.uint16).max + 1 else np.int32)
 
 
 def _gather(file: IO[bytes], begin: np.ndarray, lengths: np.ndarray, kind: np.dtype) -> np.ndarray:
-    """Read stretches of a file of `kind` one behind the other; neighbours in the file at once."""
+    """Read parts of a file of `kind` into one array; adjacent parts are read at once."""
     out = np.empty(int(lengths.sum()), dtype=kind)
     if not len(out):
         return out
     view = out.view(np.uint8).data
-    apart = np.flatnonzero(begin[1:] != begin[:-1] + lengths[:-1]) + 1
-    firsts = np.concatenate([[0], apart])
+    breaks = np.flatnonzero(begin[1:] != begin[:-1] + lengths[:-1]) + 1
+    firsts = np.concatenate([[0], breaks])
     sizes = np.add.reduceat(lengths, firsts) * kind.itemsize
     ends = np.cumsum(sizes)
     for offset, size, end in zip(
@@ -154,8 +177,8 @@ def _gather(file: IO[bytes], begin: np.ndarray, lengths: np.ndarray, kind: np.dt
     ):
         done = end - size
         while done < end:
-            got = os.preadv(file.fileno(), [view[done:end]], offset + size - (end - done))
-            if not got:
+            n_read = os.preadv(file.fileno(), [view[done:end]], offset + size - (end - done))
+            if not n_read:
                 raise OSError("the temporary copy of the cells is shorter than it was")
-            done += got
+            done += n_read
     return out

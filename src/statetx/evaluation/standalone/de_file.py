@@ -1,6 +1,6 @@
-"""Tables of differential expression beside other people's cells: read and written.
+"""Read supplied tables of differential expression; write our own.
 
-Somebody brings pdex's, or any with its columns; ours have pdex's columns too.
+Supplied tables have the columns of pdex. So do ours.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ log = logging.getLogger(__name__)
 NUMBERS = ("log2_fold_change", "p_value", "fdr")
 REQUIRED = ("target", "feature", *NUMBERS)
 SIZE = "abs_log2_fold_change"
-"""Optional; genes are ranked by it where a table has it, as in cell-eval."""
+"""Optional column. If a table has it, genes are ranked by it, as in cell-eval."""
 
 BLOCK = 50
-"""Labels that are written at a time: 100,000 rows of 2,000 genes are 10 MB."""
+"""Labels that are written at once: with 2,000 genes, 100,000 rows or 10 MB."""
 
 
 @dataclass(frozen=True)
 class SuppliedTable:
-    """One file.
+    """A table of differential expression that was supplied as a file.
 
     Attributes
     ----------
     path
-        Where it lies.
+        The file.
     table
-        The columns that count.
+        Its columns that are used.
     line_column
-        The column with the cell line, if there are several.
+        Column with the cell line; None: the cells are of one line.
     """
 
     path: Path
@@ -61,12 +61,12 @@ class SuppliedTable:
         path
             Parquet, or text separated by commas, semicolons or tabs.
         line_column
-            Column with the cell line; None: the cells are of one.
+            Column with the cell line; None: the cells are of one line.
 
         Raises
         ------
         DataError
-            Unreadable, a column is missing, or a number is none.
+            The file cannot be read, a column is missing, or a value is not a number.
         """
         path = Path(path)
         wanted = [*REQUIRED, *([line_column] if line_column else [])]
@@ -76,7 +76,7 @@ class SuppliedTable:
             raise DataError(
                 f"cannot read the differential expression: {error}",
                 where=path,
-                fix=f"a CSV or parquet file with {', '.join(REQUIRED)} is wanted",
+                fix=f"give a CSV or parquet file with {', '.join(REQUIRED)}",
             ) from error
         missing = [name for name in wanted if name not in names]
         if missing:
@@ -95,15 +95,21 @@ class SuppliedTable:
             raise DataError(
                 f"a row cannot be read: {error}",
                 where=path,
-                fix=f"{', '.join(x for x in kinds if kinds[x] == pa.float64())} hold numbers, inf, NaN "
-                "or nothing",
+                fix=f"write only numbers, inf, NaN or nothing into "
+                f"{', '.join(x for x in kinds if kinds[x] == pa.float64())}",
             ) from error
 
     def spelt(self, find: Callable[[str], str | None]) -> SuppliedTable:
-        """Return the same with targets in the spelling that `find` gives."""
+        """Return the same table with targets in another spelling.
+
+        Parameters
+        ----------
+        find
+            Returns the spelling of a target; None: unchanged.
+        """
         known = self.table["target"].unique().to_pylist()
         other = {name: find(name) or name for name in known if name is not None}
-        if all(name == one for name, one in other.items()):
+        if all(name == spelling for name, spelling in other.items()):
             return self
         targets = [other.get(name) for name in self.table["target"].to_pylist()]
         at = self.table.column_names.index("target")
@@ -111,53 +117,61 @@ class SuppliedTable:
         return replace(self, table=self.table.set_column(at, "target", column))
 
     def tests_of(self, line: str, labels: Sequence[str], genes: Sequence[str]) -> Tests:
-        """Tests of one cell line, [P, G] as `labels` and `genes`; rows may lack.
+        """Return the tests of one cell line, [P, G]. A row may be missing, but not all of a label.
+
+        Parameters
+        ----------
+        line
+            Name of the line.
+        labels, genes
+            The P perturbations and G genes of the cells.
 
         Raises
         ------
         DataError
-            A label or gene is not among the cells', a label has no row, or a row stands twice.
+            A target or feature is not among `labels` or `genes`, a label has no row, or a row
+            occurs twice.
         """
         table = self.table
         if self.line_column is not None:
             table = table.filter(pa.compute.equal(table[self.line_column], line))
         where = f"{self.path}, cell line {line!r}" if self.line_column else self.path
-        rows, own_labels = _codes(table["target"], labels)
+        rows, targets = _codes(table["target"], labels)
         columns, _ = _codes(table["feature"], genes)
         if (rows < 0).any():
             name = table["target"][int(np.argmax(rows < 0))].as_py()
             raise DataError(
-                f"target {name!r} is no perturbation of the cells: a table of other cells?",
+                f"target {name!r} is not a perturbation of the cells: a table of other cells?",
                 where=where,
                 fix=did_you_mean(name, labels),
             )
-        lacking = [label for label in labels if label not in own_labels]
-        if lacking:
+        missing = [label for label in labels if label not in targets]
+        if missing:
             raise DataError(
-                f"no row for perturbation {lacking[0]!r}: a table of other cells?",
+                f"no row for perturbation {missing[0]!r}: a table of other cells?",
                 where=where,
                 fix="make the table from these cells; its targets are "
-                + ", ".join(map(repr, sorted(own_labels)[:8])),
+                + ", ".join(map(repr, sorted(targets)[:8])),
             )
         if (columns < 0).any():
             name = table["feature"][int(np.argmax(columns < 0))].as_py()
             raise DataError(
-                f"feature {name!r} is no gene of the cells: a table of other cells?",
+                f"feature {name!r} is not a gene of the cells: a table of other cells?",
                 where=where,
                 fix=did_you_mean(name, genes),
             )
-        at = rows * len(genes) + columns
-        if len(np.unique(at)) < len(at):
-            first = at[np.flatnonzero(np.bincount(at)[at] > 1)[0]]
+        places = rows * len(genes) + columns
+        if len(np.unique(places)) < len(places):
+            first = places[np.flatnonzero(np.bincount(places)[places] > 1)[0]]
             raise DataError(
                 f"target {labels[first // len(genes)]!r}, feature {genes[first % len(genes)]!r} "
-                "stands twice",
+                "occurs twice",
                 where=where,
-                fix="a table of several cell lines needs a column that tells them apart"
+                fix="add a column with the cell line if the table has several lines"
                 if self.line_column is None
-                else "leave one of the rows out",
+                else "remove one of the rows",
             )
-        return self._tests(table, at, (len(labels), len(genes)))
+        return self._tests(table, places, (len(labels), len(genes)))
 
     def _tests(self, table: pa.Table, at: np.ndarray, shape: tuple[int, int]) -> Tests:
         def spread(values: Any, rest: float | bool) -> np.ndarray:
@@ -172,7 +186,7 @@ class SuppliedTable:
         undefined = int((tested & np.isnan(fold)).sum())
         if undefined:
             log.warning("%s: %d fold changes are empty or NaN", self.path, undefined)
-        # Without a size a gene ranks last, with one that is NaN first.
+        # A gene without a size ranks last, a gene whose size is NaN first.
         size = np.where(has_fold, np.abs(fold), np.float32(-1))
         if SIZE in table.column_names:
             size = spread(table[SIZE].to_numpy(), np.nan)
@@ -181,7 +195,7 @@ class SuppliedTable:
 
 
 def _names(path: Path) -> list[str]:
-    """Names of a table's columns."""
+    """Return the names of a table's columns."""
     if is_parquet(path):
         return list(pa.parquet.read_schema(path).names)
     first = first_line(path)
@@ -190,11 +204,11 @@ def _names(path: Path) -> list[str]:
 
 
 def _columns(path: Path, kinds: dict[str, pa.DataType]) -> pa.Table:
-    """Columns of a table, as `kinds`."""
+    """Read columns of a table, with the types of `kinds`."""
     if is_parquet(path):
         table = pa.parquet.read_table(path, columns=list(kinds)).select(list(kinds))
         return table.cast(pa.schema(list(kinds.items())))
-    # Labels and genes stay text, whatever they look like: there are genes called NA and NAN.
+    # Labels and genes are always text: there are genes called NA and NAN.
     options = pa.csv.ConvertOptions(
         column_types=kinds,
         include_columns=list(kinds),
@@ -213,7 +227,7 @@ def _columns(path: Path, kinds: dict[str, pa.DataType]) -> pa.Table:
 
 
 def _codes(column: Any, names: Sequence[str]) -> tuple[np.ndarray, set[str]]:
-    """Place of every value among `names`, -1 if it is none of them; and the values."""
+    """Return the place of each value among `names` (-1: none of them), and the set of values."""
     encoded = column.combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()
     place = {name: i for i, name in enumerate(names)}
@@ -223,21 +237,29 @@ def _codes(column: Any, names: Sequence[str]) -> tuple[np.ndarray, set[str]]:
 
 
 def write_tests(table: DETable, path: Path) -> None:
-    """Write a table as parquet, in pdex's columns, a few labels at a time."""
+    """Write a table as parquet with the columns of pdex, `BLOCK` labels at a time.
+
+    Parameters
+    ----------
+    table
+        The table.
+    path
+        Parquet file.
+    """
     genes = pa.array(table.genes, pa.string())
     with whole(path) as part, _writer(part) as writer:
         for start in range(0, len(table.labels), BLOCK):
-            some = table.select(table.labels[start : start + BLOCK])
-            shape = some.statistic.shape
+            block = table.select(table.labels[start : start + BLOCK])
+            shape = block.statistic.shape
             label, gene = np.indices(shape, dtype=np.int32)
-            labels = pa.array(some.labels, pa.string())
+            labels = pa.array(block.labels, pa.string())
             columns = {
                 "target": pa.DictionaryArray.from_arrays(label.ravel(), labels).cast(pa.string()),
                 "feature": pa.DictionaryArray.from_arrays(gene.ravel(), genes).cast(pa.string()),
-                "target_membership": np.repeat(some.n_target, shape[1]),
-                "ref_membership": np.repeat(some.n_ref, shape[1]),
+                "target_membership": np.repeat(block.n_target, shape[1]),
+                "ref_membership": np.repeat(block.n_ref, shape[1]),
             }
-            rest = {name: getattr(some, name).ravel() for name in COLUMNS if name not in columns}
+            rest = {name: getattr(block, name).ravel() for name in COLUMNS if name not in columns}
             writer.write_table(pa.table(columns | rest).select(COLUMNS))
 
 
@@ -248,7 +270,8 @@ def _writer(path: Path) -> Any:
         pa.string() if x in text else pa.int64() if x in whole_numbers else pa.float64()
         for x in COLUMNS
     ]
-    # Numbers hardly repeat: looking for it takes longer than writing them.
+    # Dictionaries for text and cell numbers only. Other numbers hardly repeat: looking for
+    # repetitions takes longer than writing them.
     return pa.parquet.ParquetWriter(
         path,
         pa.schema(list(zip(COLUMNS, kinds, strict=True))),

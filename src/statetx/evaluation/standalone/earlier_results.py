@@ -1,4 +1,4 @@
-"""Earlier tables of `evaluate` and `score`: only these may be replaced."""
+"""Recognise earlier tables of `evaluate` and `score`, the only files that may be replaced."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def check_tables(homes: Iterable[Path], names: Iterable[str], replace: bool) -> 
     homes
         The directories.
     names
-        Names of the tables in each.
+        File names of the tables in each directory.
     replace
-        Whether earlier ones may go.
+        Whether earlier tables may be replaced.
 
     Raises
     ------
     ResultsError
-        A file is there that must stay.
+        A file exists that must not be replaced.
     """
     files = list(names)
     for home in homes:
@@ -52,7 +52,13 @@ def check_tables(homes: Iterable[Path], names: Iterable[str], replace: bool) -> 
 
 
 def is_table(path: Path) -> bool:
-    """Tell whether a file of one of these names has the columns of such a table."""
+    """Return whether a file has the columns of a table that `evaluate` writes under its name.
+
+    Parameters
+    ----------
+    path
+        The file; its name is one of `SCORE_FILES` or `CEILING_FILES`.
+    """
     if path.suffix == ".parquet":
         try:
             return {"target", "feature", "fdr"} <= set(pyarrow.parquet.read_schema(path).names)
@@ -67,7 +73,13 @@ def is_table(path: Path) -> bool:
 
 
 def is_score(path: Path) -> bool:
-    """Tell whether `score` wrote a file."""
+    """Return whether a file has the columns of a table that `score` writes.
+
+    Parameters
+    ----------
+    path
+        The file.
+    """
     return _header(path) == ["metric", "from_baseline"]
 
 

@@ -1,16 +1,14 @@
-"""Score anybody's predictions: two h5ad files, no store, no plan."""
+"""Score predictions from two h5ad files, without store or plan."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from statetx.core.errors import ConfigError, DataError, did_you_mean
 from statetx.core.writes import staged, whole
@@ -19,13 +17,8 @@ from statetx.data.store.layout import check_case, folder_name
 from statetx.evaluation.cell_eval import columns as cell_eval
 from statetx.evaluation.cell_eval.de_columns import Tests
 from statetx.evaluation.cell_eval.tables import write_aggregate, write_results
-from statetx.evaluation.standalone.cells_file import (
-    CellsFile,
-    Scale,
-    log_normalised,
-    median_total,
-    read_cells_file,
-)
+from statetx.evaluation.standalone.cells_by_label import ByLabel, rows_of, target_of
+from statetx.evaluation.standalone.cells_file import CellsFile, Scale, read_cells_file
 from statetx.evaluation.standalone.de_file import SuppliedTable, write_tests
 from statetx.evaluation.standalone.earlier_results import SCORE_FILES, check_tables
 from statetx.evaluation.standalone.line_scores import LineCells
@@ -41,23 +34,6 @@ from statetx.shared.labels import controls as control_labels
 from statetx.shared.tables import write_table
 
 log = logging.getLogger(__name__)
-
-
-class ByLabel(Mapping[str, Any]):
-    """Cells of each label of one line, taken out of a file's when asked for."""
-
-    def __init__(self, side: CellsFile, rows: dict[str, np.ndarray], target: float | None) -> None:
-        self._side, self._rows, self._target = side, rows, target
-
-    def __getitem__(self, label: str) -> Any:
-        cells = self._side.cells.rows(self._rows[label])
-        return cells if self._target is None else log_normalised(cells, self._target)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
 
 def evaluate_files(
@@ -84,71 +60,75 @@ def evaluate_files(
 ) -> dict[str, Result]:
     """Score predicted against real cells, cell line by cell line.
 
-    Writes ``results.csv``, ``agg_results.csv`` (cell-eval's numbers: each side minus its own
-    control, or the real one where the prediction holds none), the differential expression they
-    were made from (``real_de.parquet``, ``pred_de.parquet``, where it was computed) and
-    ``scores.csv`` (ours: the real control on both sides, equal cell numbers for tests and
-    distances) into `out`, with `celltype_col` into ``out/<line>/`` ("/" becomes "-"). Nothing is
-    written unless all lines can be scored.
+    Tables are written to `out`; with `celltype_col` to ``out/<line>/``, where "/" in names becomes
+    "-". Nothing is written unless all lines can be scored.
+
+    - ``results.csv``, ``agg_results.csv``: numbers of cell-eval. Each file subtracts its own
+      control. A prediction without control cells subtracts the real control.
+    - ``real_de.parquet``, ``pred_de.parquet``: the differential expression behind these numbers,
+      if it was computed.
+    - ``scores.csv``: our scores. Real and predicted cells both subtract the real control. Tests and
+      distances use equal numbers of real and predicted cells.
 
     Parameters
     ----------
     pred, real
-        h5ad files with equal genes, in whatever order.
+        h5ad files with the same genes, in any order.
     pert_col
         obs column with the perturbation label.
     control_pert
-        Control label; of several, the others are aliases of the first.
+        Control label. If there are several, the others are aliases of the first.
     celltype_col
         obs column with the cell line; None: one line.
     embed_key
-        obsm matrix for cell-eval's discrimination l2 and cosine.
+        obsm matrix for discrimination l2 and cosine of cell-eval.
     out
         Directory.
     profile
         full, de, anndata, minimal, vcc or pds.
     scale
-        What both X hold: ``log1p``, or ``counts`` (normalised here to the median total; declared
-        and checked, never guessed).
+        Values of X in both files: ``log1p``, or ``counts``, which are normalised to the median
+        total. The scale is checked, and never guessed.
     labels
-        What labels are: ``auto``, ``drug_dose``, a format, or ``plain``, as `labels` of a data set. Labels are
-        matched by what they mean; cells under several spellings of one label are pooled.
+        How labels are read: ``auto``, ``drug_dose``, a format, or ``plain``, like `labels` of a
+        data set. Labels are matched by meaning. Cells with several spellings of one label are
+        pooled.
     max_cells, seed
-        Largest number of cells per condition for our tests and distances, and the seed of the draw.
-
+        Most cells per condition for our tests and distances, and the seed of the draw.
     skip
-        cell-eval's metrics to leave out of ``results.csv``.
+        Metrics of cell-eval to leave out of ``results.csv``.
     with_scores
         Whether to write ``scores.csv``.
     real_de, pred_de
-        CSV or parquet with differential expression for ``results.csv``, in pdex's columns (``target,
-        feature, log2_fold_change, p_value, fdr``); None: computed. With several cell lines they need
-        the column `celltype_col` too. ``scores.csv`` has tests of its own.
+        CSV or parquet files with differential expression for ``results.csv``, with columns of pdex
+        (``target, feature, log2_fold_change, p_value, fdr``); None: computed. With several cell
+        lines they need the column `celltype_col` too. ``scores.csv`` does not use them.
     common_only
-        Whether to leave out, by name, cell lines and perturbations that only one file holds, instead
-        of refusing the pair.
+        Whether to leave out cell lines and perturbations that only one file contains, and log their
+        names, instead of refusing the files.
     clip_negative
-        Whether to set negative predicted values to 0, as models predict them near 0; scaled values
-        are refused all the same.
+        Whether to set negative predicted values to 0, because models predict small ones. Scaled
+        values are refused in any case.
     replace
         Whether earlier tables of this function in `out` are replaced; other files never are.
 
     Returns
     -------
-    Cell line -> scores (the line is ``all`` without `celltype_col`).
+    dict
+        Cell line -> scores. Without `celltype_col` the line is ``all``.
 
     Raises
     ------
     DataError
-        A file is not what was declared, or they do not fit.
+        A file is not what was declared, or the files do not match.
     ConfigError
-        Unknown profile or scale.
+        There is no such profile or scale.
     ResultsError
         A table would replace a file that must stay.
     """
     check_settings(profile, skip, scale)
     with ThreadPoolExecutor(2) as pool:
-        truth_side, pred_side = pool.map(
+        real_file, pred_file = pool.map(
             lambda path, clip: read_cells_file(
                 path, pert_col, control_pert, celltype_col, embed_key, scale, clip
             ),
@@ -157,25 +137,27 @@ def evaluate_files(
         )
     controls = control_labels(control_pert)
     control = controls[0]
-    (truth_side, pred_side), reading, names = matched([truth_side, pred_side], labels, controls)
-    pred_side = _check_fit(truth_side, pred_side)
+    (real_file, pred_file), reading, names = matched([real_file, pred_file], labels, controls)
+    pred_file = _check_fit(real_file, pred_file)
     if common_only:
-        truth_side, pred_side = keep_common(truth_side, pred_side, control)
-    refuse_other_lines(truth_side, pred_side)
-    homes = homes_of(truth_side, out, celltype_col)
+        real_file, pred_file = keep_common(real_file, pred_file, control)
+    refuse_other_lines(real_file, pred_file)
+    homes = homes_of(real_file, out, celltype_col)
     check_tables(homes.values(), SCORE_FILES, replace)
     tables = {"real": real_de, "pred": pred_de}
-    supplied = _supplied(truth_side, control, celltype_col, tables, names)
+    supplied = _supplied(real_file, control, celltype_col, tables, names)
     results = {}
     with staged(Path(out)) as stage:
         for line, home in homes.items():
-            truth, own, shared = _halves(truth_side, pred_side, line, control, scale)
+            real_cells, pred_cells, pred_on_real_scale = _line_cells(
+                real_file, pred_file, line, control, scale
+            )
             result = score_line(
                 line,
-                real=truth,
-                predicted=own,
-                predicted_on_real_scale=shared,
-                genes=truth_side.genes,
+                real=real_cells,
+                predicted=pred_cells,
+                predicted_on_real_scale=pred_on_real_scale,
+                genes=real_file.genes,
                 profile=profile,
                 max_cells=max_cells,
                 seed=seed,
@@ -185,7 +167,7 @@ def evaluate_files(
                 reading=reading,
             )
             _write(result, stage / home.relative_to(out))
-            # A screen has gigabytes of tests: they are on disk now.
+            # The tests of a screen take gigabytes, and are on disk already.
             results[line] = dataclasses.replace(result, tables={})
     return results
 
@@ -193,26 +175,50 @@ def evaluate_files(
 def _write(result: Result, home: Path) -> None:
     write_results(result.labels, result.columns, home / "results.csv")
     write_aggregate(result.columns, home / "agg_results.csv")
-    for side, table in result.tables.items():
-        write_tests(table, home / f"{side}_de.parquet")
+    for name, table in result.tables.items():
+        write_tests(table, home / f"{name}_de.parquet")
     if result.scores is not None:
         with whole(home / "scores.csv") as part:
             write_table(result.scores, part)
 
 
 def check_settings(profile: str, skip: Sequence[str], scale: Scale) -> None:
-    """Refuse what `evaluate_files` does not know; say which columns cannot be computed here."""
+    """Refuse unknown settings; log which columns cannot be computed with the installed packages.
+
+    Parameters
+    ----------
+    profile, skip, scale
+        As for `evaluate_files`.
+
+    Raises
+    ------
+    ConfigError
+        There is no such profile, metric or scale.
+    """
     cell_eval.columns(profile, skip)
     cell_eval.say_absent(profile, skip)
     if scale not in ("log1p", "counts"):
         raise ConfigError(f"no scale {scale!r}", fix=did_you_mean(scale, ["log1p", "counts"]))
 
 
-def homes_of(side: CellsFile, out: str | Path, celltype_col: str | None) -> dict[str, Path]:
-    """Directory of every cell line, lines sorted."""
+def homes_of(file: CellsFile, out: str | Path, celltype_col: str | None) -> dict[str, Path]:
+    """Return the output directory of each cell line, lines sorted.
+
+    Parameters
+    ----------
+    file
+        The real cells.
+    out, celltype_col
+        As for `evaluate_files`.
+
+    Raises
+    ------
+    DataError
+        Two lines would have the same directory.
+    """
     homes = {
         line: Path(out) / folder_name(line) if celltype_col else Path(out)
-        for line in sorted(set(side.lines))
+        for line in sorted(set(file.lines))
     }
     if celltype_col:
         check_case([home.name for home in homes.values()], Path(out))
@@ -231,7 +237,7 @@ def _supplied(
     paths: Mapping[str, str | Path | None],
     names: Spellings,
 ) -> dict[str, dict[str, Tests]]:
-    """Supplied tests: cell line -> side -> tests."""
+    """Read supplied tests: cell line -> ``real`` or ``pred`` -> tests."""
     lines = sorted(set(real.lines))
     column = celltype_col if len(lines) > 1 else None
     tables = {
@@ -250,96 +256,111 @@ def _supplied(
 
 def _check_fit(real: CellsFile, pred: CellsFile) -> CellsFile:
     """Return the prediction with its genes in the order of the real cells."""
-    alone = [sorted(set(x.genes) - set(y.genes)) for x, y in ((real, pred), (pred, real))]
-    if any(alone):
-        shown = [f"{len(names)} ({', '.join(map(repr, names[:3]))})" for names in alone if names]
-        sides = [what for what, names in zip(("real", "predicted"), alone, strict=True) if names]
-        known = common_names(pred.path, pred.genes, real.path, real.genes)
+    only_in_file = [sorted(set(x.genes) - set(y.genes)) for x, y in ((real, pred), (pred, real))]
+    if any(only_in_file):
+        shown = [
+            f"{len(names)} ({', '.join(map(repr, names[:3]))})" for names in only_in_file if names
+        ]
+        where = [
+            what for what, names in zip(("real", "predicted"), only_in_file, strict=True) if names
+        ]
+        hint = common_names(pred.path, pred.genes, real.path, real.genes)
         raise DataError(
-            "genes are on one side only: "
-            + ", ".join(f"{n} {side}" for n, side in zip(shown, sides, strict=True)),
+            "the genes of the files differ: "
+            + ", ".join(f"{n} only {file}" for n, file in zip(shown, where, strict=True)),
             where=f"{pred.path} against {real.path}",
-            fix=known or "bring the prediction to the genes of the real cells",
+            fix=hint or "give the prediction the genes of the real cells",
         )
-    widths = [side.embedding.shape[1] for side in (real, pred) if side.embedding is not None]
+    widths = [file.embedding.shape[1] for file in (real, pred) if file.embedding is not None]
     if len(set(widths)) > 1:
         raise DataError(
-            f"the embedding has {widths[0]} dimensions in the real file, {widths[1]} here",
+            f"the embedding has {widths[0]} dimensions in the real file, {widths[1]} in this file",
             where=pred.path,
             fix="embed both files with the same model",
         )
     if real.genes != pred.genes:
-        log.info("%s: genes put into the order of %s, by name", pred.path, real.path)
-        place = {gene: i for i, gene in enumerate(pred.genes)}
-        order = np.array([place[gene] for gene in real.genes])
+        log.info("%s: genes are put into the order of %s, by name", pred.path, real.path)
+        position = {gene: i for i, gene in enumerate(pred.genes)}
+        order = np.array([position[gene] for gene in real.genes])
         pred = dataclasses.replace(pred, genes=real.genes, cells=pred.cells.reordered(order))
     return pred
 
 
-def _halves(
+def _line_cells(
     real: CellsFile, pred: CellsFile, line: str, control: str, scale: Scale
 ) -> tuple[LineCells, LineCells, LineCells]:
-    """Real side, prediction as cell-eval sees it, and prediction on the real side's scale."""
-    rows = [side.rows_of_line(line) for side in (real, pred)]
-    labels = [side.labels[own] for side, own in zip((real, pred), rows, strict=True)]
+    """Return the cells of one line in three forms.
+
+    Returns
+    -------
+    real
+        Real cells with real controls.
+    predicted
+        Predicted cells with the controls of their own file, as cell-eval compares them.
+    predicted_on_real_scale
+        Predicted cells on the scale of the real file, with real controls.
+    """
+    rows = [file.rows_of_line(line) for file in (real, pred)]
+    labels = [file.labels[line_rows] for file, line_rows in zip((real, pred), rows, strict=True)]
     if control not in labels[0]:
         raise no_control(real, line, control)
     refuse_other_labels(real, pred, line, control)
-    found = [rows_of(own, names) for own, names in zip(rows, labels, strict=True)]
-    targets = [target_of(side, own, scale) for side, own in zip((real, pred), rows, strict=True)]
+    label_rows = [rows_of(line_rows, names) for line_rows, names in zip(rows, labels, strict=True)]
+    targets = [
+        target_of(file, line_rows, scale)
+        for file, line_rows in zip((real, pred), rows, strict=True)
+    ]
     if targets[0] != targets[1]:
         log.warning(
-            "cell line %s: median counts per cell differ (%g real, %g predicted); as in "
-            "cell-eval each side of results.csv has its own, scores.csv takes the real one",
+            "cell line %s: median counts per cell differ (%g real, %g predicted); results.csv uses "
+            "each file's own median as cell-eval does, scores.csv the real one for both",
             line,
             *targets,
         )
     embedded = [
         {}
-        if side.embedding is None
-        else {name: side.embedding[at].mean(axis=0) for name, at in where.items()}
-        for side, where in zip((real, pred), found, strict=True)
+        if file.embedding is None
+        else {name: file.embedding[indices].mean(axis=0) for name, indices in where.items()}
+        for file, where in zip((real, pred), label_rows, strict=True)
     ]
     views = [
-        ByLabel(side, at, to) for side, at, to in zip((real, pred), found, targets, strict=True)
+        ByLabel(file, indices, target)
+        for file, indices, target in zip((real, pred), label_rows, targets, strict=True)
     ]
-    shared = views[1] if targets[0] == targets[1] else ByLabel(pred, found[1], targets[0])
+    on_real_scale = (
+        views[1] if targets[0] == targets[1] else ByLabel(pred, label_rows[1], targets[0])
+    )
     real_control = views[0][control]
-    own_control = real_control
-    if control in found[1]:
-        own_control = views[1][control]
+    pred_control = real_control
+    if control in label_rows[1]:
+        pred_control = views[1][control]
     else:
-        log.warning("cell line %s: the prediction has no controls, the real ones are used", line)
+        log.warning("cell line %s: the prediction has no controls, real controls are used", line)
         if control in embedded[0]:
             embedded[1][control] = embedded[0][control]
-    for where in found:
+    for where in label_rows:
         where.pop(control, None)
     return (
         LineCells(views[0], real_control, embedded[0]),
-        LineCells(views[1], own_control, embedded[1]),
-        LineCells(shared, real_control, {}),
+        LineCells(views[1], pred_control, embedded[1]),
+        LineCells(on_real_scale, real_control, {}),
     )
 
 
-def no_control(side: CellsFile, line: str, control: str) -> DataError:
-    """Say that a line lacks its control."""
+def no_control(file: CellsFile, line: str, control: str) -> DataError:
+    """Return the error of a line without control cells.
+
+    Parameters
+    ----------
+    file
+        The file.
+    line
+        Name of the line.
+    control
+        Control label.
+    """
     return DataError(
         f"no control cells {control!r} in cell line {line!r}",
-        where=side.path,
-        fix=did_you_mean(control, sorted(set(side.labels[side.rows_of_line(line)]))),
+        where=file.path,
+        fix=did_you_mean(control, sorted(set(file.labels[file.rows_of_line(line)]))),
     )
-
-
-def target_of(side: CellsFile, rows: np.ndarray, scale: Scale) -> float | None:
-    """Total that the counts of these cells are normalised to; None: they are normalised."""
-    if scale == "log1p":
-        return None
-    return median_total(side.cells.totals[rows], side.cells.is_sparse)
-
-
-def rows_of(rows: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows of each label, labels sorted."""
-    return {
-        str(name): rows[at]
-        for name, at in sorted(pd.Series(labels).groupby(labels).indices.items())
-    }

@@ -1,4 +1,4 @@
-"""Our scores of one cell line of cells in memory."""
+"""Our scores of one cell line, from cells that need no store."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from statetx.shared.seeds import generator
 
 @dataclass(frozen=True)
 class LineCells:
-    """One side of one cell line, on the log1p scale.
+    """Real or predicted cells of one cell line, as log1p values.
 
     Attributes
     ----------
     cells
-        Label -> its cells, sparse or dense; may be made when asked for.
+        Label -> its cells [n, G], sparse or dense; may be read on access.
     control
-        Control cells.
+        Control cells [m, G].
     embedded
-        Label, control included -> mean in an embedding.
+        Label, control included -> mean in an embedding, float64 [D]; empty without an embedding.
     """
 
     cells: Mapping[str, Any]
@@ -48,46 +48,46 @@ class LineCells:
 
 
 class OurScores:
-    """Collects the conditions of one line, one by one.
+    """Conditions of one line that are collected one by one, and their scores.
 
     Parameters
     ----------
     line
-        Its name.
-    truth
-        The real side.
-    ranked
-        Its controls, sorted.
-    known
-        Its perturbations, taken apart.
+        Name of the line.
+    real
+        Its real cells.
+    controls
+        Its real controls, sorted.
+    described
+        Perturbation -> its parts (drug, dose).
     max_cells, seed, reference
-        As for `one_line.score_line`.
+        As for `score_line.score_line`.
 
     Attributes
     ----------
-    ranked
-        The real controls, which both sides are tested against.
+    controls
+        The real controls, against which real and predicted cells are tested.
     centre
-        float64 [G], around which distances are taken.
+        float64 [G], centre of the samples that are compared.
     """
 
     def __init__(
         self,
         line: str,
-        truth: LineCells,
-        ranked: SortedControl,
-        known: Mapping[str, Label],
+        real: LineCells,
+        controls: SortedControl,
+        described: Mapping[str, Label],
         max_cells: int,
         seed: int,
         reference: np.ndarray | None,
     ) -> None:
-        self.line, self.ranked, self._max_cells = line, ranked, max_cells
-        self._known = known
+        self.line, self.controls, self._max_cells = line, controls, max_cells
+        self._described = described
         self._rng = generator("standalone", seed, line)
-        whole_control = Group.from_cells(truth.control)
+        whole_control = Group.from_cells(real.control)
         self._profile = Profile(whole_control.mean, whole_control.noise)
         self.centre = whole_control.mean
-        self._gammas = _gammas(truth, len(known), self._rng)
+        self._gammas = _gammas(real, len(described), self._rng)
         self._references = None if reference is None else (reference, reference)
         self._enough_controls = whole_control.n > 1
         self._conditions: list[Condition] = []
@@ -97,22 +97,22 @@ class OurScores:
     def add(
         self, label: str, cells: Mapping[str, Any], known: Mapping[str, DERow | SortedCells]
     ) -> dict[str, Sample | None]:
-        """Take in one condition.
+        """Add one condition.
 
         Parameters
         ----------
         label
             The perturbation.
         cells
-            ``real`` and ``pred``: its cells on each side, [n, G].
+            ``real`` and ``pred``: its real cells [n, G] and predicted cells [m, G].
         known
-            All cells of a side, tested against the real controls or ready to be; a side may be
-            absent.
+            ``real`` and ``pred``, each optional: all these cells, sorted or already tested against
+            the real controls.
 
         Returns
         -------
         dict
-            Both sides as samples; None: not all of the cells are in it.
+            ``real`` and ``pred``: the cells as a sample; None if the sample does not contain all.
         """
         real, predicted = cells["real"], cells["pred"]
         self._n[label] = real.shape[0]
@@ -132,7 +132,7 @@ class OurScores:
         )
         for rows, test in zip(self._tests, tests, strict=True):
             rows.append(test)
-        described = self._known[label]
+        described = self._described[label]
         self._conditions.append(
             Condition(
                 perturbation=label,
@@ -154,15 +154,23 @@ class OurScores:
         }
 
     def _tested(self, label: str, cells: Any, known: DERow | SortedCells | None) -> DERow:
-        """Return the test of some cells, which `known` may hold if it is of as many."""
+        """Return the test of cells; use `known` if it contains no more than these cells."""
         if isinstance(known, DERow) and known.n_target <= cells.shape[0]:
             return known
         if not isinstance(known, SortedCells) or known.n_cells > cells.shape[0]:
             known = SortedCells.from_cells(cells)
-        return de_row(label, known, self.ranked)
+        return de_row(label, known, self.controls)
 
     def table(self, labels: list[str], genes: list[str]) -> pd.DataFrame:
-        """Scores of all conditions, one row per label."""
+        """Return the scores of all conditions, one row per label.
+
+        Parameters
+        ----------
+        labels
+            Perturbations that were added.
+        genes
+            The G genes.
+        """
         scored: dict[str, dict[Any, Any]] = {}
         if self._conditions:
             real_de, pred_de = (table_of(rows, genes) for rows in self._tests)
@@ -170,9 +178,9 @@ class OurScores:
             scored = {row["perturbation"]: row for row in table.to_dict("records")}
         rows = []
         for label in labels:
-            taken = self._known[label]
-            row: dict[str, Any] = {"line": self.line, "perturbation": label, "drug": taken.drug}
-            row |= {"dose": taken.dose, "n_cells": self._n[label]}
+            described = self._described[label]
+            row: dict[str, Any] = {"line": self.line, "perturbation": label, "drug": described.drug}
+            row |= {"dose": described.dose, "n_cells": self._n[label]}
             if label in scored:
                 row |= {str(key): value for key, value in scored[label].items()}
             else:
@@ -185,9 +193,9 @@ def _dense(cells: Any) -> np.ndarray:
     return cells.toarray() if sparse.issparse(cells) else np.asarray(cells)
 
 
-def _gammas(truth: LineCells, n_labels: int, rng: np.random.Generator) -> list[float]:
-    """Kernel widths from at most 500 treated and 500 control real cells."""
-    each = -(-500 // n_labels)
-    treated = [_dense(at_most(truth.cells[label], each, rng)) for label in sorted(truth.cells)]
-    sample = np.concatenate([*treated, _dense(at_most(truth.control, 500, rng))])
+def _gammas(real: LineCells, n_labels: int, rng: np.random.Generator) -> list[float]:
+    """Return kernel widths from about 500 treated and at most 500 control real cells."""
+    per_label = -(-500 // n_labels)
+    treated = [_dense(at_most(real.cells[label], per_label, rng)) for label in sorted(real.cells)]
+    sample = np.concatenate([*treated, _dense(at_most(real.control, 500, rng))])
     return gamma_grid(median_squared_distance(sample))

@@ -1,4 +1,4 @@
-"""Labels and cell lines of files, matched by what they mean and not by how they are spelt."""
+"""Match labels and cell lines of files by meaning instead of spelling."""
 
 from __future__ import annotations
 
@@ -20,33 +20,40 @@ SHOWN = 4
 
 
 def matched(
-    sides: Sequence[CellsFile], setting: str, controls: Sequence[str]
+    files: Sequence[CellsFile], setting: str, controls: Sequence[str]
 ) -> tuple[list[CellsFile], Reading, Spellings]:
-    """Return files with one spelling of every label and line: that of the first file.
+    """Give each label and each cell line the same spelling in all files: that of the first file.
 
-    Cells of one file under several spellings of a label, or of a line, are pooled; both is said.
+    Cells of one file with several spellings of a label, or of a line, are pooled. Changed spellings
+    and pooled labels are logged.
 
     Parameters
     ----------
-    sides
-        The files, the real one first. Aliases of the control are replaced.
+    files
+        The files, the real one first, in which aliases of the control are already replaced.
     setting
-        What labels are: ``auto`` (decided by those of the first file), ``drug_dose``, a format, ``plain``.
+        How labels are read: ``auto`` (decided by the labels of the first file), ``drug_dose``, a
+        format, or ``plain``.
     controls
         The control label and its aliases.
 
     Returns
     -------
-    The files, how their labels are read, and the spelling of every label.
+    files
+        The files with the common spellings.
+    reading
+        How labels are read.
+    spellings
+        The spelling of each label.
     """
-    known = sorted(set(sides[0].labels))
+    known = sorted(set(files[0].labels))
     reading = read_as(setting, known, controls)
     labels, lines = Spellings(reading.canonical, controls[:1]), Spellings(normal)
     out = []
-    for side in sides:
-        here = _meaning(side, "label", side.labels, labels)
-        there = _meaning(side, "cell line", side.lines, lines)
-        out.append(replace(side, labels=here, lines=there))
+    for file in files:
+        new_labels = _meaning(file, "label", file.labels, labels)
+        new_lines = _meaning(file, "cell line", file.lines, lines)
+        out.append(replace(file, labels=new_labels, lines=new_lines))
     count = counted(reading, known, setting)
     log.info("%s", count.text)
     if count.collapse:
@@ -54,42 +61,44 @@ def matched(
     return out, reading, labels
 
 
-def _meaning(side: CellsFile, what: str, values: np.ndarray, names: Spellings) -> np.ndarray:
-    """Return names in their one spelling; say which were another, and which are pooled."""
-    own = sorted(set(values))
-    names.add(own)
-    chosen = {name: names.find(name) or name for name in own}
-    other = {name: one for name, one in chosen.items() if one != name}
+def _meaning(file: CellsFile, what: str, values: np.ndarray, names: Spellings) -> np.ndarray:
+    """Return names in their common spelling; log which were changed, and which are pooled."""
+    present = sorted(set(values))
+    names.add(present)
+    chosen = {name: names.find(name) or name for name in present}
+    other = {name: spelling for name, spelling in chosen.items() if spelling != name}
     if not other:
         return values
     pooled: dict[str, list[str]] = {}
-    for name, one in chosen.items():
-        pooled.setdefault(one, []).append(name)
-    several = {one: found for one, found in pooled.items() if len(found) > 1}
-    if several:
+    for name, spelling in chosen.items():
+        pooled.setdefault(spelling, []).append(name)
+    pooled_names = {
+        spelling: spellings for spelling, spellings in pooled.items() if len(spellings) > 1
+    }
+    if pooled_names:
         log.warning(
-            "%s: cells of %d %ss stand under several spellings and are pooled: %s",
-            side.path,
-            len(several),
+            "%s: cells of %d %ss have several spellings and are pooled: %s",
+            file.path,
+            len(pooled_names),
             what,
-            _shown([" = ".join(_told(*found)) for found in several.values()]),
+            _shown([" = ".join(_told(*spellings)) for spellings in pooled_names.values()]),
         )
-    single = {name: one for name, one in other.items() if one not in several}
+    single = {name: spelling for name, spelling in other.items() if spelling not in pooled_names}
     if single:
         log.info(
-            "%s: %d %ss are matched in another spelling: %s",
-            side.path,
+            "%s: %d %ss have a different spelling and are matched: %s",
+            file.path,
             len(single),
             what,
-            _shown([" is ".join(_told(name, one)) for name, one in single.items()]),
+            _shown([" is ".join(_told(name, spelling)) for name, spelling in single.items()]),
         )
     return np.array([chosen[name] for name in values], dtype=object)
 
 
 def _told(*names: str) -> list[str]:
-    """Return names in quotes, with escapes where they would look the same."""
-    alike = len({normal(name) for name in names}) < len(names)
-    return [ascii(name) if alike else repr(name) for name in names]
+    """Return names in quotes, with escapes if they would look the same."""
+    look_alike = len({normal(name) for name in names}) < len(names)
+    return [ascii(name) if look_alike else repr(name) for name in names]
 
 
 def _shown(texts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Score one cell line of cells in memory: cell-eval's columns and ours."""
+"""Score one cell line from its cells: columns of cell-eval, and our scores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from statetx.evaluation.standalone.line_scores import LineCells, OurScores
 from statetx.shared.labels import WITH_DOSES, Reading
 
 MOST_AHEAD = 8
-"""Labels that are in memory at once, besides the one that is scored."""
+"""Most labels whose cells are read while another label is scored."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Result:
     labels
         Perturbations, sorted.
     columns
-        cell-eval's columns.
+        Columns of cell-eval.
     scores
-        Ours, one row per perturbation; None if not wanted.
+        Our scores, one row per perturbation; None if they were not requested.
     tables
         ``real`` and ``pred``: differential expression that was computed for `columns`.
     """
@@ -67,16 +67,16 @@ def score_line(
     supplied: Mapping[str, Tests] | None = None,
     reading: Reading = WITH_DOSES,
 ) -> Result:
-    """Score one cell line in memory.
+    """Score one cell line.
 
     Parameters
     ----------
     line
-        Its name.
+        Name of the line.
     real
         Real cells and controls.
     predicted
-        Predicted cells with the controls of their own file, for cell-eval's columns.
+        Predicted cells with the controls of their own file, for the columns of cell-eval.
     predicted_on_real_scale
         Predicted cells on the scale of the real file with the real controls, for our scores.
     genes
@@ -84,54 +84,66 @@ def score_line(
     profile, max_cells, seed
         As for `evaluate_files`.
     reference
-        float64 [G], mean delta of training conditions; None: nothing is known of a training.
+        float64 [G], mean delta of training conditions; None: training conditions are unknown.
     skip, with_scores
         As for `evaluate_files`.
     supplied
-        ``real`` and ``pred``, both or one: differential expression for cell-eval's columns, which
-        is then not computed.
+        ``real`` and ``pred``, each optional: differential expression for the columns of cell-eval.
+        It is computed if it is not supplied.
     reading
         How labels are read.
     """
     supplied, labels = supplied or {}, sorted(real.cells)
     chosen = cell_eval.columns(profile, skip)
-    sides = {"real": real, "pred": predicted}
+    cells_of = {"real": real, "pred": predicted}
     with_de = cell_eval.needs_de(chosen)
     collected = _Collected(
-        sides,
-        tested=[name for name in sides if with_de and name not in supplied],
+        cells_of,
+        tested=[name for name in cells_of if with_de and name not in supplied],
         needs_energy=cell_eval.needs_energy(chosen),
     )
-    ours = None
+    our_scores = None
     if with_scores:
         described, controls = reading.described(labels), collected.controls["real"]
-        ours = OurScores(line, real, controls, described, max_cells, seed, reference)
-    # Then tests are all there is to do, and threads share the labels.
-    only_tests = ours is None and not collected.needs_energy
+        our_scores = OurScores(line, real, controls, described, max_cells, seed, reference)
+    # Without sums over pairs of cells, threads test several labels at the same time.
+    only_tests = our_scores is None and not collected.needs_energy
     against = {name: collected.controls[name] for name in collected.tested} if only_tests else {}
-    for ready in _read_ahead(line, labels, sides, against):
+    for ready in _read_ahead(line, labels, cells_of, against):
         compared = collected.add(ready)
         samples: Mapping[str, Sample | None] = {}
-        if ours and predicted_on_real_scale.cells is predicted.cells:
-            samples = ours.add(ready.label, ready.cells, compared)
-        elif ours:
+        if our_scores and predicted_on_real_scale.cells is predicted.cells:
+            samples = our_scores.add(ready.label, ready.cells, compared)
+        elif our_scores:
             cells = {
                 "real": ready.cells["real"],
                 "pred": predicted_on_real_scale.cells[ready.label],
             }
-            found = ours.add(ready.label, cells, {"real": compared["real"]})
-            samples = {"real": found["real"]}
+            our_samples = our_scores.add(ready.label, cells, {"real": compared["real"]})
+            samples = {"real": our_samples["real"]}
         if collected.needs_energy:
             collected.add_energies(ready, samples)
     computed = collected.tables(genes)
     tables: Mapping[str, DETable | Tests] = {**computed, **supplied} if with_de else {}
     columns = cell_eval.evaluate(collected.panel(labels, genes, tables), chosen)
-    scores = ours.table(labels, genes) if ours else None
+    scores = our_scores.table(labels, genes) if our_scores else None
     return Result(labels, columns, scores, computed)
 
 
 class _Ready(NamedTuple):
-    """The cells of one label on each side: as they are, sorted, and tested if that was asked for."""
+    """Cells of one label; the keys of each mapping are ``real`` and ``pred``.
+
+    Attributes
+    ----------
+    label
+        The perturbation.
+    cells
+        Its cells [n, G].
+    sorted
+        The same cells, sorted gene by gene.
+    tests
+        Their differential expression, if it was requested.
+    """
 
     label: str
     cells: dict[str, Any]
@@ -140,35 +152,48 @@ class _Ready(NamedTuple):
 
 
 class _Collected:
-    """What cell-eval's columns need of each side, ``real`` and ``pred``, label by label.
+    """Values for the columns of cell-eval, collected label by label.
+
+    The keys of each mapping are ``real`` and ``pred``.
 
     Attributes
     ----------
     controls
-        Sorted controls of each side; one object where both files hold the same controls.
+        Sorted controls; the same object twice if both files contain the same controls.
     tested
-        Sides whose differential expression is computed.
+        Keys of the cells whose differential expression is computed.
     needs_energy
-        Whether energy distances from the controls are wanted.
+        Whether energy distances from the controls are computed.
     """
 
     def __init__(
-        self, sides: Mapping[str, LineCells], *, tested: Sequence[str], needs_energy: bool
+        self, cells_of: Mapping[str, LineCells], *, tested: Sequence[str], needs_energy: bool
     ) -> None:
-        self._sides, self.tested, self.needs_energy = sides, tested, needs_energy
-        real, predicted = sides["real"].control, sides["pred"].control
+        self._sides, self.tested, self.needs_energy = cells_of, tested, needs_energy
+        real, predicted = cells_of["real"].control, cells_of["pred"].control
         centre = centre_of(real)
-        self.controls = dict.fromkeys(sides, SortedControl.from_cells(real))
-        self._energy_from = dict.fromkeys(sides, EnergyFrom(real, centre))
+        self.controls = dict.fromkeys(cells_of, SortedControl.from_cells(real))
+        self._energy_from = dict.fromkeys(cells_of, EnergyFrom(real, centre))
         if not _are_same(real, predicted):
             self.controls["pred"] = SortedControl.from_cells(predicted)
             self._energy_from["pred"] = EnergyFrom(predicted, centre)
-        self._means: dict[str, list[np.ndarray]] = {name: [] for name in sides}
-        self._rows: dict[str, list[DERow]] = {name: [] for name in sides}
-        self._energies: dict[str, list[float]] = {name: [] for name in sides}
+        self._means: dict[str, list[np.ndarray]] = {name: [] for name in cells_of}
+        self._rows: dict[str, list[DERow]] = {name: [] for name in cells_of}
+        self._energies: dict[str, list[float]] = {name: [] for name in cells_of}
 
     def add(self, ready: _Ready) -> dict[str, DERow | SortedCells]:
-        """Take in a label; return each side tested against the real controls, or ready to be."""
+        """Add a label.
+
+        Parameters
+        ----------
+        ready
+            Its cells.
+
+        Returns
+        -------
+        dict
+            Its cells, tested if that was against the real controls, else sorted.
+        """
         known: dict[str, DERow | SortedCells] = dict(ready.sorted)
         for name in self._sides:
             self._means[name].append(ready.sorted[name].mean)
@@ -182,20 +207,42 @@ class _Collected:
         return known
 
     def add_energies(self, ready: _Ready, samples: Mapping[str, Sample | None]) -> None:
-        """Take in energy distances from the controls; `samples` hold the cells as pairs are summed."""
+        """Compute and add energy distances from the controls.
+
+        Parameters
+        ----------
+        ready
+            Cells of a label.
+        samples
+            The same cells as samples, whose sums over pairs are known; None: not all of them.
+        """
         for name in self._sides:
             sample = samples.get(name)
             cells = ready.cells[name] if sample is None else sample
             self._energies[name].append(self._energy_from[name](cells))
 
     def tables(self, genes: list[str]) -> dict[str, DETable]:
-        """Return the differential expression that was computed, by side."""
+        """Return the differential expression that was computed.
+
+        Parameters
+        ----------
+        genes
+            The G genes.
+        """
         return {name: table_of(rows, genes) for name, rows in self._rows.items() if rows}
 
     def panel(
         self, labels: list[str], genes: list[str], tables: Mapping[str, DETable | Tests]
     ) -> cell_eval.Panel:
-        """Return both sides as cell-eval compares them."""
+        """Return profiles and tests as cell-eval compares them.
+
+        Parameters
+        ----------
+        labels, genes
+            The P perturbations and the G genes.
+        tables
+            Differential expression, computed or supplied.
+        """
         embedded = _embedded(labels, self._sides)
         energies = {
             name: np.array(values) if self.needs_energy else None
@@ -220,19 +267,20 @@ class _Collected:
 def _read_ahead(
     line: str,
     labels: list[str],
-    sides: Mapping[str, LineCells],
+    cells_of: Mapping[str, LineCells],
     against: Mapping[str, SortedControl],
 ) -> Iterator[_Ready]:
     """Yield the cells of one label after the other, sorted, and tested `against` controls.
 
-    The following labels are read meanwhile. With tests to make, which is then all there is to do,
-    threads do whole labels side by side: one label on all threads was no faster than on one. Beside
-    sums over pairs, which take all threads, that would cost 5 %.
+    The next labels are read in the meantime. If `against` is not empty, each thread tests whole
+    labels: one label on all threads was not faster than on one thread. `against` must be empty if
+    sums over pairs are computed too. Those use all threads, and testing labels at the same time
+    would cost 5 %.
     """
 
     def read(label: str) -> _Ready:
-        cells = {name: side.cells[label] for name, side in sides.items()}
-        ready = {name: SortedCells.from_cells(found) for name, found in cells.items()}
+        cells = {name: line_cells.cells[label] for name, line_cells in cells_of.items()}
+        ready = {name: SortedCells.from_cells(matrix) for name, matrix in cells.items()}
         tests = {
             name: de_row(label, ready[name], control, single_threaded=True)
             for name, control in against.items()
@@ -250,18 +298,18 @@ def _read_ahead(
             yield ready
 
 
-def _embedded(labels: list[str], sides: Mapping[str, LineCells]) -> dict[str, np.ndarray]:
-    if not sides["real"].embedded:
+def _embedded(labels: list[str], cells_of: Mapping[str, LineCells]) -> dict[str, np.ndarray]:
+    if not cells_of["real"].embedded:
         return {}
-    (control,) = set(sides["real"].embedded) - set(labels)
+    (control,) = set(cells_of["real"].embedded) - set(labels)
     return {
-        name: np.array([side.embedded[p] - side.embedded[control] for p in labels])
-        for name, side in sides.items()
+        name: np.array([line_cells.embedded[p] - line_cells.embedded[control] for p in labels])
+        for name, line_cells in cells_of.items()
     }
 
 
 def _are_same(x: Any, y: Any) -> bool:
-    """Whether two sides hold the same control cells in the same order."""
+    """Return whether two matrices contain the same cells in the same order."""
     if x is y:
         return True
     if x.shape != y.shape or x.dtype != y.dtype or sparse.issparse(x) != sparse.issparse(y):

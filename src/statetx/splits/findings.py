@@ -79,7 +79,7 @@ CHECKS: dict[str, Check] = {
     "small-strata": Check("note", "a stratum with one member cannot train and test"),
     # what models can know
     "unseen-perturbations": Check("error", "a model that knows a perturbation by its id only cannot"
-                                  " predict one that it never saw"),
+                                  " predict an unseen one"),
     "new-perturbations": Check("note", "models that know more than an id can predict them"),
     "unseen-doses": Check("note", "new doses of known drugs"),
     "unseen-lines": Check("note", "training sees no perturbation of the lines"),

@@ -136,10 +136,10 @@ def _by_name(
 ) -> dict[str, str]:
     """Return the entries of a table by the names in the data; a log makes all names required."""
     spelt = grid.spellings(table)
-    found = {name: table[name] for name in names if name in table}
-    other = {name: spelt.find(name) for name in names if name not in found}
+    exact = {name: table[name] for name in names if name in table}
+    other = {name: spelt.find(name) for name in names if name not in exact}
     stripped = {name: table[same] for name, same in other.items() if same is not None}
-    missing = [name for name in names if name not in found and name not in stripped]
+    missing = [name for name in names if name not in exact and name not in stripped]
     if log is not None and stripped:
         log.found("names-stripped", f"{shown(stripped)} are listed in another spelling", key)
     if log is not None and missing:
@@ -150,7 +150,7 @@ def _by_name(
             where=key,
             fix=f"add them as written in the data; {did_you_mean(missing[0], list(table))}{doses}",
         )
-    return found | stripped
+    return exact | stripped
 
 
 def named_rows(path: str, name: str, key: str, *, unique: bool) -> pd.DataFrame:

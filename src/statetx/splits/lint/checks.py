@@ -365,5 +365,5 @@ def control_cells(table: pd.DataFrame, controls: pd.Series, policy: str, log: Fi
             f"{n_cells:,} control cells of {len(shared)} lines serve training as well as "
             "validation or test",
             "",
-            "set `controls: partition` of the split to keep them apart",
+            "set `controls: partition` of the split to separate them",
         )

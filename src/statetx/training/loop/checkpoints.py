@@ -229,7 +229,7 @@ class Checkpoints(lightning.Callback):
             raise ModelError(
                 f"{path.name} is missing, damaged, or was written by another training",
                 where=path,
-                fix="run the same command again, which trains missing checkpoints again",
+                fix="run the same command to train again",
             )
         return load_file(path)
 

@@ -375,7 +375,7 @@ def _trained(home: Path, mode: str) -> tuple[Run, Path]:
 @pytest.mark.parametrize("mode", ["bidirectional", "causal_rope"])
 def test_control_cells_tell_the_attention_mode(tmp_path: Path, mode: str) -> None:
     run, adata = _trained(tmp_path, mode)
-    with pytest.raises(ModelError, match="does not say who attends to whom"):
+    with pytest.raises(ModelError, match="does not state its attention mode"):
         import_run(run.home, tmp_path / "model")
     with pytest.raises(ModelError, match="there are none") as caught:
         import_run(run.home, tmp_path / "model", attention="auto")

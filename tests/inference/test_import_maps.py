@@ -38,7 +38,9 @@ def test_the_newer_map_is_read_without_running_it(
     monkeypatch.chdir(tmp_path)
     (run.home / OLD).unlink()
     run.maps(NEW, {"x": Evil()})
-    with pytest.raises(ModelError, match="this map holds an object that could run code") as caught:
+    with pytest.raises(
+        ModelError, match="this map contains an object that could run code"
+    ) as caught:
         import_run(run.home, tmp_path / "model")
     assert NEW in str(caught.value.where)
     assert not (tmp_path / "it ran").exists()

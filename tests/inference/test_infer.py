@@ -367,7 +367,7 @@ def test_bad_options(model_dirs: dict[str, Path], cells: anndata.AnnData, tmp_pa
         infer(model, source, tmp_path / "out.h5ad", control_pert="DMSO")
     with pytest.raises(DataError, match="does not exist"):
         infer(model, tmp_path / "none.h5ad", tmp_path / "out.h5ad")
-    with pytest.raises(ModelError, match="no model directory"):
+    with pytest.raises(ModelError, match="not a model directory"):
         infer(tmp_path, source, tmp_path / "out.h5ad")
     assert source.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.h5ad"]

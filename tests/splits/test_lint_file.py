@@ -209,7 +209,7 @@ def test_a_misspelt_file_gets_a_hint(cells: Path, run: Run, monkeypatch: Any) ->
     monkeypatch.chdir(cells.parent)
     assert "did you mean 'cells'?" in run(toml(cells.parent, place="cels"))[2]
     (cells.parent / "none").mkdir(exist_ok=True)
-    assert "holds no .h5ad" in run(toml(cells.parent, place="none"))[2]
+    assert "does not contain .h5ad" in run(toml(cells.parent, place="none"))[2]
 
 
 def test_a_data_set_without_path_needs_data(tmp_path: Path, table: Path, run: Run) -> None:
@@ -446,7 +446,7 @@ def test_a_store_that_lost_a_line_and_one_beside_other_files(tmp_path: Path) -> 
     home = store_of(conditions(), tmp_path / "pack")
     for line in LINES[1:]:
         (home / f"{file_name(line)}.h5ad").touch()
-    with pytest.raises(SplitError, match=r"lacks the file 'A549.h5ad'"):
+    with pytest.raises(SplitError, match=r"does not contain the file 'A549.h5ad'"):
         lines_of(str(home), tmp_path)
     (tmp_path / "other.h5ad").touch()
     with pytest.raises(SplitError, match="other files"):

@@ -218,7 +218,7 @@ def test_errors_write_nothing(store: Path, tmp_path: Path, toml: dict | None, me
 
 def test_a_broken_generator_writes_nothing(store: Path, tmp_path: Path) -> None:
     folds = LineFolds(dataset="demo", generator="line_folds", k=7)
-    with pytest.raises(SplitError, match="7 folds over 6 lines"):
+    with pytest.raises(SplitError, match="7 folds are too many for 6 lines"):
         split(store, folds, 0, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

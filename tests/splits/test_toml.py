@@ -128,14 +128,14 @@ MISTAKES = {
     "two data sets": (
         '[datasets]\nc = "x"\ne = "y"\n[training]\ne = "train"\n[zeroshot]\n"c.A549" = "test"\n',
         "several-datasets",
-        "one TOML for each",
+        "one TOML per data set",
     ),
     "unused data set": (PATH + 'e = "y"\n' + TEST, "unused-dataset", '"train" in [training]'),
     "role": (HEAD + '[zeroshot]\n"d.A549" = "tset"\n', "bad-role", "did you mean 'test'?"),
     "training value": (PATH + '[training]\nd = "yes"\n' + TEST, "training-value", '"train"'),
     "key without data set": (HEAD + '[zeroshot]\nA549 = "test"\n', "no-line", "dataset.line"),
     "key without line": (HEAD + '[fewshot."d."]\nval = []\n', "no-line", "dataset.line"),
-    "key": (HEAD + FEW + 'train = ["Beta_5"]\n', "unknown-key", "what is not listed trains"),
+    "key": (HEAD + FEW + 'train = ["Beta_5"]\n', "unknown-key", "labels that are not listed train"),
     "table": (HEAD + '[zero_shot]\n"d.A549" = "test"\n', "unknown-table", "'zeroshot'"),
     "key above the tables": ("seed = 1\n" + HEAD + TEST, "unknown-table", ""),
     "no table": ('zeroshot = "d.A549"\n' + HEAD, "no-table", "[zeroshot]"),
@@ -143,7 +143,7 @@ MISTAKES = {
     "no list": (HEAD + FEW + 'test = "Beta_5"\n', "no-list", ""),
     "list of numbers": (HEAD + FEW + "test = [5]\n", "no-list", ""),
     "path": (PATH + 'e.v1 = "x"\n' + TEST, "dataset-path", "without dots"),
-    "val and test": (HEAD + VAL_TEST, "val-test-overlap", "one of the two"),
+    "val and test": (HEAD + VAL_TEST, "val-test-overlap", "only once"),
     "line twice": (HEAD + TEST + VAL_TEST.replace("Beta_5", "Beta_0.5", 1), "line-twice", "ignore"),
     "control": (HEAD + FEW + 'test = ["Beta_5", "DMSO_TF"]\n', "control-listed", "remove it"),
 }
@@ -294,7 +294,7 @@ def test_several_data_sets_are_split_each_by_its_name() -> None:
         assert codes(log) == ["other-datasets"]
         assert roles(table) == cell_load_roles(tomllib.loads(text), CONDITIONS, name)
     _, log = read(text, dataset="f")
-    assert "'d', 'e_1', none of them 'f'" in log.errors[0].what
+    assert "'d', 'e_1', but not 'f'" in log.errors[0].what
 
 
 # ---------------------------------------------------------------------------------------------

@@ -259,7 +259,7 @@ def test_refusals_before_the_first_step(
     with pytest.raises(ModelError, match="2 of 2 test perturbations have no training condition"):
         train(small(), plan_path=unseen)
     train(ContextMean(kind="context_mean"), "context", plan_path=unseen)
-    with pytest.raises(ModelError, match=r"\('L01', 'Drug99'\), which the store does not hold"):
+    with pytest.raises(ModelError, match=r"\('L01', 'Drug99'\), which the store does not contain"):
         row = {"line": "L01", "perturbation": "Drug99", "role": "train", "reason": ""}
         train(small(), plan_path=plan(lambda t: pd.concat([t, pd.DataFrame([row])])))
     with pytest.raises(ModelError, match="lists the control 'DMSO_TF_00'"):

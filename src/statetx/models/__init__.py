@@ -1,0 +1,1 @@
+"""Kinds of model, their networks and their directories on disk."""

@@ -1,4 +1,4 @@
-"""Golden cells: some cells in and out of a trained model, replayed whenever it is loaded."""
+"""Golden cells: some input and output cells of a trained model, replayed whenever it is loaded."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from statetx.core.errors import ModelError
 from statetx.models.predictor import Predicted
 
 TOLERANCE = 1e-4
-"""Largest difference of a replay, relative to the largest golden value. Reordered float32 sums on
-another CPU differ by about 1e-6; one wrong tensor of a trained model by more than 1e-2."""
+"""Largest difference of a replay, relative to the largest golden value.
+
+Reordered float32 sums on another CPU differ by about 1e-6. A wrong tensor of a trained model
+differs by more than 1e-2.
+"""
 
 
 def replay(
     directory: Path, checkpoint: str, n_genes: int, predict: Callable[..., Predicted]
 ) -> None:
-    """Predict the golden cells of a model again.
+    """Predict the golden cells of a model again and compare them with those of training.
 
     Parameters
     ----------
     directory
         The model directory.
     checkpoint
-        Which of its checkpoints predicts.
+        Name of the checkpoint that predicts.
     n_genes
-        How many genes the model has.
+        Number of genes of the model.
     predict
-        Given basal cells, a line, a label and batches, predicts.
+        Function of basal cells, line, label and batches that predicts.
 
     Raises
     ------
     ModelError
-        They cannot be read, or the prediction differs from what training wrote.
+        The golden cells cannot be read, or the prediction differs from them.
     """
     path = directory / "golden.npz"
     try:
@@ -51,9 +54,9 @@ def replay(
     got = predict(*asked, batches).cells
     if got.shape != (len(golden["control"]), n_genes):
         raise ModelError(
-            f"the model predicts cells of shape {got.shape}, genes.txt has {n_genes} genes",
+            f"the model predicts cells of shape {got.shape}, but genes.txt has {n_genes} genes",
             where=directory,
-            fix="weights, model.json and genes.txt belong to different models",
+            fix="copy the model again: weights, model.json and genes.txt are of different models",
         )
     scale = max(float(np.abs(expected).max()), 1e-6)
     error_size = float(np.abs(got - expected).max()) / scale
@@ -62,5 +65,5 @@ def replay(
             f"the model does not reproduce its golden cells: relative difference {error_size:.1e}, "
             f"allowed {TOLERANCE:.0e}",
             where=directory,
-            fix="weights or library versions changed what it computes: train again",
+            fix="train again: weights or library versions changed the results of the model",
         )

@@ -1,10 +1,11 @@
-"""The model directory: what training leaves behind and everything later opens.
+"""Write and load the model directory, the result of a training.
 
-Files: ``model.json`` (what it is), ``genes.txt`` (output genes in order), ``best.safetensors`` and
-other checkpoints, ``golden.npz`` (cells in, cells out, replayed on load), ``metrics.csv`` (training
-curves), ``config.yaml``. A kind of model is one module ``statetx.models.<kind>`` with a function
-``restore(meta, arrays) -> Predictor``, found by name: a list of kinds here would put every kind
-into the code fingerprint of all others, and a new baseline would retrain every model.
+Files: ``model.json`` (description), ``genes.txt`` (output genes in order), ``best.safetensors`` and
+other checkpoints, ``golden.npz`` (input and output cells, replayed on load), ``metrics.csv``
+(training curves), ``config.yaml``. A kind of model is a module ``statetx.models.kinds.<kind>`` with
+a function ``restore(meta, arrays) -> Predictor``, found by name. A list of kinds in this module
+would put every kind into the code fingerprint of all others, and a new baseline would retrain every
+model.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ OWN = (
     *("genes.txt", "golden.npz", "metrics.csv", "curves.svg", "config.yaml"),
     *("*.json", "*.safetensors"),
 )
-"""Names that a model directory holds: one with others is not replaced."""
+"""File names of a model directory: a directory with other files is not replaced."""
 GOLDEN_CELLS = 16
 
 
@@ -70,7 +71,7 @@ class LoadedModel:
     Attributes
     ----------
     path, checkpoint
-        Where it came from.
+        The model directory, and the name of the checkpoint.
     meta
         Content of ``model.json``.
     genes
@@ -104,13 +105,13 @@ class LoadedModel:
     def perturbations(self) -> list[str]:
         """Training vocabulary (or all labels with features), the control first.
 
-        Baselines predict other labels too, flagged.
+        Baselines also predict other labels, as fallbacks.
         """
         return list(self.meta["perturbations"])
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The perturbations, to be found in whatever spelling."""
+        """The perturbations, which can be found in any spelling."""
         return Vocabulary.from_meta(self.meta)
 
     @property
@@ -120,17 +121,17 @@ class LoadedModel:
 
     @property
     def embed_key(self) -> str | None:
-        """Matrix that the basal cells must come from; None: X as log1p."""
+        """Matrix of the basal cells; None: X as log1p."""
         return self.meta["embed_key"]
 
     @property
     def cell_set_len(self) -> int | None:
-        """Cells per set in training; None: cells do not see each other."""
+        """Cells per set in training; None: the model treats each cell separately."""
         return self.meta["cell_set_len"]
 
     @property
     def takes_embedding(self) -> bool:
-        """Whether the basal cells are rows of an embedding (`embed_key`), not expression of `genes`."""
+        """Whether basal cells are rows of an embedding (`embed_key`), not expression of `genes`."""
         return self.meta.get("basal") == "embedding"
 
     @property
@@ -140,7 +141,7 @@ class LoadedModel:
 
     @property
     def knows_features(self) -> bool:
-        """Whether it knows perturbations by features, so that it may predict some it never saw."""
+        """Whether the model knows perturbations by features, so that it can predict unseen ones."""
         return bool(getattr(self.predictor, "knows_features", False))
 
     def predict(
@@ -157,28 +158,28 @@ class LoadedModel:
         control
             Basal cells, float32 [S, D], any S >= 1.
         line
-            Their cell line.
+            Cell line of the basal cells.
         perturbation
-            Label, in any spelling of a trained one; an alias of the control counts as the control.
+            Label, in any spelling of a trained label. Aliases of the control count as the control.
         batches
             Name of the batch of every cell [S], for a model with a batch encoder.
 
         Raises
         ------
         ModelError
-            Wrong shape, non-finite cells, or a perturbation that this model cannot predict.
+            The shape is wrong, a value is not finite, or the model cannot predict the perturbation.
         """
         cells = np.asarray(control, dtype=np.float32)
         if cells.ndim != 2 or len(cells) == 0 or cells.shape[1] != self.meta["n_inputs"]:
             raise ModelError(
-                f"the basal cells have shape {cells.shape}, the model takes "
+                f"the basal cells have shape {cells.shape}, but the model takes "
                 f"[cells, {self.meta['n_inputs']}]",
                 where=self.path,
                 fix="give the columns that the model was trained on, in the order of genes.txt",
             )
         if not np.isfinite(cells).all():
             raise ModelError(
-                f"basal cells of {line!r} hold NaN or infinite values", where=self.path
+                f"basal cells of {line!r} contain NaN or infinite values", where=self.path
             )
         label = self.vocabulary.find(perturbation)
         if self.needs_batches:
@@ -200,31 +201,31 @@ def save(
     curves: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model directory, whole or not at all, and load it once to prove that it opens.
+    """Write a complete model directory or nothing, and load it once to check it.
 
     Parameters
     ----------
     out
         The directory; an earlier model directory is replaced.
     meta
-        What ``model.json`` says; number of genes, checkpoint names and digests are added.
+        Content of ``model.json``; number of genes, checkpoint names and digests are added.
     genes
         Names of the predicted columns.
     checkpoints
-        ``{name: {tensor name: array}}``; must hold ``best``.
+        ``{name: {tensor name: array}}``; must contain ``best``.
     basal, line, perturbation
-        The golden input: basal cells [n, D], their line, and a label the model predicts.
+        The golden input: basal cells [n, D], their line, and a label that the model predicts.
     control_mean
-        Mean of training controls, float32 [G], of a model of expression.
+        Mean of training controls, float32 [G], for a model of expression.
     metrics, curves
-        Text of ``metrics.csv``, and of ``curves.svg``, its picture.
+        Text of ``metrics.csv``, and of ``curves.svg``, a plot of it.
     config
         Content of ``config.yaml``.
 
     Raises
     ------
     ModelError
-        The model does not predict finite cells, or does not survive the round trip.
+        The model does not predict finite cells, or the written directory does not load.
     """
     given = meta.get("checkpoints", {})
     described = {
@@ -269,7 +270,7 @@ def save(
 
 
 def load(path: str | Path, checkpoint: str = "best", device: str = "cpu") -> LoadedModel:
-    """Open a model directory, check all of it and replay its golden cells.
+    """Load a model directory, check its files and replay its golden cells.
 
     Parameters
     ----------
@@ -283,8 +284,8 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu") -> Loa
     Raises
     ------
     ModelError
-        A file is missing, broken, altered or does not fit the others; unknown checkpoint; the
-        replay differs by more than `golden.TOLERANCE`.
+        A file is missing, broken, altered or does not fit the others. Or the checkpoint is unknown,
+        or the replay differs by more than `statetx.models.golden.TOLERANCE`.
     """
     directory = Path(path)
     meta = _read_meta(directory)
@@ -301,9 +302,10 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu") -> Loa
     genes = (directory / "genes.txt").read_text(encoding="utf-8").splitlines()
     if len(genes) != meta["n_genes"] or len(set(genes)) != len(genes):
         raise ModelError(
-            f"genes.txt lists {len(set(genes))} different genes, model.json says {meta['n_genes']}",
+            f"genes.txt lists {len(set(genes))} different genes, but model.json has "
+            f"{meta['n_genes']}",
             where=directory / "genes.txt",
-            fix="the directory was edited or mixed from two models: train or copy it again",
+            fix="train or copy the model again: the directory was edited or mixed from two models",
         )
     try:
         arrays = load_file(directory / weights)
@@ -317,7 +319,7 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu") -> Loa
         raise ModelError(
             f"model.json does not describe a {meta['kind']} model: {error!r}",
             where=directory / "model.json",
-            fix="it was edited, or written by another version: train again",
+            fix="train again: model.json was edited, or another version wrote it",
         ) from error
     model = LoadedModel(directory, checkpoint, meta, genes, predictor)
     replay(directory, checkpoint, meta["n_genes"], model.predict)
@@ -342,11 +344,11 @@ def _read_meta(directory: Path) -> dict[str, Any]:
     path = directory / "model.json"
     try:
         meta = json.loads(verify(path).read_text(encoding="utf-8"))
-        if isinstance(meta, dict) and "digest" in meta:  # models of 0.1 have none
+        if isinstance(meta, dict) and "digest" in meta:  # models of version 0.1 have no digest
             meta = unsealed(meta)
     except OSError as error:
         raise ModelError(
-            f"this is no model directory: {error.strerror}",
+            f"this is not a model directory: {error.strerror}",
             where=path,
             fix="give the directory `model` of a finished training run",
         ) from error
@@ -355,9 +357,11 @@ def _read_meta(directory: Path) -> dict[str, Any]:
             f"model.json is broken: {error}", where=path, fix="train or copy the model again"
         ) from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        found = meta.get("format") if isinstance(meta, dict) else meta
+        version = meta.get("format") if isinstance(meta, dict) else meta
         raise ModelError(
-            f"model format {found!r}, this version reads {FORMAT}", where=path, fix="train again"
+            f"the model has format {version!r}, but this version reads format {FORMAT}",
+            where=path,
+            fix="train again",
         )
     for key, types in _REQUIRED.items():
         if key not in meta or not isinstance(meta[key], types) or isinstance(meta[key], bool):
@@ -371,11 +375,13 @@ def _check_file(directory: Path, name: str, meta: Mapping[str, Any]) -> None:
     path = directory / name
     if not path.is_file():
         raise ModelError(
-            f"the model directory lacks {name}", where=path, fix="train or copy the model again"
+            f"the model directory does not contain {name}",
+            where=path,
+            fix="train or copy the model again",
         )
     if file_digest(path) != meta["files"].get(name):
         raise ModelError(
             f"{name} is not the file that training wrote",
             where=path,
-            fix="it is damaged, edited, or of another model: train or copy the model again",
+            fix="train or copy the model again: the file is damaged, edited, or of another model",
         )

@@ -1,4 +1,4 @@
-"""What every kind of model gives: a predictor of one set, from tensors that fit exactly."""
+"""Interface of every kind of model: a predictor of one set of cells."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Predicted(NamedTuple):
     cells
         Float32 [S, G], log1p expression, one row per basal cell.
     fallback
-        The model had nothing learned for this condition and used a coarser mean.
+        Whether the model learned nothing for this condition and used a coarser mean.
     embedding
-        Float32 [S, D], where the model works in an embedding; None otherwise.
+        Float32 [S, D], if the model works in an embedding; None otherwise.
     """
 
     cells: np.ndarray
@@ -29,7 +29,7 @@ class Predicted(NamedTuple):
 
 
 class Predictor(Protocol):
-    """What ``restore`` of a kind returns."""
+    """Interface of a model, as ``restore`` of a kind returns it."""
 
     def predict(self, control: np.ndarray, line: str, perturbation: str) -> Predicted:
         """Predict the cells of one set from its basal cells, float32 [S, D]."""
@@ -43,37 +43,38 @@ class Predictor(Protocol):
 def expect_tensors(
     arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], kind: str
 ) -> None:
-    """Check that the tensors are exactly those of the architecture: no more, no fewer, same shapes.
+    """Check that tensors have exactly the names and shapes of the architecture.
 
     Parameters
     ----------
     arrays
-        What the file holds.
+        Tensors of the file.
     shapes
-        What the architecture has.
+        Shapes of the architecture, by tensor name.
     kind
         Kind of model, for the message.
 
     Raises
     ------
     ModelError
-        Naming the first tensor that is missing, unknown, or of another shape.
+        A tensor is missing, unknown, or has a different shape.
     """
     missing = sorted(shapes.keys() - arrays.keys())
     unknown = sorted(arrays.keys() - shapes.keys())
     if missing or unknown:
-        lists = [("lack", missing), ("hold unknown", unknown)]
-        said = ", ".join(
-            f"{verb} {len(names)} tensor(s), first {names[0]!r}" for verb, names in lists if names
+        lists = [("are missing", missing), ("are unknown", unknown)]
+        text = ", ".join(
+            f"{len(names)} tensor(s) {verb}, first {names[0]!r}" for verb, names in lists if names
         )
         raise ModelError(
-            f"these weights do not fit a {kind} model: they {said}",
-            fix="half-loaded weights would predict nonsense: use the file that belongs to model.json",
+            f"these weights do not fit a {kind} model: {text}",
+            fix="use the file that belongs to model.json: incomplete weights would predict "
+            "nonsense",
         )
     for name, shape in shapes.items():
         if tuple(arrays[name].shape) != tuple(shape):
             raise ModelError(
                 f"tensor {name!r} has shape {tuple(arrays[name].shape)}, "
-                f"the {kind} model of model.json has {tuple(shape)}",
-                fix="weights and model.json belong to different models",
+                f"but the {kind} model of model.json has {tuple(shape)}",
+                fix="use the file that belongs to model.json",
             )

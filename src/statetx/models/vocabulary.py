@@ -1,4 +1,4 @@
-"""The labels that a model knows, found in whatever spelling."""
+"""The labels that a model knows, found in any spelling."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from statetx.shared.labels import Reading
 
 
 class Vocabulary:
-    """Labels by what they mean.
+    """Labels by their meaning.
 
     Parameters
     ----------
     labels
-        As the model spells them.
+        Labels as the model spells them.
     reading
-        How they are read.
+        How labels are read.
 
     Attributes
     ----------
     reading
-        As given.
+        How labels are read.
     """
 
     def __init__(self, labels: Iterable[str], reading: Reading) -> None:
@@ -32,15 +32,15 @@ class Vocabulary:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Vocabulary:
-        """Return the labels of ``model.json``."""
+        """Return the vocabulary of a model from the content of ``model.json``."""
         return cls(meta["perturbations"], Reading.from_settings(meta, str(meta["control"])))
 
     def find(self, label: str) -> str:
-        """Return a label as the model spells it, the control for its aliases.
+        """Return a label as the model spells it, or the control for aliases of the control.
 
-        It comes back as it is where the model knows no label, or two, of its meaning.
+        The label is returned unchanged if the model knows no label, or several, with its meaning.
         """
         if label in self.reading.controls:
             return self.reading.controls[0]
-        found = [] if label in self._own else self._meant.get(self.reading.canonical(label), [])
-        return found[0] if len(found) == 1 else label
+        same = [] if label in self._own else self._meant.get(self.reading.canonical(label), [])
+        return same[0] if len(same) == 1 else label

@@ -1,4 +1,4 @@
-"""Weights on their way to disk."""
+"""Write weights to safetensors files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,24 @@ from safetensors.numpy import save_file
 def write_weights(
     arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write arrays as safetensors.
+    """Write arrays to a safetensors file.
+
+    Parameters
+    ----------
+    arrays
+        Arrays by name.
+    path
+        File to write.
+    metadata
+        Text by key, for the header of the file.
 
     Raises
     ------
     OSError
-        The file cannot be written: with ``ENOSPC`` for a full disk, which safetensors says in words.
+        The disk is full, a quota is used up, or the file is too large. safetensors raises its own
+        error for these, with the number of the system's error in its text.
+    safetensors.SafetensorError
+        The file cannot be written for another reason.
     """
     kept = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     try:

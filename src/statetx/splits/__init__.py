@@ -1,0 +1,1 @@
+"""Splits of conditions into training, validation and test."""

@@ -20,8 +20,8 @@ def resolve(
     Parameters
     ----------
     file
-        The TOML. If it splits one data set, that one is meant, whatever its name there; else the one
-        named `dataset`.
+        The TOML. If it splits a single data set, that data set is used under any name. Otherwise
+        the data set with the name `dataset` is used.
     dataset
         Name of the data set.
     conditions
@@ -29,15 +29,15 @@ def resolve(
     controls
         The control label and its aliases.
     log
-        Gets every name that does not fit; with errors in it the returned table must not be used.
+        Gets every name that does not fit. If it contains errors, do not use the returned table.
 
     Returns
     -------
     pandas.DataFrame
-        ``line, perturbation, role, reason``: a line in ``[zeroshot]`` has that role as a whole; of
-        a line in ``[fewshot]`` the labels in ``val`` and ``test`` have that role and the rest
-        trains; other lines train if ``[training]`` says so, and are left out otherwise. A label in
-        both lists (an error, unless ``compat``) tests.
+        ``line, perturbation, role, reason``. All conditions of a line in ``[zeroshot]`` have its
+        role. For a line in ``[fewshot]``, the labels in ``val`` and ``test`` have these roles and
+        the other labels train. Other lines train if ``[training]`` says so, and are left out
+        otherwise. A label in both lists (an error, unless ``compat``) tests.
     """
     name = _meant(file, dataset, log)
     perturbed = conditions[~conditions["is_control"].astype(bool)]
@@ -60,8 +60,8 @@ def resolve(
         if line in zeroshot:
             rows += [(line, p, zeroshot[line], "zeroshot: the whole line") for p in labels]
         elif line in fewshot:
-            here = f'[fewshot."{name}.{line}"]'
-            roles = _listed(here, line, fewshot[line], labels, elsewhere, controls, log)
+            place = f'[fewshot."{name}.{line}"]'
+            roles = _listed(place, line, fewshot[line], labels, elsewhere, controls, log)
             gone = ("left out: stands in val to be kept out of training", LEFT_OUT)
             for p in labels:
                 role, why = roles.get(p, ("train", "fewshot: not listed, so it trains"))
@@ -77,7 +77,7 @@ def resolve(
             "lines-left-out",
             f"{len(unused)} lines are not used at all: {shown(unused)}",
             "[training]",
-            f'write {name} = "train" in [training] for the remaining lines to train',
+            f'write {name} = "train" in [training] to train on the remaining lines',
         )
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
 
@@ -90,18 +90,19 @@ def _meant(file: SplitFile, dataset: str, log: Findings) -> str:
     if wanted not in used:
         log.found(
             "several-datasets",
-            f"the file splits several data sets, {shown(used)}, none of them {wanted!r}",
+            f"the file splits several data sets, {shown(used)}, but not {wanted!r}",
             "",
-            "name the data set of the configuration as in the TOML, or write one TOML for each",
+            "name the data set in the configuration as in the TOML, or write one TOML per data set",
         )
     else:
         others = [name for name in used if name != wanted]
-        log.found("other-datasets", f"the file also splits {shown(others)}; not part of this split")
+        what = f"the file also splits {shown(others)}, which are not part of this split"
+        log.found("other-datasets", what)
     return wanted
 
 
 def _listed(
-    here: str,
+    place: str,
     line: str,
     lists: dict[str, list[str]],
     labels: list[str],
@@ -119,7 +120,7 @@ def _listed(
                 log.found(
                     "control-listed",
                     f"{role} lists the control {label!r}",
-                    here,
+                    place,
                     "remove it: the controls of a line serve training, validation and test",
                 )
             elif label not in known:
@@ -127,7 +128,7 @@ def _listed(
                 log.found(
                     "unknown-perturbation",
                     f"line {line!r} has no perturbation {label!r}{note}",
-                    f"{here} {role}",
+                    f"{place} {role}",
                     nearest(label, labels, Reading(controls=tuple(controls))),
                 )
             else:
@@ -138,14 +139,14 @@ def _listed(
         log.found(
             "val-test-overlap",
             f"{shown(both)} {is_} both in val and in test",
-            here,
-            "keep each in one of the two",
+            place,
+            "list each label only once",
         )
     return roles
 
 
 def nearest(label: str, labels: list[str], reading: Reading = WITH_DOSES) -> str:
-    """Return a hint at the label that was meant: the same drug and dose, else the nearest name."""
+    """Return a hint at the intended label: the same drug and dose, or the nearest name."""
     wanted = reading.canonical(label)
     for other in labels:
         if reading.canonical(other) == wanted:

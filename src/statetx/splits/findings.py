@@ -1,4 +1,4 @@
-"""What checks have to say about a split: findings, collected and then shown or raised together."""
+"""Findings of the checks of a split, collected to be shown or raised together."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ SEVERITIES = ("error", "warning", "note")
 
 
 class Check(NamedTuple):
-    """What a check is about.
+    """A check, with its severity and the reason for it.
 
     Attributes
     ----------
     severity
-        ``error`` (the split is refused), ``warning`` (probably not meant, or a bias that a reader of
+        ``error`` (the split is refused), ``warning`` (probably a mistake, or a bias that readers of
         the scores must know) or ``note`` (a fact).
     why
-        The reason for that severity, in one sentence.
+        The reason for the severity, in one sentence.
     ignored
-        cell-load ignores this without a word, so that ``compat: true`` makes it a warning.
+        Whether cell-load ignores the mistake silently; ``compat: true`` then makes it a warning.
     """
 
     severity: str
@@ -37,11 +37,11 @@ CHECKS: dict[str, Check] = {
     "dataset-path": Check("error", "a data set is one path in quotes"),
     "dotted-dataset": Check("error", "`dataset.line` is split at its first dot"),
     "training-value": Check("error", "only `train` has an effect; the data set is not used", True),
-    "unknown-dataset": Check("error", "a data set is used that has no path"),
+    "unknown-dataset": Check("error", "a data set is used but has no path"),
     "unused-dataset": Check("error", "a data set with a path is used nowhere", True),
     "several-datasets": Check("error", "a split is about one data set; which one is not clear"),
-    "other-datasets": Check("note", "the file also splits other data sets, each on its own"),
-    "unquoted": Check("note", "the name was meant as one; cell-load would hold nothing out"),
+    "other-datasets": Check("note", "the file also splits other data sets, each separately"),
+    "unquoted": Check("note", "the name is read as one label; cell-load would hold nothing out"),
     "no-line": Check("error", "the name has no data set or no line"),
     "bad-role": Check("error", "only train, val and test are roles"),
     "unknown-key": Check("error", "only val and test are read; the list is lost", True),
@@ -59,13 +59,13 @@ CHECKS: dict[str, Check] = {
     # leaks
     "val-test-overlap": Check("error", "the checkpoint would be chosen on test cells", True),
     "two-roles": Check("error", "a condition that tests must not train"),
-    "split-doses": Check("error", "a neighbouring dose gives the answer away"),
-    "same-structure": Check("error", "one compound under two names gives the answer away"),
+    "split-doses": Check("error", "a neighbouring dose leaks the response"),
+    "same-structure": Check("error", "one compound under two names leaks the response"),
     "shared-wells": Check("warning", "lines pooled in a well share ambient RNA and sequencing"),
-    "confounded-plates": Check("warning", "effects of plate and of drug or dose cannot be told apart"),
+    "confounded-plates": Check("warning", "effects of plate and drug or dose cannot be separated"),
     "shared-controls": Check("warning", "test predictions start from cells seen in training"),
     "partitioned-controls": Check("note", "each control cell serves one role"),
-    "genes-chosen-outside": Check("warning", "genes or embedding may have been chosen on test cells"),
+    "genes-chosen-outside": Check("warning", "genes or embedding may be chosen on test cells"),
     # what is left
     "empty-test": Check("error", "nothing is tested"),
     "empty-train": Check("error", "nothing is learnt"),
@@ -75,26 +75,26 @@ CHECKS: dict[str, Check] = {
     "lines-left-out": Check("warning", "the lines neither train nor test"),
     "conditions-left-out": Check("warning", "the conditions neither train nor test"),
     "controls-only": Check("warning", "the lines have nothing to learn or to test"),
-    "small-test": Check("warning", "scores of so few cells are mostly noise"),
-    "small-strata": Check("note", "a stratum of one cannot be on both sides"),
+    "small-test": Check("warning", "scores of few cells are mostly noise"),
+    "small-strata": Check("note", "a stratum with one member cannot train and test"),
     # what models can know
     "unseen-perturbations": Check("error", "a model that knows a perturbation by its id only cannot"
-                                  " predict one that it never saw"),
+                                  " predict an unseen one"),
     "new-perturbations": Check("note", "models that know more than an id can predict them"),
     "unseen-doses": Check("note", "new doses of known drugs"),
     "unseen-lines": Check("note", "training sees no perturbation of the lines"),
 }  # fmt: skip
-"""Every check by its code, which is stable, for scripts."""
+"""All checks by code. Codes are stable, so that scripts can use them."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check found.
+    """A finding of a check.
 
     Attributes
     ----------
     severity
-        That of the check, or a milder one, where the split is meant to be so.
+        Severity of the check, or a milder one if the user or the generator intends the finding.
     code
         Name in `CHECKS`.
     what
@@ -114,19 +114,18 @@ class Finding:
 
 @dataclass
 class Findings:
-    """Collects findings, so that a file with five mistakes gets five messages at once.
-
-    Name the variable ``log``: calls on a ``log`` are messages, which the code fingerprint of a
-    stage leaves out, so that a reworded message reruns nothing.
+    """A collection of findings, so that a file with five mistakes gives five messages at once.
 
     Attributes
     ----------
     compat
-        What cell-load ignores is a warning.
+        Whether errors that cell-load ignores become warnings.
     allow
-        Checks whose errors are meant by the user: warnings.
+        Codes of checks whose errors the user accepts; they become warnings.
     purpose
-        Checks whose finding is what the generator is for: notes.
+        Codes of checks that the generator fails on purpose; their findings become notes.
+    items
+        Findings in order of discovery.
     """
 
     compat: bool = False
@@ -135,7 +134,15 @@ class Findings:
     items: list[Finding] = field(default_factory=list)
 
     def found(self, code: str, what: str, where: str = "", fix: str = "") -> None:
-        """Add a finding."""
+        """Add a finding, with the severity that `compat`, `allow` and `purpose` give it.
+
+        Parameters
+        ----------
+        code
+            Name in `CHECKS`.
+        what, where, fix
+            See `Finding`.
+        """
         check = CHECKS[code]
         severity = check.severity
         if code in self.purpose:
@@ -146,20 +153,25 @@ class Findings:
 
     @property
     def errors(self) -> list[Finding]:
-        """The findings that refuse the split."""
+        """Findings for which the split is refused."""
         return [item for item in self.items if item.severity == "error"]
 
     def has(self, *codes: str) -> bool:
-        """Whether one of these checks found something."""
+        """Return whether one of these checks has a finding."""
         return any(item.code in codes for item in self.items)
 
     def as_dicts(self) -> list[dict[str, str]]:
-        """Return the findings as JSON values, the worst first, otherwise in order of discovery."""
+        """Return the findings as JSON values, by severity, then in order of discovery."""
         ordered = sorted(self.items, key=lambda item: SEVERITIES.index(item.severity))
         return [asdict(item) for item in ordered]
 
     def raise_errors(self, where: object) -> None:
         """Raise all errors as one.
+
+        Parameters
+        ----------
+        where
+            File or setting of the split, for the message.
 
         Raises
         ------
@@ -175,12 +187,12 @@ class Findings:
         raise SplitError(
             f"the split has {len(errors)} errors:\n" + "\n".join(_line(item) for item in errors),
             where=where,
-            fix="mend each of them; nothing was written",
+            fix="fix each of them; nothing was written",
         )
 
 
 def shown(names: Iterable[object], most: int = 8) -> str:
-    """Return names in quotes, the first few of them, and how many there are in all."""
+    """Return the first `most` names in quotes, and the total number if there are more."""
     known = [repr(str(name)) for name in names]
     more = f", … ({len(known)} in all)" if len(known) > most else ""
     return ", ".join(known[:most]) + more

@@ -1,4 +1,4 @@
-"""What a split is made from: conditions by name and size, and what is known of drugs and lines."""
+"""Input of a split: conditions with names and sizes, and facts about drugs and lines."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from statetx.shared.labels import PLAIN, WITH_DOSES, Reading, Spellings
 from statetx.shared.spelling import in_um
 
 LEFT_OUT = "none"
-"""Role, inside this package, of a condition that neither trains nor validates nor tests."""
+"""Role, in this package only, of a condition that neither trains nor validates nor tests."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of drugs and lines besides their names.
+    """Facts about drugs and lines, in addition to their names.
 
     Attributes
     ----------
@@ -27,9 +27,9 @@ class Known:
     strata
         Per kind of unit (``drugs``, ``lines``): the stratum of each name.
     structures
-        First block of the InChIKey of each drug (or its SMILES, where RDKit is missing).
+        First block of the InChIKey of each drug (or its SMILES, if RDKit is not installed).
     effect
-        Gives the strata of drugs by strength of their effect in the given lines.
+        Function that returns the strata of drugs by the strength of their effect in given lines.
     reading
         How labels are read.
     """
@@ -48,12 +48,12 @@ class Grid:
     Attributes
     ----------
     table
-        One row per condition, sorted: ``line, perturbation, drug, dose, n_cells``; the dose in uM, if
-        its unit is a concentration. All spellings of a drug have one name.
+        One row per condition, sorted: ``line, perturbation, drug, dose, n_cells``. The dose is in
+        uM if its unit is a concentration. All spellings of a drug have one name.
     batches
         ``line, perturbation, batch``, without repeats.
     compounds
-        Name under which a drug stands in `table`, where it is another than its own.
+        Name that `table` uses for a drug, for drugs with a different name in `table`.
     reading
         How labels are read.
     """
@@ -65,12 +65,19 @@ class Grid:
 
     @classmethod
     def from_conditions(cls, conditions: pd.DataFrame, reading: Reading = WITH_DOSES) -> Grid:
-        """Take the perturbed conditions out of ``Store.conditions``, batches merged.
+        """Return the perturbed conditions of ``Store.conditions``, with batches merged.
+
+        Parameters
+        ----------
+        conditions
+            ``Store.conditions``.
+        reading
+            How labels are read.
 
         Raises
         ------
         SplitError
-            There are none.
+            There are no perturbed conditions.
         """
         perturbed = conditions[~conditions["is_control"].astype(bool)]
         if perturbed.empty:
@@ -81,17 +88,17 @@ class Grid:
         doses = zip(perturbed["dose"].astype(float), perturbed["unit"], strict=True)
         perturbed = perturbed.assign(dose=[in_um(dose, unit)[0] for dose, unit in doses])
         spelt = Spellings(Reading(PLAIN, reading.controls).canonical, perturbed["drug"].unique())
-        found = {drug: spelt.find(drug) or drug for drug in perturbed["drug"].unique()}
-        perturbed["drug"] = perturbed["drug"].map(found)
+        name_of = {drug: spelt.find(drug) or drug for drug in perturbed["drug"].unique()}
+        perturbed["drug"] = perturbed["drug"].map(name_of)
         table = perturbed.groupby(keys, sort=True, as_index=False).agg(
             {"drug": "first", "dose": "first", "n_cells": "sum"}
         )
         batches = perturbed[[*keys, "batch"]].drop_duplicates(ignore_index=True)
-        other = {drug: name for drug, name in found.items() if drug != name}
+        other = {drug: name for drug, name in name_of.items() if drug != name}
         return cls(table, batches, other, reading)
 
     def by_compound(self, structures: Mapping[str, str]) -> Grid:
-        """Return the same with one drug for all names of a compound: they are held out together.
+        """Return a grid in which all names of a compound are one drug and are held out together.
 
         Parameters
         ----------
@@ -103,11 +110,11 @@ class Grid:
         for drug in self.names("drug"):
             if drug in structures and first.setdefault(structures[drug], drug) != drug:
                 other[drug] = first[structures[drug]]
-        all_ = {name: other.get(stands, stands) for name, stands in self.compounds.items()} | other
+        all_ = {name: other.get(drug, drug) for name, drug in self.compounds.items()} | other
         return Grid(self.table.replace({"drug": other}), self.batches, all_, self.reading)
 
     def spellings(self, drugs: Iterable[str]) -> Spellings:
-        """Return names without doses, to be found by whatever spelling."""
+        """Return a look-up that finds drug names, without doses, in any spelling."""
         return Spellings(Reading(PLAIN, self.reading.controls).canonical, drugs)
 
     def names(self, column: str) -> list[str]:
@@ -115,12 +122,21 @@ class Grid:
         return sorted(self.table[column].unique())
 
     def check(self, given: list[str], column: str, key: str) -> list[str]:
-        """Return given names as they stand in `table`; each must exist, drugs in whatever spelling.
+        """Return given names as `table` writes them; drugs are found in any spelling.
+
+        Parameters
+        ----------
+        given
+            Names from the settings.
+        column
+            ``line``, ``drug`` or ``batch``.
+        key
+            Setting that holds the names, for messages.
 
         Raises
         ------
         SplitError
-            A name is not in the data, or stands there twice.
+            A name is not in the data or is given twice, or no name is given.
         """
         known = self.names(column) if column != "batch" else sorted(self.batches["batch"].unique())
         if column == "drug":
@@ -135,5 +151,7 @@ class Grid:
                     fix=did_you_mean(labels.parse(name).drug if column == "drug" else name, known),
                 )
         if len(set(given)) < len(given) or not given:
-            raise SplitError(f"{given} are no distinct names", where=key, fix="name each one once")
+            raise SplitError(
+                f"{given} are not distinct names", where=key, fix="give each name once"
+            )
         return list(dict.fromkeys(self.compounds.get(name, name) for name in given))

@@ -1,4 +1,4 @@
-"""`statetx lint`: what a split TOML really is, from the file and the data alone."""
+"""Check a split TOML against data, for the command `statetx lint`."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def lint_file(
     Parameters
     ----------
     path
-        The TOML.
+        The split TOML.
     data
         A packed store or a table of conditions; None: the files that the TOML names.
     columns
-        obs columns and control labels, for the latter.
+        Names of obs columns, control labels, and how labels are read. A packed store ignores them.
     compat, allow
         As in the configuration of a split from a TOML.
     one_hot
@@ -50,19 +50,19 @@ def lint_file(
     partition
         Whether controls will be partitioned between the roles.
     min_cells
-        Test conditions of fewer cells are named; 0: the default.
+        Number of cells below which a test condition is reported; 0: the default.
     drug_table
-        Structures of drugs.
+        Table with the structures of drugs.
 
     Yields
     ------
     str, pandas.DataFrame, Report
-        Name of the data set, its plan, what was found.
+        Name of the data set, its plan, and the report of the checks.
 
     Raises
     ------
     SplitError
-        The file cannot be read, names no data set, or its path matches nothing.
+        The file cannot be read or names no data set, or its path matches no file.
     """
     content = read_toml(path, Wanted("the split", SplitError, "correct it"))
     file = parse(content, Findings())
@@ -70,8 +70,8 @@ def lint_file(
         raise SplitError(
             "the file splits no data set",
             where=path,
-            fix="name lines in [zeroshot] or [fewshot], as "
-            '"dataset.line", or a data set in [training]',
+            fix='name lines as "dataset.line" in [zeroshot] or [fewshot], '
+            "or a data set in [training]",
         )
     facts = facts_of(TomlSplit(dataset="", toml=str(path), drug_table=drug_table))
     for name in file.used if data is None else [_only(file.used, data, path)]:
@@ -96,17 +96,17 @@ def lint_file(
 
 
 def _only(used: list[str], data: Path, path: Path) -> str:
-    """Return which data set of the file the given data are."""
+    """Return the name of the data set of the file that the given data hold."""
     if len(used) == 1:
         return used[0]
     manifest = data / "manifest.json"
     name = str(open_store(data).manifest["dataset"]) if manifest.is_file() else None
     if name not in used:
         raise SplitError(
-            f"the file splits several data sets: {', '.join(used)}; which one {str(data)!r} is, is not "
-            "clear",
+            f"the file splits several data sets ({', '.join(used)}), and it is not clear which of "
+            f"them {str(data)!r} is",
             where=path,
-            fix="give the packed store of one of them, or leave --data away",
+            fix="give the packed store of one of them, or leave out --data",
         )
     return name
 
@@ -115,5 +115,9 @@ def _source(path: Path, data: Path | None, columns: Columns, place: str) -> Sour
     if data is not None:
         return from_data(data, list(columns.control_pert), columns.labels)
     if not place:
-        raise SplitError("the data set has no path", where=f"{path}: [datasets]", fix="give --data")
+        raise SplitError(
+            "the data set has no path",
+            where=f"{path}: [datasets]",
+            fix="give the data with --data",
+        )
     return from_h5ads(place, path, columns)

@@ -1,6 +1,6 @@
-"""Which condition gets which role, by a generator or by a TOML.
+"""Assign a role to every condition, by a generator or by a TOML.
 
-Apart from the stage that calls it and from the lint: a new check must not make every split stale.
+The stage and the checks are in other modules, so that a new check does not make every split stale.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ def plan_table(
     controls
         The control label and its aliases.
     settings
-        A generator's settings, or `TomlSplit`.
+        Settings of a generator, or `TomlSplit`.
     fold
         Number of the fold; None for splits without folds.
     toml
         Parsed content of the TOML file, for `TomlSplit`.
     facts
-        From `statetx.splits.compounds.drug_tables.facts_of`.
+        Facts about drugs and lines from `statetx.splits.compounds.drug_tables.facts_of`.
     log
-        Gets every mistake in the TOML; with errors in it the table must not be used.
+        Gets every mistake in the TOML. If it contains errors, do not use the table.
     effect
-        Measures effects in given lines; None: there are no cells.
+        Function that measures effects in given lines; None: there are no cells.
     kind
         How labels are read, see `statetx.shared.labels.Reading`.
 
@@ -63,7 +63,7 @@ def plan_table(
     pandas.DataFrame
         ``line, perturbation, role, reason``; role ``none`` for conditions that are left out.
     Known
-        What is known of drugs and lines.
+        Facts about drugs and lines, by their names in the data.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def _tell_small_strata(known: Known, log: Findings) -> None:
         if single:
             log.found(
                 "small-strata",
-                f"{len(single)} strata of {unit} have one member, which is drawn as if alone: "
-                f"{shown(single)}",
+                f"{len(single)} strata of {unit} have one member, which is drawn as without "
+                f"strata: {shown(single)}",
                 f"stratify.{unit}",
             )

@@ -1,4 +1,4 @@
-"""Where `statetx lint` gets conditions from: a packed store, a table of counts, or a TOML's own h5ads."""
+"""Sources of conditions for `statetx lint`: a packed store, a table of counts, or h5ad files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WANTED = Wanted("the conditions", SplitError, "give a packed store or a table")
 
 @dataclass(frozen=True)
 class Source:
-    """Conditions of a data set, and what else the checks want to know of it.
+    """Conditions of a data set, and further facts for the checks.
 
     Attributes
     ----------
@@ -36,10 +36,12 @@ class Source:
         Like ``Store.conditions``, without rows of cells.
     controls
         The control label and its aliases.
-    reading, setting
-        How labels are read, and what was asked for; None: the store knows.
+    reading
+        How labels are read.
+    setting
+        Setting ``labels`` that led to `reading`; None: the store holds the reading.
     chosen_outside
-        Matrix made outside of any split, in which the data are modelled; None: none.
+        Matrix made outside of any split, in which the data are modelled; None: no such matrix.
     """
 
     conditions: pd.DataFrame
@@ -55,17 +57,17 @@ def from_data(path: Path, controls: list[str], setting: str = AUTO) -> Source:
     Parameters
     ----------
     path
-        Directory of a store, or a table with the columns ``line, perturbation, n_cells`` and, if
-        plates are to be checked, ``batch``.
+        Directory of a store, or a table with the columns ``line, perturbation, n_cells``. The
+        column ``batch`` is optional; checks of plates need it.
     controls
-        Control labels; a store knows its own.
+        Control labels; used for tables only.
     setting
-        How labels are read, as in a data set's `labels`; a store knows it.
+        How labels are read, as in `labels` of a data set; used for tables only.
 
     Raises
     ------
     SplitError
-        No such columns, or no control label given or found.
+        The table does not contain these columns, or no control label is given or found.
     """
     if path.is_dir():
         store = open_store(path)
@@ -80,10 +82,21 @@ def from_data(path: Path, controls: list[str], setting: str = AUTO) -> Source:
 def source_from(table: pd.DataFrame, controls: list[str], where: object, setting: str) -> Source:
     """Return conditions like ``Store.conditions`` from ``line, perturbation, n_cells[, batch]``.
 
+    Parameters
+    ----------
+    table
+        One row per condition and batch.
+    controls
+        Control labels; the first one replaces the others.
+    where
+        Path of the table, for messages.
+    setting
+        How labels are read, as in `labels` of a data set.
+
     Raises
     ------
     SplitError
-        No condition has a control label.
+        A number of cells is not a whole number, or no condition has a control label.
     """
     cells = [count(value) for value in table["n_cells"]]
     if None in cells:
@@ -91,7 +104,7 @@ def source_from(table: pd.DataFrame, controls: list[str], where: object, setting
         raise SplitError(
             f"row {row + 1} has {table['n_cells'].iloc[row]!r} cells",
             where=where,
-            fix="n_cells is the number of cells of the condition: a whole number",
+            fix="give n_cells, the number of cells of the condition, as a whole number",
         )
     names = table["perturbation"].astype(str)
     is_control = names.isin(controls)
@@ -118,23 +131,23 @@ def source_from(table: pd.DataFrame, controls: list[str], where: object, setting
 
 
 def from_h5ads(path: str, toml: Path, columns: Columns) -> Source:
-    """Read conditions from the files that a TOML's own path names.
+    """Read conditions from the files that the path of a data set in a TOML names.
 
     Parameters
     ----------
     path
-        As it stands under ``[datasets]``: a file, a directory, or a pattern with ``* ? [ ] { }``.
+        As written under ``[datasets]``: a file, a directory, or a pattern with ``* ? [ ] { }``.
     toml
-        The file; relative paths are tried from the working directory, then from its directory.
+        The TOML file. Relative paths are tried from the working directory, then from its directory.
     columns
-        Which obs columns say what; the control label.
+        Names of the obs columns, control labels, and how labels are read.
 
     Raises
     ------
     SplitError
         The path, or a member of its braces, matches no file.
     DataError
-        A file is no h5ad, or lacks a column.
+        A file is not an h5ad, or does not contain a column.
     """
     files = matches(path, toml.parent, f"{toml}: [datasets]")
     stores = {file.parent for file in files if (file.parent / "manifest.json").is_file()}
@@ -157,10 +170,11 @@ def from_h5ads(path: str, toml: Path, columns: Columns) -> Source:
 def _from_store(stores: set[Path], files: list[Path], where: str) -> Source:
     """Return the conditions of those lines of a packed store whose files are named."""
     home = min(stores)
-    alien = [file for file in files if file.parent != home]
-    if alien:
+    other = [file for file in files if file.parent != home]
+    if other:
         raise SplitError(
-            f"the path names the packed store {str(home)!r} and other files, such as {str(alien[0])!r}",
+            f"the path names the packed store {str(home)!r} and other files, such as "
+            f"{str(other[0])!r}",
             where=where,
             fix="name one store, or source files only",
         )
@@ -170,7 +184,7 @@ def _from_store(stores: set[Path], files: list[Path], where: str) -> Source:
     lost = sorted(file for file in lines.values() if not (home / file).is_file())
     if lost:
         raise SplitError(
-            f"the packed store lacks the file {lost[0]!r} of one of its lines",
+            f"the packed store does not contain the file {lost[0]!r} of one of its lines",
             where=home,
             fix="pack the data set again",
         )
@@ -180,18 +194,19 @@ def _from_store(stores: set[Path], files: list[Path], where: str) -> Source:
 def matches(path: str, beside: Path, where: object = "[datasets]") -> list[Path]:
     """Return the h5ad files of a path as cell-load reads it, sorted, each once.
 
-    A file; a directory (its ``*.h5`` and ``*.h5ad``, not below); or a pattern: braces with commas are
-    expanded first, then each part is globbed, a directory standing for the files in it. ``~`` and
-    environment variables are expanded too. Relative to the working directory, else to `beside`.
+    The path is a file, a directory or a pattern. A directory means the ``*.h5`` and ``*.h5ad``
+    files in it, without those in subdirectories. In a pattern, braces with commas are expanded
+    first, then each part is globbed. ``~`` and environment variables are expanded too. Paths are
+    relative to the working directory, or to `beside` if the working directory has no match.
 
     Parameters
     ----------
     path
-        As it stands in a TOML.
+        As written in a TOML.
     beside
         The directory of the TOML.
     where
-        Names the place of the path, for messages.
+        Place of the path, for messages.
 
     Raises
     ------
@@ -200,8 +215,8 @@ def matches(path: str, beside: Path, where: object = "[datasets]") -> list[Path]
     """
     members = list(braces(os.path.expandvars(path)))
     for base in (Path(), beside):
-        found = {member: _files(base, member) for member in members}
-        missing = [member for member, files in found.items() if not files]
+        files_of = {member: _files(base, member) for member in members}
+        missing = [member for member, files in files_of.items() if not files]
         if len(missing) < len(members):
             break
     if missing:
@@ -212,35 +227,37 @@ def matches(path: str, beside: Path, where: object = "[datasets]") -> list[Path]
             where=where,
             fix=f"{_hint(base, missing[0])}correct the path, or give the data with --data",
         )
-    every = sorted(set().union(*found.values()))
-    once = {file.resolve(): file for file in reversed(every)}  # links and `..` lead to one file
+    every = sorted(set().union(*files_of.values()))
+    once = {
+        file.resolve(): file for file in reversed(every)
+    }  # links and `..` can name a file twice
     return sorted(once.values())
 
 
 def _files(base: Path, member: str) -> set[Path]:
-    start = str(base / os.path.expanduser(member))  # noqa: PTH111 (an unknown user is no error)
+    start = str(base / os.path.expanduser(member))  # noqa: PTH111 (an unknown user is not an error)
     entire = [start] if Path(start).exists() else glob.glob(start)  # noqa: PTH207
-    found: set[Path] = set()
-    for one in map(Path, entire):
-        found.update([*one.glob("*.h5"), *one.glob("*.h5ad")] if one.is_dir() else [one])
-    return found
+    files: set[Path] = set()
+    for entry in map(Path, entire):
+        files.update([*entry.glob("*.h5"), *entry.glob("*.h5ad")] if entry.is_dir() else [entry])
+    return files
 
 
 def _hint(base: Path, member: str) -> str:
-    """Return the name of a file that may be meant, as a question; "" where none is alike."""
+    """Return a hint, such as a similar file name as a question; "" if there is no hint."""
     place = base / os.path.expanduser(member)  # noqa: PTH111
     if place.is_dir():
-        return "the directory holds no .h5ad and no .h5 file: "
+        return "the directory does not contain .h5ad or .h5 files: "
     try:
-        there = sorted(file.name for file in place.parent.iterdir())
+        names = sorted(file.name for file in place.parent.iterdir())
     except OSError:
         return ""
-    near = did_you_mean(place.name, there) if there else ""
+    near = did_you_mean(place.name, names) if names else ""
     return f"{near} Else " if near.startswith("did you mean") else ""
 
 
 def braces(pattern: str) -> Iterator[str]:
-    """Yield a pattern with its ``{a,b}`` replaced by each option."""
+    """Yield a pattern with each option of its ``{a,b}`` in turn."""
     group = re.search(r"\{([^{}]*)\}", pattern)
     if group is None:
         yield pattern

@@ -1,7 +1,8 @@
-"""The split stage: settings or TOML in; ``split.toml``, ``plan.parquet`` and ``lint.json`` out.
+"""The split stage: write ``split.toml``, ``plan.parquet`` and ``lint.json``.
 
-Only the order of the work, which no fingerprint follows (a new check must not make every split
-stale): roles are decided in `statetx.splits.plan_table`, the form of the files where they are written.
+A split comes from settings or from a TOML. This module only orders the work. No code fingerprint
+follows it, so that a new check does not make every split stale. `statetx.splits.plan_table` decides
+the roles.
 """
 
 from __future__ import annotations
@@ -36,30 +37,30 @@ def split(
     known: dict[str, Any] | None = None,
     one_hot: bool = True,
 ) -> Report:
-    """Make a split, check it, and write it; nothing is written when the check finds an error.
+    """Make a split, check it, and write it; nothing is written if a check finds an error.
 
     Parameters
     ----------
     store_dir
-        The packed data set. As given here it stands in ``split.toml``, so that cell-load opens
-        the split from the same working directory.
+        Directory of the packed data set. The path is written to ``split.toml`` as given, so that
+        cell-load can open the split from the same working directory.
     settings
-        A generator's settings, or `TomlSplit`.
+        Settings of a generator, or `TomlSplit`.
     fold
         Number of the fold; None for splits without folds.
     toml
-        Parsed content of the TOML file, for `TomlSplit`; its comments and its path do not matter.
+        Parsed content of the TOML file, for `TomlSplit`. Its comments and its path have no effect.
     out_dir
-        Where the three files go. Equal plans are equal bytes.
+        Directory for the three files. Equal plans give equal bytes.
     known
-        What tables say of drugs and lines, from `statetx.splits.compounds.drug_tables.facts_of`.
+        Facts about drugs and lines from `statetx.splits.compounds.drug_tables.facts_of`.
     one_hot
         Whether a model on this split knows perturbations by their id only.
 
     Returns
     -------
     Report
-        What the split is, and what is worth knowing about it.
+        Summary of the split, and the findings of the checks.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def split(
     table, report = checked(store.conditions, settings, fold, toml, known or {}, facts, effect)
     report.findings.raise_errors(where(settings))
 
-    # The plan comes last: where it is, the other two are.
+    # The plan is written last: if it exists, the other two files exist.
     out, name = Path(out_dir), str(store.manifest["dataset"])
     plan = table[table["role"] != LEFT_OUT]
     origin = made_from(table, settings, fold)
@@ -108,16 +109,18 @@ def checked(
     settings, fold, toml, known
         As in `split`.
     facts
-        What the checks know of the data; the policy of controls and structures are put in here.
+        Facts about the data. Controls policy, structures and min_cells are filled in from the
+        settings.
     effect
-        Measures effects in given lines; None: there are no cells.
+        Function that measures effects in given lines; None: there are no cells.
 
     Returns
     -------
     pandas.DataFrame
-        The plan, with role ``none`` for what is left out. Not to be used if the report has errors.
+        The plan, with role ``none`` for conditions that are left out. Do not use it if the report
+        has errors.
     Report
-        What was found.
+        Summary of the split, and the findings of the checks.
 
     Raises
     ------
@@ -134,27 +137,37 @@ def checked(
                 )
         log = Findings(settings.compat, frozenset(settings.allow), purpose)
     names = list(facts.controls)
-    table, found = plan_table(
+    table, details = plan_table(
         conditions, names, settings, fold, toml, known, log, effect, facts.kind
     )
     facts = replace(
         facts,
         controls_policy=settings.controls,
-        structures=found.structures,
+        structures=details.structures,
         fewest_cells=max(facts.fewest_cells, getattr(settings, "min_cells", 0)),
     )
     return table, lint(table, conditions, log, facts)
 
 
 def where(settings: Held) -> str:
-    """Return where the settings of a split stand, for messages."""
+    """Return the place of the settings of a split, for messages."""
     if isinstance(settings, TomlSplit):
         return settings.toml
     return f"splits.*.generator: {settings.generator}"  # type: ignore[attr-defined]
 
 
 def made_from(table: pd.DataFrame, settings: Held, fold: int | None) -> dict[str, Any]:
-    """Return what stands in ``split.toml`` about its origin: settings, digest of the plan, version."""
+    """Return the origin of a split for ``split.toml``: settings, digest of the plan, version.
+
+    Parameters
+    ----------
+    table
+        The plan, with role ``none`` for conditions that are left out.
+    settings
+        Settings of the split.
+    fold
+        Number of the fold; None for splits without folds.
+    """
     used = table[table["role"] != LEFT_OUT].sort_values(["line", "perturbation"])
     return {
         **settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True),

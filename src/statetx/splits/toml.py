@@ -1,4 +1,4 @@
-"""cell-load's split TOML: read every file that it accepts, write any plan.
+"""The split TOML of cell-load: read every file that cell-load accepts, and write any plan.
 
 The file says which cell lines of which data set train, validate and test::
 
@@ -15,10 +15,11 @@ The file says which cell lines of which data set train, validate and test::
     val = ["Drug01_0.5"]
     test = ["Drug02_0.5", "Drug02_5"]
 
-cell-load 0.10.4 ignores most mistakes in it: a misspelt line trains, a misspelt drug is dropped, an
-unquoted ``[fewshot.demo.MCF7]`` holds nothing out. Here the last is read as it was meant, and the
-others are errors. A table of our own, ``[statetx]``, which cell-load does not read, says what a file
-was made from, and which of the labels in ``val`` are there only to keep them out of training.
+cell-load 0.10.4 ignores most mistakes in the file. A misspelt line trains, a misspelt drug is
+dropped, and an unquoted ``[fewshot.demo.MCF7]`` holds nothing out. `parse` reads the unquoted table
+as if it were quoted; the other mistakes are errors. statetx adds a table ``[statetx]``, which
+cell-load does not read. It says what a file was made from, and which labels in ``val`` are only
+kept out of training.
 """
 
 from __future__ import annotations
@@ -45,22 +46,22 @@ QUOTED = 'put the name in quotes, as "dataset.line": otherwise TOML reads the do
 
 @dataclass(frozen=True)
 class SplitFile:
-    """What a split TOML says.
+    """The content of a split TOML.
 
     Attributes
     ----------
     datasets
         Path by data set.
     training
-        Data sets of which all lines train that are not named elsewhere.
+        Data sets whose lines train, except lines that are named elsewhere in the file.
     zeroshot
         Role by ``dataset.line``.
     fewshot
         By ``dataset.line``: the labels of ``val`` and of ``test``.
     left_out
-        By ``dataset.line``: labels that stand in ``val`` for cell-load, but have no role.
+        By ``dataset.line``: labels that are listed in ``val`` for cell-load but have no role.
     made_from
-        Where the file came from; for people.
+        Origin of the file, for readers.
     """
 
     datasets: dict[str, str] = field(default_factory=dict)
@@ -72,43 +73,43 @@ class SplitFile:
 
     @property
     def used(self) -> list[str]:
-        """The data sets that the file splits, sorted."""
+        """Names of the data sets that the file splits, sorted."""
         named = {key.partition(".")[0] for key in [*self.zeroshot, *self.fewshot]}
         return sorted({*self.training, *named})
 
     def part_of(self, table: Mapping[str, Any], dataset: str) -> dict[str, Any]:
-        """Return the part of `zeroshot`, `fewshot` or `left_out` of one data set, by line."""
+        """Return the entries of `zeroshot`, `fewshot` or `left_out` for a data set, by line."""
         split = {key: key.partition(".") for key in table}
         return {split[key][2]: value for key, value in table.items() if split[key][0] == dataset}
 
     def text(self) -> str:
-        """Return the file, readable by cell-load and by `parse`."""
+        """Return the text of the file, readable by cell-load and by `parse`."""
         content: dict[str, Any] = {
             "datasets": self.datasets,
             "training": dict.fromkeys(self.training, "train"),
             "zeroshot": self.zeroshot,
             "fewshot": self.fewshot,
         }
-        own: dict[str, Any] = {"made_from": self.made_from, "left_out": self.left_out}
-        if any(own.values()):
-            content[OWN] = {key: value for key, value in own.items() if value}
+        ours: dict[str, Any] = {"made_from": self.made_from, "left_out": self.left_out}
+        if any(ours.values()):
+            content[OWN] = {key: value for key, value in ours.items() if value}
         return tomli_w.dumps(content, multiline_strings=False)
 
 
 def parse(content: Mapping[str, Any], log: Findings) -> SplitFile:
-    """Take the parsed content of a TOML apart.
+    """Convert the parsed content of a TOML to a `SplitFile`.
 
     Parameters
     ----------
     content
         From `tomllib`.
     log
-        Gets every mistake in the form of the file, except in names, which only data can show.
+        Gets every mistake in the form of the file. Names are not checked, because that needs data.
     """
     for name, value in content.items():
         if name not in (*TABLES, OWN):
             fix = did_you_mean(name, TABLES)
-            log.found("unknown-table", f"unknown table [{name}]; nothing reads it", "", fix)
+            log.found("unknown-table", f"the table [{name}] is unknown and not read", "", fix)
         elif not isinstance(value, dict):
             log.found("no-table", f"{name!r} is not a table", "", f"write [{name}] above its keys")
     tables: dict[str, dict[str, Any]] = {
@@ -136,7 +137,7 @@ def _datasets(table: dict[str, Any], log: Findings) -> dict[str, str]:
                 "dataset-path",
                 f"data set {name!r} is {value!r}, not a path in quotes",
                 "[datasets]",
-                "a name with a dot is read as a nested table: use a name without dots",
+                "use a name without dots: TOML reads a name with a dot as a nested table",
             )
         elif "." in name:
             log.found(
@@ -157,13 +158,13 @@ def _training(table: dict[str, Any], log: Findings) -> tuple[str, ...]:
                 "training-value",
                 f"[training] {name} = {value!r} has no effect",
                 "[training]",
-                'the only value is "train"',
+                'set it to "train", the only value',
             )
     return tuple(name for name, value in table.items() if value == "train")
 
 
 def _flat(table: dict[str, Any], name: str, log: Findings) -> dict[str, Any]:
-    """Return a table of lines with names that were read as nested tables put together again."""
+    """Return a table of lines, in which names that were read as nested tables are joined again."""
     quoted: dict[str, Any] = {}
     nested: dict[str, Any] = {}
     lists = name == "fewshot"
@@ -187,7 +188,7 @@ def _flat(table: dict[str, Any], name: str, log: Findings) -> dict[str, Any]:
     for key in nested:
         log.found("unquoted", f"{key!r} was read from nested tables", f"[{name}]", QUOTED)
     for key in nested.keys() & quoted.keys():
-        what = f"{key!r} stands there twice, with quotes and without"
+        what = f"{key!r} is listed twice, with and without quotes"
         log.found("line-twice", what, f"[{name}]", "name it once")
     return nested | quoted
 
@@ -200,7 +201,7 @@ def _zeroshot(table: dict[str, Any], log: Findings) -> dict[str, str]:
             log.found("no-line", f"{key!r} names no data set and line", "[zeroshot]", QUOTED)
         elif value not in ROLES:
             fix = did_you_mean(value, ROLES)
-            log.found("bad-role", f"{key!r} = {value!r} is no role", "[zeroshot]", fix)
+            log.found("bad-role", f"{key!r} = {value!r} is not a role", "[zeroshot]", fix)
         else:
             out[key] = str(value)
     return out
@@ -210,22 +211,24 @@ def _fewshot(table: dict[str, Any], log: Findings) -> dict[str, dict[str, list[s
     out: dict[str, dict[str, list[str]]] = {}
     for key, value in _flat(table, "fewshot", log).items():
         dataset, _, line = key.partition(".")
-        here = f'[fewshot."{key}"]'
+        place = f'[fewshot."{key}"]'
         if not (dataset and line):
-            log.found("no-line", f"[fewshot.{key}] names no data set and line", here, QUOTED)
+            log.found("no-line", f"[fewshot.{key}] names no data set and line", place, QUOTED)
         elif not isinstance(value, dict):
-            log.found("no-table", f"{key!r} is no table", here, "give it `val` and `test` lists")
+            log.found(
+                "no-table", f"{key!r} is not a table", place, "give it `val` and `test` lists"
+            )
         else:
-            out[key] = _lists(value, here, log)
+            out[key] = _lists(value, place, log)
     return out
 
 
-def _lists(table: dict[str, Any], here: str, log: Findings) -> dict[str, list[str]]:
+def _lists(table: dict[str, Any], place: str, log: Findings) -> dict[str, list[str]]:
     lists: dict[str, list[str]] = {}
     for role, labels in table.items():
         if role not in ("val", "test"):
-            fix = did_you_mean(role, ("val", "test")) + "; what is not listed trains"
-            log.found("unknown-key", f"unknown key {role!r}", here, fix)
+            fix = did_you_mean(role, ("val", "test")) + "; labels that are not listed train"
+            log.found("unknown-key", f"unknown key {role!r}", place, fix)
         elif not isinstance(labels, list) or not all(isinstance(p, str) for p in labels):
             odd = [x for x in labels if not isinstance(x, str)] if isinstance(labels, list) else []
             what = (
@@ -234,11 +237,11 @@ def _lists(table: dict[str, Any], here: str, log: Findings) -> dict[str, list[st
                 else "is not a list of labels in quotes"
             )
             fix = f'write it in quotes: "{odd[0]}"' if odd else f'write {role} = ["label", "other"]'
-            log.found("no-list", f"{role} {what}", here, fix)
+            log.found("no-list", f"{role} {what}", place, fix)
         else:
             again = sorted(label for label, n in Counter(labels).items() if n > 1)
             if again:
-                log.found("repeated-entry", f"{role} repeats {shown(again)}", here)
+                log.found("repeated-entry", f"{role} repeats {shown(again)}", place)
             lists[role] = labels
     return lists
 
@@ -257,19 +260,19 @@ def _left_out(tables: dict[str, dict[str, Any]], log: Findings) -> dict[str, lis
         log.found("unknown-key", f"unknown key {key!r}", f"[{OWN}]", "remove it")
     out = {}
     for key, labels in _table(tables[OWN], "left_out", log).items():
-        here = f'[{OWN}.left_out] "{key}"'
+        place = f'[{OWN}.left_out] "{key}"'
         lists = tables["fewshot"].get(key, {})
         held = lists.get("val", []) if isinstance(lists, dict) else []
         if not isinstance(labels, list) or not all(isinstance(p, str) for p in labels):
-            log.found("no-list", f"{key!r} is not a list of labels in quotes", here)
+            log.found("no-list", f"{key!r} is not a list of labels in quotes", place)
             continue
         strange = [label for label in labels if label not in held]
         if strange:
             log.found(
                 "unknown-perturbation",
-                f"{shown(strange)} are left out but do not stand in val of that line",
-                here,
-                "left out is what stands in val and here",
+                f"{shown(strange)} are left out but not listed in val of that line",
+                place,
+                "list labels that are left out in val, too",
             )
         out[key] = labels
     return out
@@ -292,7 +295,7 @@ def _check_use(read: SplitFile, log: Findings) -> None:
     for key in sorted(set(read.zeroshot) & set(read.fewshot)):
         log.found(
             "line-twice",
-            f"line {key.partition('.')[2]!r} stands in [zeroshot] and in [fewshot]",
+            f"line {key.partition('.')[2]!r} is listed in [zeroshot] and in [fewshot]",
             "[fewshot]",
             "name it once: cell-load would ignore its [fewshot] table",
         )
@@ -309,23 +312,23 @@ def write_toml(
     """Write a plan as a TOML that cell-load, and `resolve`, read back.
 
     The format cannot leave out single conditions of a line. They are written under ``val``, where
-    cell-load neither trains on them nor tests them, and again in a table of our own, by which
-    `resolve` knows that they have no role.
+    cell-load neither trains on them nor tests them. They are also written to the table
+    ``[statetx]``, from which `resolve` knows that they have no role.
 
     Parameters
     ----------
     table
-        The plan; role ``none``, or no row, for what is left out.
+        The plan; role ``none``, or no row, for conditions that are left out.
     conditions
-        ``Store.conditions``; tells whether a line is held out as a whole.
+        ``Store.conditions``; shows whether a line is held out as a whole.
     dataset
-        Name of the data set; dots become ``_``, because cell-load splits names at the first dot.
+        Name of the data set. Dots become ``_``, because cell-load splits names at the first dot.
     data
-        Path that stands under ``[datasets]``: the directory of the packed store.
+        Path to write under ``[datasets]``: the directory of the packed store.
     path
         File to write.
     made_from
-        What the split was made from; JSON values, None left out.
+        Origin of the split, as JSON values; None values are omitted.
     """
     write_text(path, plan_file(table, conditions, dataset, data, made_from or {}).text())
 
@@ -337,7 +340,7 @@ def plan_file(
     data: str,
     made_from: Mapping[str, Any],
 ) -> SplitFile:
-    """Return what `write_toml` writes."""
+    """Return the content that `write_toml` writes; its parameters are explained there."""
     name = dataset.replace(".", "_")
     if (conditions["line"] == "").any():
         raise SplitError("a cell line has no name", where=data, fix="name it in obs")
@@ -364,7 +367,7 @@ def plan_file(
             fewshot[key] = {role: labels for role, labels in lists.items() if labels}
             if LEFT_OUT in by_role:
                 left_out[key] = by_role[LEFT_OUT]
-    if unused:  # "train" in [training] would also take the lines that the plan leaves out
+    if unused:  # "train" in [training] would also train the lines that the plan leaves out
         zeroshot |= dict.fromkeys(trains, "train")
     return SplitFile(
         {name: data},
@@ -377,7 +380,7 @@ def plan_file(
 
 
 def in_order(value: Any) -> Any:
-    """Sort keys and lists, drop repeats: what a split TOML says does not depend on its order."""
+    """Sort keys and lists and drop repeats, because order has no meaning in a split TOML."""
     if isinstance(value, dict):
         return {key: in_order(value[key]) for key in sorted(value)}
     if isinstance(value, list) and all(isinstance(item, str) for item in value):

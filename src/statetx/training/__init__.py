@@ -1,0 +1,1 @@
+"""Fitting of models on the training conditions of a plan."""

@@ -1,8 +1,9 @@
 """Fit a model on the training conditions of a plan and write its directory.
 
-One door for all kinds: baselines are fitted by statistics (`statetx.training.fit_baseline`), networks
-by gradient (`statetx.training.fit_network`). Both modules, and that of the kind, are imported by name,
-so that the code fingerprint of a baseline does not contain the network's code and the reverse.
+`fit` serves all kinds. Baselines are fitted from statistics (`statetx.training.fit_baseline`),
+networks by gradient (`statetx.training.fit_network`). Both modules, and the module of the kind, are
+imported by name. The code fingerprint of a baseline therefore does not contain the network's code,
+and vice versa.
 """
 
 from __future__ import annotations
@@ -44,48 +45,50 @@ def fit(
     draw: Callable[[str, int | None], str] | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> None:
-    """Fit one model and write its directory, whole or not at all.
+    """Fit a model and write its directory, completely or not at all.
 
     Parameters
     ----------
     store_dir
-        The packed store.
+        Directory of the packed store.
     plan_path
-        The plan; its training conditions are learnt, its validation conditions choose the
-        checkpoint, its test conditions are not read.
+        The plan. Its training conditions train, its validation conditions choose the checkpoint,
+        and its test conditions are not read.
     model
         Section of the configuration, of any kind.
     seed
-        Same seed, same weights: bitwise on the CPU with the same number of threads, which is the
-        caller's choice (``torch.set_num_threads``) and in no fingerprint.
+        The same seed gives the same weights: bitwise on a CPU with the same number of threads. The
+        caller chooses this number (``torch.set_num_threads``). It is not part of a fingerprint.
     out
         The model directory.
     state_dir
-        Undeclared directory from which an interrupted training resumes. It must be a function of
-        everything that training depends on. Removed on success.
+        Undeclared directory from which an interrupted training resumes. Its name must depend on
+        everything that training depends on. It is removed on success.
     checkpoints_dir
-        Gets ``step=N.safetensors`` every ``ckpt_every_n_steps``; those of another training are
-        removed from it.
+        Directory of ``step=N.safetensors``, written every ``ckpt_every_n_steps`` steps. Step
+        checkpoints of another training are removed from it.
     keep
-        Checkpoints that must be in `out`; ``best`` always is. Models without steps have no other.
+        Checkpoints that must be in `out`; ``best`` always is. Models without steps have only
+        ``best``.
     tracking
-        Where curves go besides ``metrics.csv``.
+        Where curves are sent, in addition to ``metrics.csv``.
     provenance
-        Run name, code fingerprint and the like, for ``model.json``.
+        Run name, code fingerprint and similar facts, for ``model.json``.
     genes
-        Genes chosen on the split, if models on it work in such; None: all.
+        Genes chosen on the split; None: all genes.
     match_by_batch
         Levels of control matching: whether the batch must agree.
     draw
-        Makes an SVG of the text of ``metrics.csv`` and the best step; ``curves.svg`` of the model.
+        Function of the text of ``metrics.csv`` and the best step that returns ``curves.svg``.
     progress
-        Makes the callback that shows progress, given the last step.
+        Function of the last step that returns a callback to show progress.
 
     Raises
     ------
     ModelError
-        Nothing to train on, labels or matrix that do not fit, a checkpoint that training will not
-        make, a non-finite loss, or an interruption. `out` is then not written.
+        The plan has no training condition, labels or matrix do not fit, training will not write a
+        checkpoint of `keep`, a loss is not finite, or training was interrupted. `out` is then not
+        written.
     """
     kind: str = model.kind  # type: ignore[attr-defined]
     store = open_store(store_dir, genes)
@@ -103,7 +106,7 @@ def fit(
     )
     trained: Trained | None = way.train(task) if kind in BASELINES else way.train(task, workspace)
     if trained is None:
-        return  # one of several processes; the first writes
+        return  # the first of several processes writes the directory
     decodes = getattr(model, "gene_decoder", None) is not None
     embedding: str | None = model.embed_key if decodes else None  # type: ignore[attr-defined]
     line = task.plan.lines("train")[0]
@@ -134,22 +137,22 @@ def fit(
 def _task(
     store: Store, plan_path: Path, model: Any, seed: int, match_by_batch: tuple[bool, ...]
 ) -> Task:
-    """Check that plan, store and model fit before anything is computed."""
+    """Return the task, after checking that plan, store and model fit."""
     plan = read_plan(plan_path)
     if not plan.conditions("train"):
         raise ModelError(
             "the plan has no training condition",
             where=plan_path,
-            fix="mend the split: nothing can be learnt from an empty training set",
+            fix="fix the split: nothing can be learnt from an empty training set",
         )
     held = store.conditions[["line", "perturbation"]].drop_duplicates()
     known = set(zip(held["line"], held["perturbation"], strict=True))
     for condition in plan.conditions("train") + plan.conditions("val"):
         if condition not in known:
             raise ModelError(
-                f"the plan names the condition {condition}, which the store does not hold",
+                f"the plan names the condition {condition}, which the store does not contain",
                 where=plan_path,
-                fix="plan and store belong to different data: run the split stage again",
+                fix="run the split stage again: plan and store belong to different data",
             )
     expression_key = store.manifest["expression_key"]
     if expression_key is not None:
@@ -161,14 +164,16 @@ def _task(
         held_keys = store.manifest["embeddings"]
         if model.embed_key not in held_keys:
             raise ModelError(
-                f"the model works in the embedding {model.embed_key!r}, which the store does not hold",
+                f"the model works in the embedding {model.embed_key!r}, which the store does not "
+                "contain",
                 where=store.directory,
-                fix=f"{did_you_mean(str(model.embed_key), held_keys)} Add it to embed_keys of the data set",
+                fix=f"{did_you_mean(str(model.embed_key), held_keys)} Add it to embed_keys of the "
+                "data set",
             )
     elif hasattr(model, "embed_key") and model.embed_key != expression_key:
         raise ModelError(
             f"the model works in embed_key {model.embed_key!r}, "
-            f"the data set is scored in expression_key {expression_key!r}",
+            f"but the data set is scored in expression_key {expression_key!r}",
             where=store.directory,
             fix="set both to the same matrix",
         )
@@ -177,7 +182,7 @@ def _task(
         raise ModelError(
             f"the plan lists the control {store.control!r} as a training perturbation",
             where=plan_path,
-            fix="controls serve every role and stand in no plan: run the split stage again",
+            fix="run the split stage again: controls serve every role, and plans do not list them",
         )
     return Task(store, plan, plan_path, [store.control, *labels], model, seed, match_by_batch)
 

@@ -1,4 +1,4 @@
-"""Fit a baseline: pseudobulks of the training data, streamed."""
+"""Fit a baseline on pseudobulks of the training data, which are computed in chunks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from statetx.models.baselines.deltas import Statistics
 from statetx.training.task import Task, Trained
 
 ROWS_AT_ONCE = 4096
-"""Bounds the memory: 4096 cells of 20,000 genes are 330 MB as float32."""
+"""Number of cells that are read at once: 4096 cells of 20,000 genes take 330 MB as float32."""
 
 
 def train(task: Task) -> Trained:
-    """Fit a model without steps; it has the checkpoint ``best`` only.
+    """Fit a model without training steps, which has only the checkpoint ``best``.
 
     Parameters
     ----------
     task
-        Store, plan, settings.
+        Store, plan and settings.
+
+    Raises
+    ------
+    ModelError
+        A line of the plan has no control cells for training.
     """
     kind = importlib.import_module(f"statetx.models.kinds.{task.model.kind}")
     settings = task.model.model_dump(exclude={"kind", "frozen"})
@@ -33,7 +38,18 @@ def train(task: Task) -> Trained:
 
 
 def statistics(task: Task) -> Statistics:
-    """Compute control pseudobulks of all lines and deltas of the training conditions."""
+    """Compute control pseudobulks of all lines and deltas of the training conditions.
+
+    Parameters
+    ----------
+    task
+        Store and plan.
+
+    Raises
+    ------
+    ModelError
+        A line of the plan has no control cells for training.
+    """
     store = task.store
     policy, planned = task.plan.controls, set(task.plan.table["line"])
     controls = {}
@@ -43,8 +59,8 @@ def statistics(task: Task) -> Statistics:
             continue
         if not rows.size:
             raise ModelError(
-                f"line {name!r} has no control cell for training: all of its few controls serve the "
-                "other roles",
+                f"line {name!r} has no control cell for training: all its controls serve other "
+                "roles",
                 fix="use `controls: shared` in the split, or leave the line out",
             )
         controls[name] = pseudobulk(store.line(name), rows)
@@ -59,7 +75,15 @@ def statistics(task: Task) -> Statistics:
 
 
 def pseudobulk(cells: LineStore, rows: np.ndarray) -> np.ndarray:
-    """Mean log1p expression of cells, summed in float64, [G]."""
+    """Return the mean log1p expression of cells, float64 [G].
+
+    Parameters
+    ----------
+    cells
+        The line.
+    rows
+        Rows of the cells.
+    """
     total = np.zeros(cells.width)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         total += cells.expression(rows[start : start + ROWS_AT_ONCE]).sum(axis=0, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Train PertSets: sets from the store, Lightning's loop, the best weights by validation."""
+"""Train PertSets on sets of the store with Lightning, and choose the best weights by validation."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ log = logging.getLogger("statetx.training")
 def train(task: Task, workspace: Workspace) -> Trained | None:
     """Train by gradient and choose the best checkpoint on the validation conditions only.
 
-    One of several processes that share the batches joins the others; all but the first return None.
+    If several processes share the batches, they are joined, and all but the first return None.
 
     Parameters
     ----------
     task
         Store, plan, vocabulary, settings, seed.
     workspace
-        Where it writes, what it keeps, what it shows.
+        Directories, the checkpoints to keep, and displays.
 
     Raises
     ------
     ModelError
-        A test perturbation or batch that the model will not know, a checkpoint that will not be
-        written, a non-finite loss, an interruption, wandb asked for but not installed, a batch that
-        the processes cannot share.
+        The model will not know a test perturbation or batch, training will not write a checkpoint
+        to keep, or the processes cannot share a batch. Or wandb is on but not installed, a loss is
+        not finite, or training was interrupted.
     """
     task = with_covariates(task)
     _check_keep(
@@ -133,9 +133,9 @@ def _train(task: Task, workspace: Workspace, ranks: Ranks) -> Trained | None:
         }
     else:
         arrays["best"] = arrays["last"]
-        told = f"the last step: {_no_best(validation, without)}"
-        log.warning("best is %s", told)
-        chosen["best"] = {"step": done, "why": told}
+        why = f"the last step: {_no_best(validation, without)}"
+        log.warning("best is %s", why)
+        chosen["best"] = {"step": done, "why": why}
     for name in keep:
         if name not in arrays:
             _check_reached(name, done, settings)
@@ -175,19 +175,20 @@ def _run(
             torch.save({name: value.cpu() for name, value in bad.items()}, state / "bad_batch.pt")
         raise
     except SIGTERMException:
-        # It is a SystemExit without a code: uncaught, the process would end with 0, "success".
+        # This is a SystemExit without a code. Uncaught, the process would end with 0, a success.
         number = stopping.heard() or signal.SIGTERM
         raise Stopped(
-            f"training was stopped by {signal.Signals(number).name} after step {trainer.global_step}",
+            f"training was stopped by {signal.Signals(number).name} after step "
+            f"{trainer.global_step}",
             where=state,
-            fix="run the same command again, and it goes on from there",
+            fix="run the same command again: training resumes from this step",
             number=number,
         ) from None
     if trainer.global_step != module.settings.max_steps and validation.stopped_at is None:
         raise ModelError(
             f"training ended after step {trainer.global_step} of {module.settings.max_steps}",
             where=state,
-            fix="run the same command again: it goes on from the last saved step",
+            fix="run the same command again: training resumes from the last saved step",
         )
 
 
@@ -210,18 +211,20 @@ def _check_reached(name: str, done: int, settings: Training) -> None:
             f"there is no checkpoint {name!r}: training stopped at step {done}, after "
             f"{settings.patience} validations without a better {settings.monitor}",
             where="training.patience",
-            fix=f"ask for best, last, or a step up to {done} (evaluation.checkpoints), which trains nothing "
-            "again, or raise patience (null: train all steps)",
+            fix=f"set evaluation.checkpoints to best, last or a step up to {done}, which does not "
+            "train again, or raise patience (null: train all steps)",
         )
 
 
 def _no_best(validation: Validation, without: dict[str, int]) -> str:
-    """Say why no validation chose a checkpoint."""
+    """Return the reason why no validation chose a checkpoint."""
     if validation.batches:
         return (
-            f"{validation.monitor} was not defined (NaN) at any of {validation.measured} validations"
+            f"{validation.monitor} was not defined (NaN) at any of {validation.measured} "
+            "validations"
             + (
-                ": it compares perturbations of a line, and no line has two that validate and differ"
+                ": it compares perturbations of a line, and no line has two that validate and "
+                "differ"
                 if validation.monitor in COMPARES
                 else ": predicted or real deltas were constant"
             )
@@ -247,7 +250,7 @@ def _architecture(task: Task) -> Architecture:
         dropout=model.dropout,
         use_basal_projection=model.use_basal_projection,
         predict_residual=model.predict_residual,
-        relu=decoder is None,  # expression is not negative; an embedding may be
+        relu=decoder is None,  # expression is not negative, but an embedding can be
         batch_dim=None if task.batches is None else len(task.batches),
         batch_encoder=model.batches == "encoder",
         batch_token=model.batches == "token",
@@ -263,9 +266,9 @@ def _objective(model: Any) -> Objective:
 
 
 def _identity(task: Task, workspace: Workspace) -> str:
-    """Digest of what this training depends on.
+    """Return a digest of everything that this training depends on.
 
-    The name of the state directory stands for what is not seen here, the code and the cells.
+    The name of the state directory represents code and cells, which this function does not read.
     """
     unread = {"resident", "devices", "frozen", "perturbation_features_file"}
     settings = task.model.model_dump(mode="json", exclude=unread)

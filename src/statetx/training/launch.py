@@ -1,4 +1,4 @@
-"""Starting several processes of one machine that train one network together."""
+"""Start several processes on a machine that train a network together."""
 
 from __future__ import annotations
 
@@ -23,31 +23,33 @@ from statetx.core.errors import ModelError, StatetxError, Stopped
 log = logging.getLogger(__name__)
 
 RENDEZVOUS_S = 600
-"""How long the processes may take to find each other; all of them import torch first."""
+"""Seconds for the processes to connect to each other; each of them imports torch first."""
 
 SAVING_S = 120
-"""How long a stopped process may take to finish its step and to save, before it is killed."""
+"""Seconds for a stopped process to finish its step and to save, before it is killed."""
 
 
 def launch(work: Callable[..., None], arguments: dict[str, Any], processes: int) -> None:
-    """Call ``work(**arguments)`` in so many new processes of this machine and wait for them.
+    """Call ``work(**arguments)`` in several new processes of this machine and wait for them.
 
-    When one fails the others are ended. SIGTERM and SIGUSR1 are passed on, as SIGTERM.
+    If a process fails, the others are ended. SIGTERM and SIGUSR1 are passed on as SIGTERM.
 
     Parameters
     ----------
     work
-        A function that can be pickled, as must be its arguments.
+        A function that can be pickled.
     arguments
-        Keywords of `work`.
+        Keyword arguments of `work`, which can be pickled.
     processes
-        How many: with GPUs, one for each.
+        Number of processes: a process per GPU, if there are GPUs.
 
     Raises
     ------
     ModelError
-        Fewer GPUs than processes, a process failed (with the message of the first that did), or a
-        signal stopped them.
+        There are fewer GPUs than processes, or a process failed. The error of the first failed
+        process is raised.
+    Stopped
+        A signal stopped the processes.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -55,7 +57,8 @@ def launch(work: Callable[..., None], arguments: dict[str, Any], processes: int)
 
     if torch.cuda.is_available() and torch.cuda.device_count() < processes:
         raise ModelError(
-            f"{processes} devices asked for, this machine shows {torch.cuda.device_count()} GPUs",
+            f"{processes} devices are set, but this machine has {torch.cuda.device_count()} "
+            "visible GPUs",
             where="devices",
             fix="lower devices of the model, or run where there are enough GPUs",
         )
@@ -95,7 +98,7 @@ def launch(work: Callable[..., None], arguments: dict[str, Any], processes: int)
 def _process(
     work: Callable[..., None], arguments: dict[str, Any], reports: str, threads: int, level: int
 ) -> None:
-    """Run in each process; an error that a user can mend is reported, and ends all of them."""
+    """Run `work` in a process; write an error that a user can fix to `reports`, then exit."""
     logging.basicConfig(format="%(message)s")
     log.setLevel(level)
     torch.set_num_threads(threads)
@@ -115,7 +118,8 @@ def _first_failure(reports: Path, otherwise: str, number: int | None = None) -> 
         return ModelError(
             otherwise,
             where="training",
-            fix="what a process said stands above; the same command goes on from the last saved step",
+            fix="read the messages of the processes above; run the same command again to resume "
+            "from the last saved step",
         )
     error: StatetxError = pickle.loads(files[0].read_bytes())
     return error
@@ -123,7 +127,7 @@ def _first_failure(reports: Path, otherwise: str, number: int | None = None) -> 
 
 @contextlib.contextmanager
 def _handlers_restored() -> Iterator[None]:
-    """Undo what torch's launcher leaves behind: handlers that raise."""
+    """Restore signal handlers, which torch's launcher replaces by handlers that raise."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
@@ -136,7 +140,7 @@ def _handlers_restored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def usr1_is_term() -> Iterator[None]:
-    """Treat SIGUSR1, which schedulers send before the time is up, as SIGTERM: save, then end."""
+    """Treat SIGUSR1, which schedulers send before a job's time is up, as SIGTERM: save and end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a training is given, and what it gives back."""
+"""Input and result of a training."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """What there is to learn, and from what.
+    """A training task: data, model settings and seed.
 
     Attributes
     ----------
     store, plan
-        Cells, and which conditions train and validate.
+        Cells, and the conditions that train and validate.
     plan_path
-        Where the plan was read, for messages.
+        Path of the plan, for messages.
     vocabulary
-        Control label, then the sorted training perturbations (or all that have features): ids are
-        indices into it.
+        Control label, then the sorted training perturbations (or all perturbations with features).
+        Ids are indices into it.
     model
         Section of the configuration.
     seed
-        Seed of everything random.
+        Seed of all random numbers.
     match_by_batch
         Levels of control matching: whether the batch must agree.
     batches
-        Batches in the order of their ids, where the model learns of them.
+        Batches in the order of their ids; None: the model does not use batches.
     features, feature_names
-        What the model is given for each label of the vocabulary instead of its id, float32
-        [labels, features].
+        Features of each label of the vocabulary, float32 [labels, features], and their names. The
+        model gets them instead of the id. None: the model gets the id.
     """
 
     store: Store
@@ -57,22 +57,22 @@ class Task:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a training by gradient writes, what it keeps, and what it shows.
+    """Directories of a training by gradient, the checkpoints it keeps, and its displays.
 
     Attributes
     ----------
     state
-        Directory of what a later attempt resumes from; removed after success.
+        Directory of the resume state; removed after success.
     checkpoints
         Directory of step checkpoints ``step=N.safetensors``.
     run
-        Directory of the run: offline tracking lands in it.
+        Directory of the run; offline tracking writes to it.
     keep
         Checkpoints to return: ``best``, ``last``, ``step=N``.
     tracking
-        Whether curves go to wandb too.
+        Whether curves are also sent to wandb.
     progress
-        Makes the callback that shows progress, given the last step. None: nothing is shown.
+        Function of the last step that returns a callback to show progress. None: nothing is shown.
     """
 
     state: Path
@@ -85,24 +85,24 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Trained:
-    """What either way of fitting gives.
+    """The result of a training.
 
     Attributes
     ----------
     architecture
-        What decides the shapes; goes into ``model.json``.
+        Settings that decide the shapes, for ``model.json``.
     checkpoints
-        ``{name: {tensor: array}}``, ``best`` among them.
+        ``{name: {tensor: array}}``, with ``best``.
     chosen
         ``{name: {step, why, …}}`` for ``model.json``.
     metrics
         Text of ``metrics.csv``, or None.
     cell_set_len
-        Cells per set, or None when cells do not see each other.
+        Cells per set; None: the model treats each cell separately.
     packages
-        Packages whose versions are worth recording.
+        Packages whose versions are recorded.
     facts
-        Further entries of ``model.json``, or other ones than usual.
+        Entries of ``model.json`` that are added, or that replace the usual entries.
     """
 
     architecture: dict[str, Any]

@@ -305,7 +305,7 @@ def test_names_that_become_one_are_refused(tmp_path: Path) -> None:
     content = {
         "state_dict": {n: torch.zeros(1) for n in ("model.pert_encoder.0", "pert_encoder.0")}
     }
-    with pytest.raises(ModelError, match=r"'model\.' before their names and without"):
+    with pytest.raises(ModelError, match=r"with and without the prefix 'model\."):
         read_checkpoint(_saved(content, tmp_path / "x.ckpt"))
 
 

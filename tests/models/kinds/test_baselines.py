@@ -127,9 +127,9 @@ def test_tensors_of_another_model_are_refused(kind: str) -> None:
     architecture, arrays = module.fit(_statistics())
     meta = {"architecture": architecture, "n_genes": GENES, "control": "ctrl"}
     for name in arrays:
-        with pytest.raises(ModelError, match=f"lack 1 tensor.*{name}"):
+        with pytest.raises(ModelError, match=rf"1 tensor\(s\) are missing.*{name}"):
             module.restore(meta, {key: value for key, value in arrays.items() if key != name})
         with pytest.raises(ModelError, match=f"tensor '{name}' has shape"):
             module.restore(meta, {**arrays, name: arrays[name][None]})
-    with pytest.raises(ModelError, match=r"hold unknown 1 tensor.*'surplus'"):
+    with pytest.raises(ModelError, match=r"1 tensor\(s\) are unknown.*'surplus'"):
         module.restore(meta, {**arrays, "surplus": np.zeros(2, np.float32)})

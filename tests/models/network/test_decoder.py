@@ -197,7 +197,7 @@ def test_a_decoder_without_moments_is_ignored_and_that_is_said(
     path, _ = _checkpoint(tmp_path / "a.ckpt", tensors, moved, embed_key="X_hvg")
     with caplog.at_level(logging.WARNING, "statetx.models"):
         model = arc.load(path)
-    assert "the gene decoder was never trained: ignored" in caplog.text
+    assert "the gene decoder is ignored, because it was never trained" in caplog.text
     assert str(path) in caplog.text
     assert model.architecture.decoder is None
     assert model(*_cells()).genes is None
@@ -307,7 +307,10 @@ FOREIGN: list[tuple[Any, str]] = [
     ([1, 2], "not a Lightning checkpoint"),
     ({"state_dict": [1]}, "not a Lightning checkpoint"),
     ({"state_dict": _base()}, "no hyper_parameters"),
-    ({"state_dict": {}, "hyper_parameters": _settings()}, "lacks the tensors of pert_encoder"),
+    (
+        {"state_dict": {}, "hyper_parameters": _settings()},
+        "does not contain the tensors of pert_encoder",
+    ),
     ({"state_dict": _base(), "hyper_parameters": [1]}, "hyper_parameters"),
 ]
 

@@ -129,9 +129,9 @@ def test_output_is_not_negative_only_in_gene_space() -> None:
     [
         ((2, 4, 6), torch.tensor([0, 5]), None, "id 5 is outside the vocabulary of 5"),
         ((2, 4, 6), torch.tensor([0, -1]), None, "outside the vocabulary"),
-        ((2, 4, 6), torch.tensor([0]), None, "1 perturbations for 2 sets"),
-        ((2, 4, 6), torch.tensor([[0], [1]]), None, "give one id per set"),
-        ((2, 4, 6), torch.zeros(2, 4), None, "4 columns, the model takes 5"),
+        ((2, 4, 6), torch.tensor([0]), None, "1 perturbations are given for 2 sets"),
+        ((2, 4, 6), torch.tensor([[0], [1]]), None, "give an id per set"),
+        ((2, 4, 6), torch.zeros(2, 4), None, "4 columns, but the model takes 5"),
         ((2, 4, 7), torch.tensor([0, 1]), None, r"takes \[sets, cells, 6\]"),
         ((4, 6), torch.tensor([0, 1]), None, r"takes \[sets, cells, 6\]"),
         ((2, 4, 6), torch.tensor([0, 1]), torch.zeros(2, 4), "no batch encoder"),

@@ -89,7 +89,7 @@ def test_block_properties(
     n_test_drugs = int(drug_fraction * n_drugs + 0.5)
     n_test_lines = int(line_fraction * n_lines + 0.5)
     if n_test_drugs == 0 or n_test_lines == 0:
-        with pytest.raises(SplitError, match=r"rounds to none|too few"):
+        with pytest.raises(SplitError, match=r"rounds to zero|too few"):
             generate(conditions, chosen)
         return
     n_val = [max(1, int(val * n + 0.5)) if val else 0 for n in (n_drugs, n_lines)]
@@ -183,7 +183,7 @@ def test_a_single_line_has_no_block() -> None:
     one = conditions_of(["only"], TWENTY)
     with pytest.raises(SplitError, match="1 lines are too few"):
         generate(one, block(line_fraction=0.5, val_drug_fraction=0))
-    with pytest.raises(SplitError, match=r"0\.2 of 1 lines rounds to none"):
+    with pytest.raises(SplitError, match=r"0\.2 of 1 lines rounds to zero"):
         generate(one, block(val_drug_fraction=0))
 
 

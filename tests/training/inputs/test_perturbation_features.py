@@ -251,7 +251,7 @@ def test_labels_without_features_are_refused_before_training(
     by_drug.to_csv(path)
     with pytest.raises(ModelError, match="have no row of features") as caught:
         train(small(**{KEY: str(path)}), plan_path=plan)
-    assert "give each dose a row of its own" in str(caught.value.fix)
+    assert "give each dose a row" in str(caught.value.fix)
     # The same split is an error for a network of ids.
     with pytest.raises(ModelError, match="2 of 2 test perturbations have no training") as caught:
         train(small(), plan_path=plan)
@@ -292,23 +292,27 @@ def test_a_table_is_read_as_it_stands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message", "where"),
     [
-        ("label\nx\n", "1 column, and no feature", "f.csv"),
+        ("label\nx\n", "1 column and no feature", "f.csv"),
         ("label,a\n", "the table has no row", "label"),
         ("label,a\nx,1\n ,2\n", "row 2 has no label", "label"),
-        ("label,a\nx,1\nx,2\ny,3\n", "1 labels stand there more than once, such as 'x'", "label"),
+        ("label,a\nx,1\nx,2\ny,3\n", "1 labels are listed more than once, such as 'x'", "label"),
         (
             GOOD.replace("2.5", "high"),
-            "the feature of 'x' is 'high', which is no number",
+            "the feature of 'x' is 'high', which is not a number",
             "f.csv: b",
         ),
         (
             GOOD.replace("2.5", ""),
-            "1 features are no finite numbers, first that of 'x'",
+            "1 features are not finite numbers; the first is of 'x'",
             "f.csv: b",
         ),
-        (GOOD.replace("2.5", "nan"), "no finite numbers, first that of 'x'", "f.csv: b"),
-        (GOOD.replace("-3e2", "-inf"), "no finite numbers, first that of 'y': '-inf'", "f.csv: a"),
-        (GOOD.replace("-3e2", "1e39"), "no finite numbers, first that of 'y'", "f.csv: a"),
+        (GOOD.replace("2.5", "nan"), "not finite numbers; the first is of 'x'", "f.csv: b"),
+        (
+            GOOD.replace("-3e2", "-inf"),
+            "not finite numbers; the first is of 'y': '-inf'",
+            "f.csv: a",
+        ),
+        (GOOD.replace("-3e2", "1e39"), "not finite numbers; the first is of 'y'", "f.csv: a"),
         ("label,a\nx,1,2,3\ny,1\n", "line 2 has 4 values, the header has 2 names", "f.csv"),
         ("a,b\nx,1,2\ny,1,3\n", "line 2 has 3 values, the header has 2 names", "f.csv"),
     ],
@@ -365,7 +369,7 @@ def test_new_drugs_on_the_whole_road(
     config["experiments"]["main"]["models"] = ["by_features", "by_ids"]
     refused = road(("pack", "mine"), ("split", "mine/new"))
     assert refused.exit_code == 1
-    assert "knows a perturbation by its id only" in str(refused.exception)
+    assert "knows perturbations by their id only" in str(refused.exception)
     config["experiments"]["main"]["models"] = ["by_features"]
     done = road(
         ("split", "mine/new"),

@@ -1,4 +1,4 @@
-"""What the baselines share: training statistics, and moving control cells by a delta."""
+"""Training statistics of the baselines, and the models that move control cells by a delta."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Statistics:
     Attributes
     ----------
     lines
-        All cell lines, sorted; controls serve every role, so lines that are only tested are here.
+        All cell lines, sorted, with lines that are only tested: their controls are used too.
     control_means
         Mean expression of each line's control cells, float64 [lines, G].
     conditions
-        The training conditions (line, perturbation).
+        The training conditions, as (line, perturbation).
     deltas
         Condition pseudobulk minus the control pseudobulk of its line, float32 [conditions, G]:
-        456 MB for 57,000 conditions x 2,000 genes. Sums over it are float64.
+        456 MB for 57,000 conditions x 2,000 genes. Sums over deltas are float64.
     reading
         How perturbation labels are read.
     """
@@ -42,20 +42,45 @@ class Statistics:
     reading: Reading = WITH_DOSES
 
     def mean_delta(self) -> np.ndarray:
-        """Unweighted mean delta of all training conditions, [G]."""
+        """Return the unweighted mean delta of all training conditions, [G]."""
         return self.deltas.mean(axis=0, dtype=np.float64)
 
     def codes(self, position: int) -> tuple[list[str], np.ndarray]:
-        """Sorted training lines (position 0) or perturbations (1), and each condition's index."""
+        """Return sorted training lines or perturbations, and the index of each condition.
+
+        Parameters
+        ----------
+        position
+            0 for lines, 1 for perturbations.
+
+        Returns
+        -------
+        list of str
+            Names.
+        numpy.ndarray
+            Index of each condition's name, [conditions].
+        """
         names = sorted({condition[position] for condition in self.conditions})
         number = {name: i for i, name in enumerate(names)}
         return names, np.array([number[condition[position]] for condition in self.conditions])
 
     def mean_deltas_by(self, position: int) -> tuple[list[str], np.ndarray]:
-        """Unweighted mean delta per line (position 0) or per perturbation (position 1).
+        """Return names and unweighted mean deltas per line (position 0) or perturbation (1).
 
-        Conditions count equally, whatever their number of cells: else the deepest plate would
-        decide what "the mean effect" is.
+        Conditions have equal weights for any number of cells. Otherwise the deepest plate would
+        dominate the mean effect.
+
+        Parameters
+        ----------
+        position
+            0 for lines, 1 for perturbations.
+
+        Returns
+        -------
+        list of str
+            Names.
+        numpy.ndarray
+            Mean delta of each name, float64 [names, G].
         """
         names, codes = self.codes(position)
         groups = range(len(names))
@@ -64,19 +89,35 @@ class Statistics:
 
 
 class ControlMeans:
-    """Control pseudobulk by line; a line never seen gets the mean of the cells at hand."""
+    """Control pseudobulks by line; a new line gets the mean of the given cells.
+
+    Parameters
+    ----------
+    lines
+        Names of the lines.
+    means
+        Control pseudobulk of each line, [lines, G].
+    """
 
     def __init__(self, lines: list[str], means: np.ndarray) -> None:
         self._means = dict(zip(lines, means.astype(np.float64), strict=True))
 
     def mean_of_line(self, line: str, cells: np.ndarray) -> np.ndarray:
-        """Return the control pseudobulk [G] of `line`, or of `cells` when the line is new."""
+        """Return the control pseudobulk [G] of `line`, or the mean of `cells` if the line is new.
+
+        Parameters
+        ----------
+        line
+            Name of the line.
+        cells
+            Control cells of the line, [S, G].
+        """
         known = self._means.get(line)
         return cells.mean(axis=0, dtype=np.float64) if known is None else known
 
 
 class MovedControls(ABC):
-    """Base of the baselines that move control cells by a delta; a kind says which, in `delta`.
+    """Base class of baselines that move control cells by the `delta` of their kind.
 
     Parameters
     ----------
@@ -85,7 +126,7 @@ class MovedControls(ABC):
     arrays
         ``control_means`` [lines, G].
     control
-        Control label: predicted as no change.
+        Control label, which is predicted as no change.
     """
 
     def __init__(
@@ -96,16 +137,22 @@ class MovedControls(ABC):
         self._most = np.inf
 
     def with_controls(self, means: Mapping[str, np.ndarray]) -> Self:
-        """Return a copy that moves from other control pseudobulks [G], by line, than those of training.
+        """Return a copy that moves from other control pseudobulks than those of training.
 
-        A line's name says nothing of whose cells are at hand; its effect is still taken by name.
+        Given cells of a line can differ from its training cells. The effect of a line is still
+        found by the name of the line.
+
+        Parameters
+        ----------
+        means
+            Control pseudobulk [G] by line.
         """
         other = copy.copy(self)
         other._controls = ControlMeans(list(means), np.stack(list(means.values())))
         return other
 
     def bounded(self, most: float) -> Self:
-        """Return a copy that predicts no value above `most`."""
+        """Return a copy that predicts no value above `most` (log1p expression)."""
         other = copy.copy(self)
         other._most = most
         return other
@@ -115,7 +162,7 @@ class MovedControls(ABC):
         """Return the delta [G] of a condition, and whether it is a fallback."""
 
     def predict(self, control: np.ndarray, line: str, perturbation: str) -> Predicted:
-        """Return the moved basal cells, float32 [S, G]; see `moving.move` for their spread."""
+        """Return the moved basal cells, float32 [S, G], see `statetx.shared.moved_cells.move`."""
         if perturbation == self._control:
             return Predicted(np.array(control, dtype=np.float32), False)
         delta, fallback = self.delta(line, perturbation)
@@ -124,5 +171,5 @@ class MovedControls(ABC):
         return Predicted(move(control, mean, expressed_in(control), rng, self._most), fallback)
 
     def to(self, device: str) -> Self:
-        """Return itself: there is nothing to move."""
+        """Return the model itself, which has no tensors on a device."""
         return self

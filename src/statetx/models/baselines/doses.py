@@ -1,4 +1,4 @@
-"""Drug and dose behind a label, for models that read more from a label than its name."""
+"""Drug and dose of a label, for models that use more of a label than its name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from statetx.shared.labels import WITH_DOSES, Reading
 def drug_and_dose(label: str, reading: Reading = WITH_DOSES) -> tuple[str, float | None]:
     """Return the drug of a label and log10 of its dose in uM.
 
-    Labels of one drug at one dose in other spellings or units give the same. A unit that is not a
-    concentration belongs to the drug's name: its doses cannot be compared with the others. A label
-    without a dose, with dose 0 (no logarithm), or with a dose for each part is a drug of its own.
+    Labels of a drug at a dose give the same result in all spellings and units. A unit that is not a
+    concentration is part of the drug's name, because its doses cannot be compared with
+    concentrations. A label without a dose, with dose 0 (no logarithm) or with several doses is a
+    separate drug.
 
     Parameters
     ----------

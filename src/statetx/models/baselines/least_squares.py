@@ -1,10 +1,11 @@
-"""Least squares of many targets on labels: exact, from sums, without dense features.
+"""Exact least squares of many targets on labels, from sums, without dense features.
 
-``targets = narrow @ a + wide @ b``, with `narrow` a block of few features (cell lines) and `wide` a
-block of many whose columns are orthogonal to each other (drugs: a condition has one). The normal
-equations of the wide block are then diagonal and are eliminated: what is left to solve is a system
-as wide as the narrow block, the Schur complement (Boyd & Vandenberghe, Convex Optimization, A.5.5).
-57,000 conditions x 1,200 features in 2,000 genes take seconds and, beside the targets, 100 MB.
+The model is ``targets = narrow @ a + wide @ b``. `narrow` is a block of few features (cell lines).
+`wide` is a block of many features with orthogonal columns (drugs: a condition has a single drug).
+The normal equations of the wide block are therefore diagonal and can be eliminated. The remaining
+system is as wide as the narrow block: the Schur complement (Boyd & Vandenberghe, Convex
+Optimization, A.5.5). 57,000 conditions x 1,200 features in 2,000 genes take seconds, and 100 MB
+beyond the targets.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import numpy as np
 from scipy import linalg, sparse
 
 ROWS_AT_ONCE = 4096
-"""Conditions made float64 at once: 66 MB for 2,000 genes."""
+"""Number of conditions that are converted to float64 at once: 66 MB for 2,000 genes."""
 
 
 def one_hot(codes: np.ndarray, width: int) -> sparse.csr_matrix:
-    """Return [n, width] with a one in column ``codes[i]`` of row i."""
+    """Return a matrix [n, width] with 1 in column ``codes[i]`` of row i, for codes [n]."""
     n = len(codes)
     return sparse.csr_matrix((np.ones(n), codes, np.arange(n + 1)), shape=(n, width))
 
@@ -32,7 +33,7 @@ def chunks(n: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Solution:
-    """Coefficients for one penalty, and what the leverage of a row needs.
+    """Coefficients for one penalty, with terms for the leverage of a row.
 
     Attributes
     ----------
@@ -55,7 +56,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Sums:
-    """All that the normal equations need to know of features and targets.
+    """Sums of features and targets for the normal equations.
 
     Attributes
     ----------
@@ -84,9 +85,9 @@ class Sums:
         Parameters
         ----------
         narrow, wide
-            Features [n, a] and [n, b]; columns of `wide` are orthogonal and none is all zero.
+            Features [n, a] and [n, b]. Columns of `wide` are orthogonal, and no column is all zero.
         targets
-            [n, targets]
+            Targets, [n, targets].
         """
         sums = [np.zeros((block.shape[1], targets.shape[1])) for block in (narrow, wide)]
         for rows in chunks(len(targets)):
@@ -108,9 +109,9 @@ class Sums:
         Parameters
         ----------
         narrow_penalty
-            [a, a], such that the solution is unique.
+            Penalty matrix, [a, a], with which the solution is unique.
         wide_penalty
-            The same for all wide features.
+            Penalty of each wide feature.
         """
         squares = self.squares + wide_penalty
         eliminated = self.cross / squares
@@ -120,17 +121,17 @@ class Sums:
         return Solution(narrow, wide, complement, eliminated, squares)
 
     def left_out_error(self, solution: Solution, targets: np.ndarray) -> float:
-        """Return the sum of squared errors of every row, predicted by the fit to all others.
+        """Return the sum of squared errors of all rows, each predicted from all other rows.
 
-        Closed form for penalised least squares: residual / (1 - leverage) (Golub, Heath & Wahba
-        1979, Technometrics 21).
+        The closed form for penalised least squares is residual / (1 - leverage) (Golub, Heath &
+        Wahba 1979, Technometrics 21).
 
         Parameters
         ----------
         solution
-            Of these sums.
+            Solution of these sums.
         targets
-            Those that were summed, [n, targets].
+            The targets of these sums, [n, targets].
         """
         total = 0.0
         for rows in chunks(len(targets)):

@@ -1,0 +1,1 @@
+"""Import of checkpoints that State wrote."""

@@ -1,9 +1,8 @@
-"""Build a PertSets from a released State checkpoint: from its tensors, and no more of its settings than
-tensors cannot say.
+"""Build a PertSets model from a released State checkpoint.
 
-Shapes win over settings. What cannot be decided is an error: above all the attention mode, because
-which of four modes a checkpoint computes was decided by the versions of two libraries, not by the
-checkpoint.
+Shapes of tensors have priority over settings. Anything that neither decides is an error, above all
+the attention mode: the versions of two libraries, not the checkpoint, decided which of four modes
+it uses.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ UNUSED = re.compile(
     r"transformer_backbone\.(base_model\.model\.)?(embed_tokens|wte|wpe)\.weight"
     r"|transformer_backbone\.h\.\d+\.attn\.(bias|masked_bias)"
 )
-"""Tables that the original never reads, or adds as zeros."""
+"""Tensors that State does not read, or adds as zeros."""
 
 
 def load(
@@ -47,16 +46,15 @@ def load(
     source
         Lightning checkpoint, or its ``state_dict``.
     hyper_parameters
-        Needed with a ``state_dict``; with a checkpoint, they replace its own.
+        Settings. They are required with a ``state_dict``, and replace those of a checkpoint.
     attention
-        Name in `ATTENTION`. None: ``bidirectional`` if the settings say so by
-        ``bidirectional_attention: True``, ``causal_rope`` by ``False``.
+        Name in `ATTENTION`. None: read from the settings. ``bidirectional_attention: True`` means
+        ``bidirectional``, ``False`` means ``causal_rope``, ``mask_attn`` means ``alone``.
 
     Raises
     ------
     ModelError
-        Unreadable or unsafe file, tensors that are missing, unknown, of unexpected shape or not finite,
-        or an attention mode that nobody stated.
+        The file is unreadable or unsafe, tensors do not fit, or the attention mode is not known.
     """
     with described("state_dict" if isinstance(source, Mapping) else source):
         return _load(source, hyper_parameters, attention)
@@ -75,14 +73,14 @@ def _load(
         where = str(source)
         content = read_checkpoint(Path(source))
         tensors = dict(content["state_dict"])
-        said = hyper_parameters or content.get("hyper_parameters") or {}
-        settings = dict(said) if isinstance(said, Mapping) else {}
+        given = hyper_parameters or content.get("hyper_parameters") or {}
+        settings = dict(given) if isinstance(given, Mapping) else {}
         moments = _moments(content)
     if not settings:
         raise ModelError(
             "the checkpoint has no hyper_parameters",
             where=where,
-            fix="give them: they say what tensors cannot, such as the residual",
+            fix="give hyper_parameters: tensors do not show all settings, such as the residual",
         )
     tensors = _checked(tensors, where)
     had_decoder = any(name.startswith("gene_decoder.") for name in tensors)
@@ -93,33 +91,33 @@ def _load(
     with torch.device("meta"):
         model = PertSets(architecture)
     if settings.get("output_space") == "all" and not architecture.down_then_up:
-        # The module exists in every such checkpoint but is used with the residual only.
+        # Every such checkpoint contains the module, but State uses it with the residual only.
         tensors = {k: v for k, v in tensors.items() if not k.startswith("final_down_then_up.")}
     _fill(model, tensors, where)
     return model.eval()
 
 
 def _checked(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return the tensors that count, all of them finite."""
+    """Return the tensors that State reads, after checking that they are finite."""
     kept = {}
     for name, value in tensors.items():
         if UNUSED.fullmatch(name):
             if name.endswith("wpe.weight") and bool(value.count_nonzero()):
                 raise ModelError(
-                    f"{name} is not zero: this model has positions",
+                    f"{name} is not zero: models with positions are not supported",
                     where=where,
-                    fix="not supported",
+                    fix="use another checkpoint",
                 )
             continue
         if not isinstance(value, Tensor):
             raise ModelError(
                 f"{name!r} is {type(value).__name__}, not a tensor",
                 where=where,
-                fix="it is no state_dict of a State model",
+                fix="give the state_dict of a State model",
             )
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ModelError(
-                f"tensor {name!r} holds NaN or infinite values",
+                f"tensor {name!r} contains NaN or infinite values",
                 where=where,
                 fix="use another checkpoint",
             )
@@ -128,7 +126,7 @@ def _checked(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def _moments(content: Mapping[str, Any]) -> set[int] | None:
-    """Return the numbers of the parameters that the optimiser moved; None: there is no optimiser."""
+    """Return the numbers of the parameters with optimiser state; None: no state is stored."""
     states = content.get("optimizer_states") or []
     if not states or not states[0].get("state"):
         return None
@@ -138,18 +136,18 @@ def _moments(content: Mapping[str, Any]) -> set[int] | None:
 def _without_untrained_decoder(
     tensors: dict[str, Tensor], names: list[str], moments: set[int], where: str
 ) -> dict[str, Tensor]:
-    # Parameters are numbered in the order of the state_dict; Adam has state for those with gradients.
+    # Parameters have the order of the state_dict. Adam has state only for those with gradients.
     decoder = {i for i, name in enumerate(names) if name.startswith("gene_decoder.")}
     if not decoder or decoder & moments:
         return tensors
-    log.warning("%s: the gene decoder was never trained: ignored", where)
+    log.warning("%s: the gene decoder is ignored, because it was never trained", where)
     return {k: v for k, v in tensors.items() if not k.startswith("gene_decoder.")}
 
 
 def _merged(
     tensors: dict[str, Tensor], settings: Mapping[str, Any], where: str
 ) -> dict[str, Tensor]:
-    """Return the tensors with low-rank updates (LoRA) added to the matrices that they change."""
+    """Return the tensors with low-rank updates (LoRA) added to their matrices."""
     prefix = f"{BACKBONE}base_model.model."
     if not any(name.startswith(prefix) for name in tensors):
         return tensors
@@ -176,32 +174,32 @@ def architecture_of(
     where: str = "state_dict",
     had_decoder: bool | None = None,
 ) -> Architecture:
-    """Read the architecture off tensors; settings say only what tensors cannot.
+    """Return the architecture of tensors; settings add only what tensors do not show.
 
-    `had_decoder`: whether the checkpoint held a gene decoder, be it an ignored one: the output of a model
-    in an embedding is cut off at zero where there was none.
+    `had_decoder` says whether the checkpoint contains a gene decoder, even an ignored one. Without
+    a decoder, the output of a model in an embedding is cut off at zero.
 
     Raises
     ------
     ModelError
-        A tensor that every model has is missing, or something is decided by neither.
+        A required tensor is missing, or neither tensors nor settings decide something.
     """
     pert, basal, out = (_linears(tensors, f"{name}.") for name in ENCODERS)
     linear = "basal_encoder.weight" in tensors
     if not pert or not out or not (basal or linear):
-        lacking = next(
+        missing = next(
             n for n, f in zip(ENCODERS, (pert, basal or linear, out), strict=True) if not f
         )
         raise ModelError(
-            f"the checkpoint lacks the tensors of {lacking}",
+            f"the checkpoint does not contain the tensors of {missing}",
             where=where,
-            fix="it is no State model",
+            fix="give a checkpoint of a State model",
         )
     if basal and len(basal) != len(pert):
         raise ModelError(
-            f"basal_encoder has {len(basal)} layers, pert_encoder {len(pert)}",
+            f"basal_encoder has {len(basal)} layers, but pert_encoder has {len(pert)}",
             where=where,
-            fix="tensors are missing: copy the checkpoint again",
+            fix="copy the checkpoint again: tensors are missing",
         )
     encoder = tensors["basal_encoder.weight"] if linear else basal[0]
     embed_key, space = settings.get("embed_key"), settings.get("output_space", "gene")
@@ -235,18 +233,18 @@ def architecture_of(
 
 
 USUAL = {"rms_norm_eps": 1e-6, "hidden_act": "silu", "rope_theta": 1e4}
-"""Settings of the backbone that no tensor shows, and that no known checkpoint changes."""
+"""Settings of the backbone that tensors do not show; known checkpoints do not change them."""
 ENCODERS = ("pert_encoder", "basal_encoder", "project_out")
 
 
 def _linears(tensors: Mapping[str, Tensor], prefix: str) -> list[Tensor]:
-    """Return the matrices of an MLP in order of their layers."""
-    found = {}
+    """Return the matrices of an MLP in the order of its layers."""
+    matrices = {}
     for name, value in tensors.items():
         number = re.fullmatch(re.escape(prefix) + r"(\d+)\.weight", name)
         if number and value.ndim == 2:
-            found[int(number[1])] = value
-    return [found[i] for i in sorted(found)]
+            matrices[int(number[1])] = value
+    return [matrices[i] for i in sorted(matrices)]
 
 
 def _backbone(
@@ -259,9 +257,9 @@ def _backbone(
         n_head = int(given.get("n_head", 8))
         if attention not in (None, "causal"):
             raise ModelError(
-                f"attention {attention!r} is not that of a GPT-2 backbone",
+                f"a GPT-2 backbone does not have attention {attention!r}",
                 where=where,
-                fix="leave it away: these models are causal",
+                fix="leave out the attention: these models are causal",
             )
         if width % n_head:
             raise ModelError(
@@ -273,24 +271,23 @@ def _backbone(
     for name, usual in USUAL.items():
         if given.get(name, usual) != usual:
             raise ModelError(
-                f"{name} is {given[name]!r}; only {usual!r} is computed here",
+                f"{name} is {given[name]!r}, but only {usual!r} is supported",
                 where=where,
-                fix="not supported",
+                fix="use another checkpoint",
             )
     layers = _layers(tensors, "layers", where)
     query = tensors.get(f"{BACKBONE}layers.0.self_attn.q_proj.weight")
     gate = tensors.get(f"{BACKBONE}layers.0.mlp.gate_proj.weight")
     if not layers or query is None or gate is None:
-        raise ModelError(
-            "the checkpoint lacks the tensors of the first layer of the transformer", where=where
-        )
+        raise ModelError("the checkpoint does not contain layer 0 of the transformer", where=where)
     width = int(query.shape[0])
     heads: Any = given.get("num_attention_heads")
     if heads is None and given.get("head_dim"):
         heads = width // int(given["head_dim"])
     if not heads or width % int(heads):
         raise ModelError(
-            f"the number of attention heads ({heads}) does not divide the width of queries ({width})",
+            f"the number of attention heads ({heads}) does not divide the width of queries "
+            f"({width})",
             where=where,
             fix="give transformer_backbone_kwargs.num_attention_heads",
         )
@@ -305,26 +302,26 @@ def _backbone(
 
 
 def _layers(tensors: Mapping[str, Tensor], name: str, where: str) -> int:
-    """Return the number of layers of the transformer, none of which may be missing."""
+    """Return the number of layers of the transformer, after checking that all are present."""
     pattern = re.compile(rf"{BACKBONE}{name}\.(\d{{1,6}})\.")
-    found = {int(m[1]) for key in tensors if (m := pattern.match(key))}
-    if found != set(range(len(found))):
-        lacking = min(set(range(len(found))) - found)
+    numbers = {int(m[1]) for key in tensors if (m := pattern.match(key))}
+    if numbers != set(range(len(numbers))):
+        missing = min(set(range(len(numbers))) - numbers)
         raise ModelError(
-            f"layer {lacking} of the transformer is missing", where=where, fix="copy it again"
+            f"layer {missing} of the transformer is missing", where=where, fix="copy it again"
         )
-    return len(found)
+    return len(numbers)
 
 
 def attention_of(
     given: Mapping[str, Any], settings: Mapping[str, Any], attention: str | None, where: str
 ) -> str:
-    """Return the attention mode that was asked for, or that the settings state.
+    """Return the given attention mode, or the mode that the settings state.
 
     Raises
     ------
     ModelError
-        Neither says it, or there is no such mode.
+        Neither states a mode, or the given mode does not exist.
     """
     if attention is not None:
         if attention not in ATTENTION:
@@ -337,18 +334,19 @@ def attention_of(
     flag = given.get("bidirectional_attention")
     if flag is None:
         raise ModelError(
-            "the checkpoint does not say who attends to whom",
+            "the checkpoint does not state its attention mode",
             where=where,
-            fix="checkpoints before October 2025 do not; the versions of transformers decided. Choose "
-            "--attention bidirectional (trained from June 2025 with transformers 4.52 or 5.5 and newer), "
-            "causal (with 4.53 to 4.57), or causal_rope (before 4 June 2025, and what arc-state 0.11 "
-            "computes for such a checkpoint); --attention auto compares all on control cells",
+            fix="choose --attention, which the version of transformers decided before October "
+            "2025: bidirectional (trained from June 2025 with transformers 4.52, or 5.5 and "
+            "newer), causal (with 4.53 to 4.57), or causal_rope (before 4 June 2025, and what "
+            "arc-state 0.11 computes for such a checkpoint). --attention auto compares all modes "
+            "on control cells",
         )
     return "bidirectional" if flag else "causal_rope"
 
 
 def _decoder(tensors: Mapping[str, Tensor], dropout: float) -> DecoderShape | None:
-    """Read kind and widths of the gene decoder off its tensors."""
+    """Return kind and widths of the gene decoder, from its tensors."""
     if "gene_decoder.log_theta" in tensors:
         layers = _linears(tensors, "gene_decoder.encoder.")
         genes = tensors["gene_decoder.log_theta"].shape[0]
@@ -393,7 +391,8 @@ def _fill(model: PertSets, tensors: Mapping[str, Tensor], where: str) -> None:
         raise ModelError(
             f"the tensors do not make a model: {'; '.join(parts)}",
             where=where,
-            fix="half-loaded weights would predict nonsense: use a complete checkpoint of a State model",
+            fix="use a complete checkpoint of a State model: incomplete weights would predict "
+            "nonsense",
         )
     weights = {name: tensors[name].detach().clone().float() for name in shapes}
     model.load_state_dict(weights, strict=True, assign=True)

@@ -1,4 +1,4 @@
-"""Read files that torch or pickle wrote for somebody else: nothing runs, and nothing grows beyond the file."""
+"""Read untrusted torch and pickle files without running their code, in bounded memory."""
 
 from __future__ import annotations
 
@@ -27,29 +27,36 @@ ALLOWED: list[Any] = [
         for name, made in (("scalar", np.str_("")), ("_reconstruct", np.empty(0)))
     ),
 ]
-"""What torch may make besides tensors and plain values, once `pickles` has checked how much of it: State's
-labels are strings of numpy."""
+"""Types that torch may create in addition to tensors and plain values.
+
+`pickles` checks the amount of values first. State's labels are numpy strings.
+"""
 SAFE = "save the state_dict and hyper_parameters alone in a trusted environment"
 AGAIN = "copy it again"
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""First pickle of a file of torch before 1.6: a number."""
+"""First pickle of a file of torch before 1.6, which is a number."""
 BYTES = {
     **{"DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2},
     **{"LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1},
     **{"BoolStorage": 1, "ComplexFloatStorage": 8, "ComplexDoubleStorage": 16},
 }
 SPARE = 64 * 2**20
-"""Bytes: tensors that share numbers may be larger than the file by this and 8 times its size."""
+"""Bytes. Tensors that share numbers may take this and 8 times the size of the file."""
 PREFIX = re.compile(r"((?:_orig_mod\.|module\.|model\.)+)pert_encoder\.")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a Lightning checkpoint without running any code that it may hold.
+    """Read a Lightning checkpoint without running code of the file.
+
+    Parameters
+    ----------
+    path
+        The checkpoint.
 
     Raises
     ------
     ModelError
-        The file is missing, truncated, not a checkpoint, or holds objects that are not allowed.
+        The file is missing, truncated, not a checkpoint, or contains objects that are not allowed.
     """
     content = read_torch(path, "the checkpoint")
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
@@ -62,38 +69,50 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def plain_names(tensors: Mapping[Any, Any], where: object) -> dict[str, Any]:
-    """Return tensors without what wrappers put before their names: ``_orig_mod.``, ``module.``, ``model.``.
+    """Return tensors without prefixes of wrappers: ``_orig_mod.``, ``module.``, ``model.``.
+
+    Parameters
+    ----------
+    tensors
+        Tensors by name.
+    where
+        Path of the file, for messages.
 
     Raises
     ------
     ModelError
-        A name is not text, or two are the same then.
+        A name is not text, or two names are equal without prefixes.
     """
     if not all(isinstance(name, str) for name in tensors):
         raise ModelError("the state_dict has names that are not text", where=where, fix=AGAIN)
-    found = next(filter(None, map(PREFIX.match, tensors)), None)
-    prefix = found[1] if found else ""
+    match = next(filter(None, map(PREFIX.match, tensors)), None)
+    prefix = match[1] if match else ""
     out = {
         name.removeprefix(prefix).replace("._orig_mod.", "."): value
         for name, value in tensors.items()
     }
     if len(out) < len(tensors):
         raise ModelError(
-            f"tensors stand there with {prefix!r} before their names and without",
+            f"the state_dict has the same tensor names with and without the prefix {prefix!r}",
             where=where,
-            fix="save the state_dict of one model alone",
+            fix="save the state_dict of a single model",
         )
     return out
 
 
 @contextlib.contextmanager
 def described(where: object) -> Iterator[None]:
-    """Turn what settings of unexpected types lead to into one error.
+    """Convert errors from settings of unexpected types to one kind of error.
+
+    Parameters
+    ----------
+    where
+        Path of the file, for messages.
 
     Raises
     ------
     ModelError
-        The block stumbled over a setting or tensor.
+        The block failed on a setting or tensor.
     """
     try:
         yield
@@ -115,12 +134,20 @@ def _odd(error: Exception, where: object) -> ModelError:
 
 
 def read_torch(path: Path, what: str) -> Any:
-    """Read a file that torch saved: tensors, plain values, and nothing that could run code.
+    """Read tensors and plain values from a file that torch saved; other objects are refused.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        Words for the file, for messages.
 
     Raises
     ------
     ModelError
-        Missing, of another format, damaged, too large for its size, or it holds another object.
+        The file is missing, damaged, of another format, claims more values than it has, or contains
+        another object.
     """
     try:
         mapped = _check(path)
@@ -128,15 +155,15 @@ def read_torch(path: Path, what: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickles.Refused as error:
         raise ModelError(
-            f"{what} holds an object that could run code: {error}",
+            f"{what} contains an object that could run code: {error}",
             where=path,
-            fix=f"only tensors, plain values and MSELoss are read; {SAFE}",
+            fix=f"{SAFE}: only tensors, plain values and MSELoss are read",
         ) from error
     except OSError as error:
         raise ModelError(
             f"cannot read {what}: {error.strerror or error}", where=path, fix="correct the path"
         ) from error
-    except Exception as error:  # torch.load raises whatever the bytes lead to
+    except Exception as error:  # damaged bytes can make torch.load raise any error
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ModelError(
             f"cannot read {what}: {why}", where=path, fix=f"{AGAIN}, or {SAFE}"
@@ -160,28 +187,28 @@ def _check(path: Path) -> bool:
         b"\x80": "it is a pickle that torch.save did not write",
         b"<": "it is a web page: the download failed",
     }
-    told = next((text for sign, text in others.items() if start.startswith(sign)), None)
+    why = next((text for sign, text in others.items() if start.startswith(sign)), None)
     if start[8:10] == b'{"':
-        told = "it is a safetensors file; give the .ckpt"
-    if told is None and start and tarfile.is_tarfile(path):
-        told = "it was saved by torch 0.1; save it again with a newer torch"
-    raise ValueError(told or ("it is not a file of torch" if start else "it is empty"))
+        why = "it is a safetensors file; give the .ckpt"
+    if why is None and start and tarfile.is_tarfile(path):
+        why = "it was saved by torch 0.1; save it again with a newer torch"
+    raise ValueError(why or ("it is not a file of torch" if start else "it is empty"))
 
 
 def _check_new(path: Path) -> None:
-    """Check a zip file of torch 1.6 or newer: entries, then instructions."""
+    """Check the entries of a zip file of torch 1.6 or newer, then its pickle."""
     sizes = {entry.filename: entry.file_size for entry in zip_entries(path)}
     if any(re.fullmatch(r"[^/]*/(constants\.pkl|code/.*)", name) for name in sizes):
         raise ValueError("it is a TorchScript archive; save the checkpoint with torch.save")
-    found = [name for name in sizes if re.fullmatch(r"[^/]+/data\.pkl", name)]
-    if len(found) != 1:
+    entries = [name for name in sizes if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    if len(entries) != 1:
         raise ValueError("it is a zip file, but torch.save did not write it")
     check_zip(path)
-    if sizes[found[0]] > pickles.MAX_BYTES:
-        raise ValueError(f"its part {found[0]} has more than {pickles.MAX_BYTES:,} bytes")
-    home = found[0].removesuffix("data.pkl")
+    if sizes[entries[0]] > pickles.MAX_BYTES:
+        raise ValueError(f"its part {entries[0]} has more than {pickles.MAX_BYTES:,} bytes")
+    home = entries[0].removesuffix("data.pkl")
     with zipfile.ZipFile(path) as file:
-        data = file.read(found[0])
+        data = file.read(entries[0])
 
     def held(key: str) -> int:
         if f"{home}data/{key}" not in sizes:
@@ -192,7 +219,7 @@ def _check_new(path: Path) -> None:
 
 
 def _check_old(file: _Bounded) -> None:
-    """Check a file of torch before 1.6, behind its first number: version, machine, instructions."""
+    """Check a file of torch before 1.6, after its first number: version, machine, instructions."""
     for _ in range(2):
         pickles.read(file, {})  # type: ignore[arg-type]
     left = file.size
@@ -204,7 +231,7 @@ def _check_old(file: _Bounded) -> None:
 
 
 class _Bounded:
-    """A file that is asked for no more than it holds."""
+    """A file that refuses to read more bytes than it contains."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self.size = file, size
@@ -222,7 +249,7 @@ class _Bounded:
 
 
 class _Tensors:
-    """What pickled tensors claim, checked against the file that holds their numbers."""
+    """A check that pickled tensors do not claim more numbers than the file contains."""
 
     def __init__(self, size: int, held: Callable[[str], int]) -> None:
         self._size, self._held = size, held
@@ -230,7 +257,7 @@ class _Tensors:
         self._used = 0
 
     def rules(self) -> tuple[pickles.Calls, Callable[[Any], Any]]:
-        """Return names that may be held, and how numbers are found."""
+        """Return the names that are allowed, and the function that finds numbers."""
         kinds = (str(x) for x in vars(torch).values() if isinstance(x, torch.dtype))
         calls: dict[str, Callable[..., Any] | None] = {
             **pickles.PLAIN,
@@ -258,24 +285,24 @@ class _Tensors:
         return self.tensor(*given)
 
     def storage(self, given: Any) -> tuple[int, int]:
-        """Return number and bytes of the values of a storage."""
+        """Return the number of values of a storage and the bytes per value."""
         if isinstance(given, tuple) and given[:1] == ("module",):  # only in files before torch 1.6
             raise pickles.Refused(f"{str(given[1])[:80]}, with its source")
         word, kind, key, _, n, *view = given
         if word != "storage" or any(part is not None for part in view):
-            raise ValueError("it holds numbers that are not read")
+            raise ValueError("it contains numbers in an unsupported form")
         bytes_of = BYTES.get(str(kind).removeprefix("torch."), 1)
         if type(n) is not int or n < 0 or n * bytes_of > self._held(str(key)):
-            raise ValueError(f"a tensor claims {n} values, more than the file holds")
+            raise ValueError(f"a tensor claims {n} values, more than the file contains")
         self._storages[str(key)] = n * bytes_of
         if sum(self._storages.values()) > self._size:
-            raise ValueError("its tensors claim more values than the file holds")
+            raise ValueError("its tensors claim more values than the file contains")
         return n, bytes_of
 
     def tensor(
         self, storage: tuple[int, int], offset: int, size: Any, stride: Any, *_: Any
     ) -> pickles.Opaque:
-        """Check place and shape of a tensor."""
+        """Check offset and shape of a tensor."""
         n, bytes_of = storage
         numbers = [offset, *size, *stride]
         if len(size) != len(stride) or not all(type(x) is int and x >= 0 for x in numbers):
@@ -286,48 +313,58 @@ class _Tensors:
             raise ValueError(f"a tensor of the shape {str(size)[:80]} has {n:,} values")
         self._used += values * bytes_of
         if self._used > 8 * self._size + SPARE:
-            raise ValueError("its tensors repeat the values that the file holds too often")
+            raise ValueError("its tensors repeat the values of the file too often")
         return pickles.Opaque()
 
 
 def read_map(path: Path) -> dict[str, Any]:
-    """Read a map of labels to vectors that torch saved, and nothing that could run code.
+    """Read a map of labels to vectors from a file that torch saved, without running its code.
+
+    Parameters
+    ----------
+    path
+        The file.
 
     Raises
     ------
     ModelError
-        It cannot be read, or is not a map.
+        The file cannot be read, or does not contain a map.
     """
-    found = read_torch(path, "this map")
-    if not isinstance(found, Mapping):
+    content = read_torch(path, "this map")
+    if not isinstance(content, Mapping):
         raise ModelError(
-            f"this is not a map of labels, but a {type(found).__name__}", where=path, fix=AGAIN
+            f"this is not a map of labels, but a {type(content).__name__}", where=path, fix=AGAIN
         )
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in content.items()}
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """Read a pickled dictionary of plain values; {} where there is no file.
+    """Read a pickled dictionary of plain values; {} if there is no file.
+
+    Parameters
+    ----------
+    path
+        The file.
 
     Raises
     ------
     ModelError
-        It is damaged, or holds anything that could run code.
+        The file is damaged, or contains an object that could run code.
     """
     if not path.is_file():
         return {}
     try:
         with path.open("rb") as file:
-            found = pickles.read(file.read(pickles.MAX_BYTES + 1), pickles.PLAIN)
-    except Exception as error:  # instructions in the wrong order lead to anything
+            content = pickles.read(file.read(pickles.MAX_BYTES + 1), pickles.PLAIN)
+    except Exception as error:  # instructions in the wrong order can raise any error
         why = (
-            f"it holds {error}, which could run code"
+            f"it contains {error}, which could run code"
             if isinstance(error, pickles.Refused)
             else error
         )
         raise ModelError(
             f"cannot read this file safely: {why or type(error).__name__}",
             where=path,
-            fix="remove it and give what it says by options",
+            fix="remove the file and give its content by options",
         ) from error
-    return dict(found) if isinstance(found, dict) else {}
+    return dict(content) if isinstance(content, dict) else {}

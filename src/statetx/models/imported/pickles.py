@@ -1,8 +1,9 @@
-"""Read a pickle without running anything: its instructions are followed here, one by one.
+"""Read a pickle safely, by interpreting its instructions without running code of the file.
 
-Python's own reader takes 5.7 GB for 50 bytes that name a far place of its memo, and calls what a file
-names. Here memory grows with the file, calls are our own functions for a closed list of names, and numbers
-of instructions, values (shared ones counted at each use) and levels are bounded.
+Python's reader needs 5.7 GB for 50 bytes that name a high position of its memo, and it calls any
+function that a file names. This reader needs memory in proportion to the file. It calls functions
+of this package only, for a closed list of names. It limits instructions, nesting, and values
+(counted at each use).
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import numpy as np
 
 MAX_BYTES = 256 * 2**20
 MAX_INSTRUCTIONS = 3_000_000
-"""About ten seconds; a map of 20,000 labels has half a million."""
+"""About ten seconds. A map of 20,000 labels has half a million instructions."""
 MAX_SIZE = 20_000_000
-"""Values, 16 characters or bytes of text counted as one more."""
+"""Number of values; 16 characters or bytes of text count as another value."""
 MAX_DEPTH = 60
 LARGEST_KEY = 100
 
 Calls = Mapping[str, Callable[..., Any] | None]
-"""Names that a pickle may hold, and what is done where it calls them; None: never called."""
+"""Names that a pickle may contain, and the function for each call; None: calls are refused."""
 
 CONSTANTS = frozenset(
     {"NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT"}
@@ -37,23 +38,23 @@ RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class Refused(ValueError):
-    """A pickle names something that is not on the list."""
+    """An error for a name in a pickle that is not on the list."""
 
 
 class Name(str):
-    """A name of a function or class, never the thing itself."""
+    """The name of a function or class, never the function or class itself."""
 
 
 class Opaque:
-    """An object whose content does not count."""
+    """An object whose content is not used."""
 
     def build(self, state: Any) -> Opaque:
-        """Take its content."""
+        """Ignore the content."""
         return self
 
 
 class _Item:
-    """A value, its size with all that it holds, its depth, and whether it may still grow."""
+    """A value with its total size, its depth, and whether it may still grow."""
 
     __slots__ = ("closed", "depth", "size", "value")
 
@@ -65,12 +66,12 @@ class _Item:
 
     def hold(self, inside: Iterable[_Item]) -> None:
         if self.closed:
-            raise ValueError("a value grows after it was used, or stands inside itself")
+            raise ValueError("a value grows after it was used, or contains itself")
         for item in inside:
             self.size += item.size
             self.depth = max(self.depth, item.depth + 1)
         if self.size > MAX_SIZE:
-            raise ValueError(f"it stands for more than {MAX_SIZE:,} values")
+            raise ValueError(f"it contains more than {MAX_SIZE:,} values")
         if self.depth > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
 
@@ -80,23 +81,23 @@ def read(
     calls: Calls,
     persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Return what one pickle holds.
+    """Return the value of a pickle.
 
     Parameters
     ----------
     source
-        The pickle, or a file that stands at its start; afterwards it stands behind it.
+        The pickle, or a file at the start of a pickle. The file is then read up to its end.
     calls
-        Names that it may hold.
+        Names that the pickle may contain.
     persistent
-        What it takes from elsewhere (`torch.save` keeps numbers so).
+        Function for values outside of the pickle (`torch.save` stores numbers there).
 
     Raises
     ------
     Refused
-        It holds another name.
+        The pickle contains another name.
     ValueError, TypeError, LookupError
-        Damaged, or too large.
+        The pickle is damaged or too large.
     """
     if isinstance(source, bytes) and len(source) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
@@ -125,7 +126,7 @@ class _Machine:
 
     def pops(self, n: int) -> list[_Item]:
         if len(self.stack) < n:
-            raise ValueError("it takes more values than there are")
+            raise ValueError("it takes more values than it has")
         items = self.stack[len(self.stack) - n :]
         del self.stack[len(self.stack) - n :]
         return items
@@ -135,11 +136,11 @@ class _Machine:
         return items
 
     def step(self, name: str, argument: Any) -> None:
-        """Follow one instruction."""
+        """Interpret one instruction."""
         if name in CONSTANTS:
             value = FIXED.get(name, argument)
             if isinstance(value, int) and abs(value) >= 2**64:
-                raise ValueError(f"it holds a number of {value.bit_length()} bits")
+                raise ValueError(f"it contains a number of {value.bit_length()} bits")
             self.stack.append(_Item(value))
         elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             self.memo[len(self.memo) if argument is None else argument] = self.stack[-1]
@@ -160,7 +161,7 @@ class _Machine:
             getattr(self, f"_{name.lower()}", self._unknown)()
 
     def _unknown(self) -> None:
-        raise ValueError("it holds an instruction that plain values do not need")
+        raise ValueError("it contains an instruction that plain values do not need")
 
     def _name(self, argument: str | None) -> None:
         if argument is None:
@@ -263,31 +264,31 @@ class _Machine:
     def _build(self) -> None:
         state, item = self.pop(), self.stack[-1]
         item.hold([state])
-        if not isinstance(item.value, dict):  # attributes of an OrderedDict do not count
+        if not isinstance(item.value, dict):  # attributes of an OrderedDict are ignored
             item.value = item.value.build(state.value)
 
     def _binpersid(self) -> None:
         if self.persistent is None:
-            raise ValueError("it takes values from elsewhere")
+            raise ValueError("it takes values from outside of the pickle")
         given = self.pop()
         self._new(self.persistent(given.value), [])
 
 
 def _key(item: _Item) -> Any:
-    """Return a key of a dict or set, which takes little time to hash."""
+    """Return the key of a dict or set, after checking that it is quick to hash."""
     if not isinstance(item.value, str | bytes) and item.size > LARGEST_KEY:
-        raise ValueError("a key is neither a name nor a number")
+        raise ValueError("a key is not a name or a number")
     return item.value
 
 
 def _plain_key(value: Any) -> Any:
     if not isinstance(value, str | bytes | int | float | np.generic | None):
-        raise ValueError("a key is neither a name nor a number")
+        raise ValueError("a key is not a name or a number")
     return value
 
 
 def mapping(pairs: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
-    """Return an OrderedDict as a dict."""
+    """Return the pairs of an OrderedDict as a dict."""
     return {_plain_key(key): value for key, value in pairs}
 
 
@@ -302,22 +303,22 @@ class _Kind:
 
     def __init__(self, text: str, *_: Any) -> None:
         if not isinstance(text, str) or not KIND.fullmatch(text):
-            raise ValueError(f"it holds the data type {text!r}, which is not read")
+            raise ValueError(f"it contains the data type {text!r}, which is not supported")
         self.dtype = np.dtype(text)
 
     def build(self, state: Any) -> _Kind:
-        """Take the order of bytes."""
+        """Set the byte order."""
         if state[3] is not None:
-            raise ValueError("it holds a table as one array, which is not read")
+            raise ValueError("it contains a structured array, which is not supported")
         self.dtype = self.dtype.newbyteorder(state[1]) if state[1] in "<>" else self.dtype
         return self
 
 
 class _Array:
-    """An array without content yet."""
+    """An array before its content is read."""
 
     def build(self, state: Any) -> np.ndarray:
-        """Take shape, type and content."""
+        """Return the array with shape, type and content."""
         _, shape, kind, fortran, data = state
         return _array(data, kind, shape, "F" if fortran else "C")
 
@@ -352,7 +353,7 @@ def _empty(*_: Any) -> _Array:
 
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
     if encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
-        raise ValueError(f"it holds text in {str(encoding)[:40]!r}")
+        raise ValueError(f"it contains text in {str(encoding)[:40]!r}")
     return text.encode(encoding)
 
 
@@ -374,4 +375,4 @@ PLAIN: Calls = {
         )
     },
 }
-"""Containers, text, and arrays of numpy of numbers or text."""
+"""Containers, text, and numpy arrays of numbers or text."""

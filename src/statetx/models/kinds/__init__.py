@@ -1,0 +1,1 @@
+"""Kinds of model, a module for each kind."""

@@ -1,17 +1,17 @@
 """Baseline: the effect of a line plus the effect of a perturbation, without interaction.
 
-``delta[line, perturbation] = a[line] + b[perturbation]``, by least squares over the training
-conditions; prediction = control cells moved by it. Where every line has every perturbation this is
-the mean of the line + the mean of the perturbation - the mean of all; with gaps it is still exact
-when effects are additive, which means are not.
+``delta[line, perturbation] = a[line] + b[perturbation]``, fitted by least squares to the training
+conditions. Prediction = control cells moved by this delta. If every line has every perturbation,
+the delta is the mean of the line + the mean of the perturbation - the mean of all. With gaps in the
+design, the fit is still exact for additive effects, but means are not.
 
-Conditions count equally, as in the other baselines: what the model cannot fit is mostly interaction,
-which more cells do not make smaller, so weights by cells would let the deepest conditions decide.
+Conditions have equal weights, as in the other baselines. The residual is mostly interaction, which
+does not shrink with more cells: weights by cells would let the deepest conditions decide.
 
-Only sums a + b are determined. Centring tells them apart: over lines that are linked by shared
-perturbations a has mean zero, so that b is the effect in their average line. A line never trained
-therefore gets b, a perturbation never trained a + mean b; both are flagged, and so is a pair of
-which no chain of training conditions links the two (it rests on average lines being alike).
+Only sums a + b are determined. Centring separates them: over lines that are linked by shared
+perturbations, a has mean zero, so that b is the effect in their average line. An untrained line
+therefore gets b, and an untrained perturbation gets a + mean b. Both are fallbacks. A pair that no
+chain of training conditions links is a fallback too: it assumes that average lines are similar.
 """
 
 from __future__ import annotations
@@ -29,13 +29,20 @@ from statetx.models.predictor import expect_tensors
 
 
 def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return architecture (names of the rows, groups of linked ones) and tensors (effects)."""
+    """Return architecture (names of the rows, groups of linked rows) and tensors (effects).
+
+    Parameters
+    ----------
+    statistics
+        Pseudobulks of the training data.
+    """
     lines, line = statistics.codes(0)
     labels, label = statistics.codes(1)
     n, size = len(lines), len(lines) + len(labels)
     links = sparse.coo_array((np.ones(len(line)), (line, n + label)), shape=(size, size))
     groups = connected_components(links, directed=False)[1]
-    # The mean of a over a group, which the data leave open, is pulled to zero: it costs no accuracy.
+    # The data do not determine the mean of a over a group. A penalty sets it to zero, without loss
+    # of accuracy.
     member = one_hot(groups[:n], int(groups.max()) + 1).toarray()
     features = one_hot(line, n), one_hot(label, len(labels))
     fitted = Sums.from_features(*features, statistics.deltas).solve(member @ member.T)
@@ -56,18 +63,18 @@ def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 class Additive(MovedControls):
-    """Moves control cells by the effect of their line + the effect of the label.
+    """A model that moves control cells by the effect of their line + the effect of the label.
 
     Parameters
     ----------
     architecture
         ``control_lines``, ``delta_lines`` and ``delta_perturbations``: names of the tensors' rows;
-        ``line_groups`` and ``perturbation_groups``: number of the group that each is linked to.
+        ``line_groups`` and ``perturbation_groups``: number of the group of linked rows of each.
     arrays
         ``control_means`` [lines, G], ``line_effects`` [training lines, G],
         ``perturbation_effects`` [labels, G].
     control
-        Control label: predicted as no change.
+        Control label, which is predicted as no change.
     """
 
     def __init__(
@@ -84,11 +91,11 @@ class Additive(MovedControls):
 
     def delta(self, line: str, perturbation: str) -> tuple[np.ndarray, bool]:
         """Return a + b [G]; a fallback unless training conditions link line and label."""
-        own, other = self._lines.get(line), self._labels.get(perturbation)
-        delta = self._mean_effect if other is None else self._effects[other[0]]
-        if own is None:
+        of_line, of_label = self._lines.get(line), self._labels.get(perturbation)
+        delta = self._mean_effect if of_label is None else self._effects[of_label[0]]
+        if of_line is None:
             return delta, True
-        return self._line_effects[own[0]] + delta, other is None or own[1] != other[1]
+        return self._line_effects[of_line[0]] + delta, of_label is None or of_line[1] != of_label[1]
 
 
 def _rows(names: list[str], groups: list[int]) -> dict[str, tuple[int, int]]:
@@ -98,12 +105,19 @@ def _rows(names: list[str], groups: list[int]) -> dict[str, tuple[int, int]]:
 
 
 def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Additive:
-    """Build the baseline from its directory's content.
+    """Build the baseline from the content of its model directory.
+
+    Parameters
+    ----------
+    meta
+        Content of ``model.json``.
+    arrays
+        Tensors of the checkpoint.
 
     Raises
     ------
     ModelError
-        The tensors are not those of this kind.
+        The tensors do not fit this kind.
     """
     architecture, genes = meta["architecture"], meta["n_genes"]
     shapes = {

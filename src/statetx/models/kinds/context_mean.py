@@ -1,7 +1,7 @@
-"""Baseline: every perturbation does to a line what the average training perturbation did to it.
+"""Baseline: every perturbation has the mean effect of the training perturbations of the line.
 
 Prediction = the line's control cells moved by the unweighted mean delta of its training conditions.
-A line without training conditions gets the mean delta of all training conditions, flagged.
+A line without training conditions gets the mean delta of all training conditions, as a fallback.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from statetx.models.predictor import expect_tensors
 
 
 def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return architecture (names of the rows) and tensors (control means, mean deltas)."""
+    """Return architecture (names of the rows) and tensors (control means, mean deltas).
+
+    Parameters
+    ----------
+    statistics
+        Pseudobulks of the training data.
+    """
     lines, line_deltas = statistics.mean_deltas_by(0)
     return (
         {"control_lines": statistics.lines, "delta_lines": lines},
@@ -29,7 +35,7 @@ def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 class ContextMean(MovedControls):
-    """Moves control cells by the mean delta of their line.
+    """A model that moves control cells by the mean delta of their line.
 
     Parameters
     ----------
@@ -38,7 +44,7 @@ class ContextMean(MovedControls):
     arrays
         ``control_means`` [lines, G], ``line_deltas`` [training lines, G], ``mean_delta`` [G].
     control
-        Control label: predicted as no change.
+        Control label, which is predicted as no change.
     """
 
     def __init__(
@@ -49,17 +55,24 @@ class ContextMean(MovedControls):
         self._overall = arrays["mean_delta"]
 
     def delta(self, line: str, perturbation: str) -> tuple[np.ndarray, bool]:
-        """Return the mean delta [G] of `line`; a fallback when the line was never trained."""
+        """Return the mean delta [G] of `line`; a fallback if `line` was not trained."""
         return self._deltas.get(line, self._overall), line not in self._deltas
 
 
 def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> ContextMean:
-    """Build the baseline from its directory's content.
+    """Build the baseline from the content of its model directory.
+
+    Parameters
+    ----------
+    meta
+        Content of ``model.json``.
+    arrays
+        Tensors of the checkpoint.
 
     Raises
     ------
     ModelError
-        The tensors are not those of this kind.
+        The tensors do not fit this kind.
     """
     architecture, genes = meta["architecture"], meta["n_genes"]
     shapes = {

@@ -1,14 +1,13 @@
-"""Baseline: a perturbation does to a line what the perturbations most like it did to that line.
+"""Baseline: a perturbation has the mean effect of the most similar perturbations in the line.
 
-How alike two perturbations (a drug at a dose) are is the cosine of their training deltas, taken over
-all lines where both were trained: ``sum <d_i, d_j> / sqrt(sum |d_i|^2 sum |d_j|^2)``, sums over those
-lines. For a condition that is held out these are other lines. Prediction = control cells moved by
-the mean of the deltas that the k most alike perturbations have in the line, weighted by cosine;
-those of negative cosine are no neighbours.
+The similarity of two perturbations (a drug at a dose) is the cosine of their training deltas, over
+all lines in which both were trained: ``sum <d_i, d_j> / sqrt(sum |d_i|^2 sum |d_j|^2)``. The sums
+run over these lines; for a held-out condition, they are other lines. Prediction = control cells
+moved by a mean delta. It is the mean over the k most similar perturbations in the line, weighted by
+cosine. Perturbations with negative cosine are not neighbours.
 
-For a dose never trained the nearest trained dose of the drug (in log dose) stands. Where the drug was
-never trained, or no neighbour was trained in the line, the prediction is that of `perturbation_mean`,
-flagged.
+For an untrained dose, the nearest trained dose of the drug (in log dose) is used. If the drug was
+not trained, or no neighbour was trained in the line, `perturbation_mean` predicts, as a fallback.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def fit(statistics: Statistics, k: int = 5) -> tuple[dict[str, Any], dict[str, n
     statistics
         Pseudobulks of the training data.
     k
-        Neighbours.
+        Number of neighbours.
     """
     architecture, arrays = perturbation_mean.fit(statistics)
     lines, line = statistics.codes(0)
@@ -53,9 +52,9 @@ def _similarities(deltas: np.ndarray, rows: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     deltas
-        [conditions, G]
+        Deltas of the training conditions, [conditions, G].
     rows
-        Row of each condition in `deltas`, -1 where it was not trained, [training lines, labels].
+        Row of each condition in `deltas`, -1 if it was not trained, [training lines, labels].
 
     Returns
     -------
@@ -66,26 +65,27 @@ def _similarities(deltas: np.ndarray, rows: np.ndarray) -> np.ndarray:
     products, squares = np.zeros((n, n)), np.zeros(rows.shape)
     for line, row in enumerate(rows):
         present = np.flatnonzero(row >= 0)
-        own = deltas[row[present]].astype(np.float64)
-        products[np.ix_(present, present)] += own @ own.T
-        squares[line, present] = (own**2).sum(axis=1)
+        of_line = deltas[row[present]].astype(np.float64)
+        products[np.ix_(present, present)] += of_line @ of_line.T
+        squares[line, present] = (of_line**2).sum(axis=1)
     shared = squares.T @ (rows >= 0)  # [i, j]: squares of i over the lines of j
     lengths = np.sqrt(shared * shared.T)
     return products / np.where(lengths > 0, lengths, np.inf)
 
 
 class NearestDrug(perturbation_mean.PerturbationMean):
-    """Moves control cells by the deltas of similar perturbations in the line.
+    """A model that moves control cells by the deltas of similar perturbations in the line.
 
     Parameters
     ----------
     architecture
-        That of `perturbation_mean.PerturbationMean`, ``k`` and ``n_conditions``.
+        Architecture of `perturbation_mean.PerturbationMean`, with ``k`` and ``n_conditions``.
     arrays
-        Its tensors, and ``deltas`` [conditions, G], ``rows`` [training lines, labels] (row of each
-        condition in them, -1: not trained), ``similarities`` [labels, labels].
+        Tensors of `perturbation_mean.PerturbationMean`, with ``deltas`` [conditions, G], ``rows``
+        [training lines, labels] (row of each condition in ``deltas``, -1: not trained) and
+        ``similarities`` [labels, labels].
     control
-        Control label: predicted as no change.
+        Control label, which is predicted as no change.
     reading
         How perturbation labels are read.
     """
@@ -110,7 +110,7 @@ class NearestDrug(perturbation_mean.PerturbationMean):
                 self._doses.setdefault(drug, []).append((dose, name))
 
     def delta(self, line: str, perturbation: str) -> tuple[np.ndarray, bool]:
-        """Return the mean delta [G] of the neighbours in `line`; a fallback without any."""
+        """Return the mean delta [G] of the neighbours in `line`; a fallback without neighbours."""
         label = self._stand_in(perturbation)
         if label not in self._index or line not in self._rows:
             return super().delta(line, label)[0], True
@@ -126,27 +126,34 @@ class NearestDrug(perturbation_mean.PerturbationMean):
     def _stand_in(self, perturbation: str) -> str:
         """Return the label itself, or the trained label of its drug with the nearest dose.
 
-        Of two doses equally near, as in a series of tenfold doses, the higher: its effect stands out
-        more from the noise (held-out middle doses of simulated drugs: Pearson 0.18, not 0.08).
+        The higher of two equally near doses is used, as in a series of tenfold doses: its effect is
+        larger against the noise (held-out middle doses of simulated drugs: Pearson 0.18, not 0.08).
         """
         drug, dose = drug_and_dose(perturbation, self._reading)
         if perturbation in self._index or dose is None or drug not in self._doses:
             return perturbation
 
         def order(known: tuple[float, str]) -> tuple[float, float, str]:
-            # Rounded: logs of 0.05, 0.5 and 5 are equally far apart only up to their last digit.
+            # Rounded, because logs of 0.05, 0.5 and 5 are equally spaced only up to the last digit.
             return round(abs(known[0] - dose), 9), -known[0], known[1]
 
         return min(self._doses[drug], key=order)[1]
 
 
 def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> NearestDrug:
-    """Build the baseline from its directory's content.
+    """Build the baseline from the content of its model directory.
+
+    Parameters
+    ----------
+    meta
+        Content of ``model.json``.
+    arrays
+        Tensors of the checkpoint.
 
     Raises
     ------
     ModelError
-        The tensors are not those of this kind.
+        The tensors do not fit this kind.
     """
     architecture, genes = meta["architecture"], meta["n_genes"]
     labels = len(architecture["delta_perturbations"])

@@ -1,4 +1,4 @@
-"""A PertSets that is asked by names: labels, batches, cells as arrays."""
+"""Predictions of a PertSets network from labels, batch names and numpy arrays."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from statetx.models.network.set_transformer import PertSets
 from statetx.models.predictor import Predicted, expect_tensors
 
 FEATURES = "perturbation_features"
-"""Tensor beside the weights, [labels, P]: what each label of the vocabulary is given as."""
+"""Name of a tensor that is stored with the weights, [labels, P]: the features of each label."""
 
 
 class PertSetsPredictor:
-    """A PertSets with its vocabulary, in evaluation mode.
+    """A PertSets network with its vocabulary, in evaluation mode.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class PertSetsPredictor:
     vocabulary
         Labels in the order of their ids, the control first.
     features
-        Vector of each label, float32 [labels, P], for a model that knows more of them than an id.
+        Features of each label, float32 [labels, P]; None: the model knows labels by their id.
     batches
         Names of the batches in the order of their ids, for a model with a batch encoder.
     """
@@ -53,7 +53,7 @@ class PertSetsPredictor:
 
     @property
     def knows_features(self) -> bool:
-        """Whether perturbations are known by features, so that not all of them need be trained."""
+        """Whether the model knows perturbations by features, so that it can predict unseen ones."""
         return self._features is not None
 
     def predict(
@@ -63,20 +63,31 @@ class PertSetsPredictor:
         perturbation: str,
         batches: np.ndarray | None = None,
     ) -> Predicted:
-        """Predict one set; the line speaks through its control cells only.
+        """Predict one set; the line has an effect through its control cells only.
+
+        Parameters
+        ----------
+        control
+            Basal cells, float32 [S, D].
+        line
+            Not used.
+        perturbation
+            Label as in the vocabulary.
+        batches
+            Name of the batch of every cell [S], for a model with a batch encoder.
 
         Raises
         ------
         ModelError
-            The label or a batch is not in the vocabulary; nothing else is ever put in its place.
+            The label or a batch is not in the vocabulary; no other label or batch replaces it.
         """
         if perturbation not in self._ids:
             if self.knows_features:
                 what = f"this model has no features of perturbation {perturbation!r}"
-                fix = "Add a row to its table of features and train again"
+                fix = "Add a row to the table of features and train again"
             else:
                 what = f"this model was not trained on perturbation {perturbation!r}"
-                fix = "A model of perturbation ids cannot predict a label it never saw"
+                fix = "A model of perturbation ids cannot predict a label without training on it"
             raise ModelError(what, fix=f"{did_you_mean(perturbation, self._ids)} {fix}")
         number = self._ids[perturbation]
         given = torch.tensor([number]) if self._features is None else self._features[None, number]
@@ -109,7 +120,7 @@ class PertSetsPredictor:
         Raises
         ------
         ModelError
-            There is no such device.
+            The device does not exist or cannot be used.
         """
         chosen = device
         if device == "auto":
@@ -123,12 +134,19 @@ class PertSetsPredictor:
 
 
 def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> PertSetsPredictor:
-    """Build the model of a model directory.
+    """Build the model from the content of its model directory.
+
+    Parameters
+    ----------
+    meta
+        Content of ``model.json``.
+    arrays
+        Tensors of the checkpoint.
 
     Raises
     ------
     ModelError
-        The weights or the vocabulary are not those of the architecture.
+        The weights or the vocabulary do not fit the architecture.
     """
     architecture = Architecture.from_json(meta["architecture"])
     vocabulary = [str(label) for label in meta["perturbations"]]
@@ -138,17 +156,18 @@ def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> PertSetsP
     if len(set(vocabulary)) != len(vocabulary) or len(vocabulary) != expected:
         raise ModelError(
             f"the vocabulary has {len(set(vocabulary))} different labels, "
-            f"the architecture has {expected}",
-            fix="model.json was edited: train or copy the model again",
+            f"but the architecture has {expected}",
+            fix="train or copy the model again: model.json was edited",
         )
     batches = [str(name) for name in meta.get("batches") or []]
     if architecture.batch_encoder and len(batches) != architecture.batch_dim:
         raise ModelError(
-            f"model.json names {len(batches)} batches, the architecture has {architecture.batch_dim}",
-            fix="model.json was edited: train, copy or import the model again",
+            f"model.json names {len(batches)} batches, but the architecture has "
+            f"{architecture.batch_dim}",
+            fix="train, copy or import the model again: model.json was edited",
         )
-    # Weights are read anyway: building on the meta device skips a random initialisation that is
-    # thrown away (seconds for the 200 M parameters of the Tahoe recipe).
+    # The weights are read from the file, so a random initialisation would be discarded. The meta
+    # device skips it (seconds for the 200 M parameters of the Tahoe recipe).
     with torch.device("meta"):
         model = PertSets(architecture)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}

@@ -1,7 +1,7 @@
-"""Baseline: a perturbation does to every line what it did to the training lines on average.
+"""Baseline: a perturbation has its mean effect over the training lines in every line.
 
-Prediction = control cells moved by the unweighted mean delta of that label over training lines. A
-label never trained is predicted as by `context_mean`, flagged.
+Prediction = control cells moved by the unweighted mean delta of the label over training lines. For
+an untrained label, `context_mean` predicts, as a fallback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from statetx.models.predictor import expect_tensors
 
 
 def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return architecture (names of the rows) and tensors (control means, mean deltas)."""
+    """Return architecture (names of the rows) and tensors (control means, mean deltas).
+
+    Parameters
+    ----------
+    statistics
+        Pseudobulks of the training data.
+    """
     architecture, arrays = context_mean.fit(statistics)
     labels, deltas = statistics.mean_deltas_by(1)
     architecture["delta_perturbations"] = labels
@@ -26,16 +32,16 @@ def fit(statistics: Statistics) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 class PerturbationMean(context_mean.ContextMean):
-    """Moves control cells by the mean delta of the label.
+    """A model that moves control cells by the mean delta of the label.
 
     Parameters
     ----------
     architecture
         ``control_lines``, ``delta_lines`` and ``delta_perturbations``: names of the tensors' rows.
     arrays
-        Those of `context_mean.ContextMean` and ``perturbation_deltas`` [labels, G].
+        Tensors of `context_mean.ContextMean`, with ``perturbation_deltas`` [labels, G].
     control
-        Control label: predicted as no change.
+        Control label, which is predicted as no change.
     """
 
     def __init__(
@@ -46,13 +52,21 @@ class PerturbationMean(context_mean.ContextMean):
         self._labels = dict(zip(labels, arrays["perturbation_deltas"], strict=True))
 
     def delta(self, line: str, perturbation: str) -> tuple[np.ndarray, bool]:
-        """Return the mean delta [G] of the label; a fallback when it was never trained."""
+        """Return the mean delta [G] of the label; a fallback if the label was not trained."""
         known = self._labels.get(perturbation)
         return (super().delta(line, perturbation)[0], True) if known is None else (known, False)
 
 
 def shapes(architecture: Mapping[str, Any], genes: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor."""
+    """Return the shape of every tensor.
+
+    Parameters
+    ----------
+    architecture
+        Names of the tensors' rows.
+    genes
+        Number of genes, G.
+    """
     return {
         "control_means": (len(architecture["control_lines"]), genes),
         "line_deltas": (len(architecture["delta_lines"]), genes),
@@ -62,12 +76,19 @@ def shapes(architecture: Mapping[str, Any], genes: int) -> dict[str, tuple[int, 
 
 
 def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> PerturbationMean:
-    """Build the baseline from its directory's content.
+    """Build the baseline from the content of its model directory.
+
+    Parameters
+    ----------
+    meta
+        Content of ``model.json``.
+    arrays
+        Tensors of the checkpoint.
 
     Raises
     ------
     ModelError
-        The tensors are not those of this kind.
+        The tensors do not fit this kind.
     """
     architecture = meta["architecture"]
     expect_tensors(arrays, shapes(architecture, meta["n_genes"]), "perturbation_mean")

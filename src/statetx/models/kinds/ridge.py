@@ -1,14 +1,17 @@
 """Baseline: ridge regression of deltas on line, drug and dose.
 
-``delta = intercept + u[line] + v[drug] + w[drug] * (x - mean x of the drug)`` with x = log10 dose in
-uM, by least squares with the penalty ``p (|u|^2 + |v|^2 + |w|^2)`` (Hoerl & Kennard 1970,
-Technometrics 12), one p for all genes; prediction = control cells moved by it. Per decade of dose,
-slopes are about as large as effects, so that one p suits both; taken from the drug's mean, they do
-not depend on the unit of dose. Conditions count equally. p is the one of `PENALTIES` that best
-predicts each training condition from all others (closed form, see `least_squares`).
+``delta = intercept + u[line] + v[drug] + w[drug] * (x - mean x of the drug)`` with x = log10 dose
+in uM. It is fitted by least squares with the penalty ``p (|u|^2 + |v|^2 + |w|^2)``, with the same p
+for all genes (Hoerl & Kennard 1970, Technometrics 12). Prediction = control cells moved by this
+delta.
 
-Doses never trained lie on the drug's line; that is no fallback. A line or drug never trained adds
-nothing to the intercept; that is one.
+Slopes per decade of dose are about as large as effects, so that the same p suits both. Slopes start
+from the drug's mean dose, so that they do not depend on the unit of dose. Conditions have equal
+weights. p is the value of `PENALTIES` that best predicts each training condition from all others
+(closed form, see `statetx.models.baselines.least_squares`).
+
+An untrained dose lies on the regression line of the drug and is not a fallback. An untrained line
+or drug adds nothing to the intercept and is a fallback.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ from statetx.models.predictor import expect_tensors
 from statetx.shared.labels import WITH_DOSES, Reading
 
 PENALTIES = tuple(float(p) for p in np.logspace(4, -6, 21))
-"""In conditions: p = 10 halves the effect of a drug with 10 of them. Equal errors: the larger."""
+"""Penalties, in conditions: p = 10 halves the effect of a drug with 10 conditions.
+
+The larger of two penalties with equal errors is used, because it comes first.
+"""
 
 
 def fit(
@@ -40,13 +46,13 @@ def fit(
     statistics
         Pseudobulks of the training data.
     n_components
-        Regress the scores of deltas on that many principal components; None: all genes. The
-        coefficients come back as genes either way.
+        Number of principal components of the deltas to regress on; None: all genes. The
+        coefficients are returned per gene in both cases.
 
     Raises
     ------
     ModelError
-        Fewer conditions or genes than components.
+        `n_components` is not smaller than the numbers of conditions and of genes.
     """
     lines, line = statistics.codes(0)
     parsed = [drug_and_dose(label, statistics.reading) for _, label in statistics.conditions]
@@ -101,15 +107,15 @@ def _dose_features(
 ) -> tuple[np.ndarray, np.ndarray, sparse.csr_matrix]:
     """Return the drugs with several doses, their mean log doses, and their features [n, drugs].
 
-    A feature is the log dose less the drug's mean, 0 for other drugs and where there is no dose:
-    it is orthogonal to the drug's one-hot.
+    A feature is the log dose minus the drug's mean. It is 0 for other drugs and for conditions
+    without a dose, so that it is orthogonal to the one-hot feature of the drug.
 
     Parameters
     ----------
     drug
         Index of each condition's drug, [n].
     dose
-        log10 dose of each condition, NaN where it has none, [n].
+        log10 dose of each condition, NaN for a condition without a dose, [n].
     """
     known = ~np.isnan(dose)
     pairs = np.unique(np.stack([drug[known].astype(float), dose[known]]), axis=1)
@@ -128,15 +134,16 @@ def _dose_features(
 def _principal_axes(deltas: np.ndarray, mean: np.ndarray, n_components: int) -> np.ndarray:
     """Return the orthonormal directions in which deltas vary most, [G, n_components].
 
-    Eigenvectors of the smaller Gram matrix; exact, unlike randomised methods. With 2,000 genes it
-    is 32 MB; where both genes and conditions are 20,000, 3 GB and an hour.
+    They are eigenvectors of the smaller Gram matrix: exact, unlike randomised methods. With 2,000
+    genes the matrix takes 32 MB. With 20,000 genes and 20,000 conditions it takes 3 GB and an hour.
     """
     n, genes = deltas.shape
     if n_components >= min(n, genes):
         raise ModelError(
-            f"n_components = {n_components}, but there are {n} training conditions and {genes} genes",
+            f"n_components is {n_components}, but there are {n} training conditions and {genes} "
+            "genes",
             where="models.<name>.n_components",
-            fix="give fewer than either, or null for all genes",
+            fix="give a smaller number than both, or null for all genes",
         )
     first = min(n, genes) - n_components
     if genes <= n:
@@ -156,19 +163,19 @@ def _scores(deltas: np.ndarray, mean: np.ndarray, axes: np.ndarray) -> np.ndarra
 
 
 class Ridge(MovedControls):
-    """Moves control cells by the delta that the regression gives.
+    """A model that moves control cells by the delta of the regression.
 
     Parameters
     ----------
     architecture
-        ``control_lines``, ``delta_lines``, ``drugs`` and ``sloped_drugs`` (drugs of several training
-        doses): names of the tensors' rows.
+        ``control_lines``, ``delta_lines``, ``drugs`` and ``sloped_drugs`` (drugs with several
+        training doses): names of the tensors' rows.
     arrays
         ``control_means`` [lines, G], ``intercept`` [G], ``line_effects`` [training lines, G],
         ``drug_effects`` [drugs, G], ``drug_slopes`` [sloped drugs, G] per decade of dose, and
-        ``mean_log10_doses`` [sloped drugs] at which the slope adds nothing.
+        ``mean_log10_doses`` [sloped drugs], at which the slope adds nothing.
     control
-        Control label: predicted as no change.
+        Control label, which is predicted as no change.
     reading
         How perturbation labels are read.
     """
@@ -190,7 +197,7 @@ class Ridge(MovedControls):
         self._centres = dict(zip(sloped, arrays["mean_log10_doses"], strict=True))
 
     def delta(self, line: str, perturbation: str) -> tuple[np.ndarray, bool]:
-        """Return the regression's delta [G]; a fallback when line or drug was never trained."""
+        """Return the delta [G] of the regression; a fallback if line or drug was not trained."""
         drug, dose = drug_and_dose(perturbation, self._reading)
         delta = self._intercept.astype(np.float64)
         if line in self._lines:
@@ -203,12 +210,19 @@ class Ridge(MovedControls):
 
 
 def restore(meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Ridge:
-    """Build the baseline from its directory's content.
+    """Build the baseline from the content of its model directory.
+
+    Parameters
+    ----------
+    meta
+        Content of ``model.json``.
+    arrays
+        Tensors of the checkpoint.
 
     Raises
     ------
     ModelError
-        The tensors are not those of this kind.
+        The tensors do not fit this kind.
     """
     architecture, genes = meta["architecture"], meta["n_genes"]
     sloped = len(architecture["sloped_drugs"])

@@ -1,4 +1,4 @@
-"""What decides what the weights of a PertSets compute, and the small parts that it is built of."""
+"""The settings of a PertSets network, and its small modules."""
 
 from __future__ import annotations
 
@@ -16,43 +16,44 @@ from statetx.models.network.gpt2 import Gpt2Shape
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that decides what the weights compute.
+    """All settings that decide what the weights compute.
 
     Attributes
     ----------
     input_dim, output_dim
-        Columns of basal and of predicted cells.
+        Numbers of columns of basal and of predicted cells.
     pert_dim
         Size of the vocabulary, or width of the perturbation vectors.
     n_encoder_layers, n_decoder_layers
-        Linear layers of the encoders and of ``project_out``.
+        Numbers of linear layers of the encoders and of ``project_out``.
     dropout
-        After each hidden layer of those.
+        Dropout rate after each hidden layer of the encoders and of ``project_out``.
     use_basal_projection
-        Basal encoder: an MLP (True) or one linear layer.
+        Whether the basal encoder is an MLP (True) or a linear layer.
     predict_residual
-        Add the encoded control before ``project_out``.
+        Whether the encoded control is added before ``project_out``.
     relu
-        The output is expression, hence non-negative.
+        Whether ReLU makes the output non-negative, for a model of expression.
     backbone
         Shape of the transformer; its ``hidden_size`` is H everywhere.
     activation
-        Of the encoders and of ``project_out``: name in `ACTIVATIONS`.
+        Activation of the encoders and of ``project_out``, a name in `ACTIVATIONS`.
     batch_dim
         Number of batches of the batch encoder or token; None: neither.
     batch_encoder
-        Add an embedding of the cell's batch to every cell.
+        Whether an embedding of the batch of a cell is added to the cell.
     batch_token
-        Prepend a token from which the batch of the set is told.
+        Whether a token is prepended from which the batch of the set is predicted.
     confidence_token
-        Append a token from which the loss of the set is told.
+        Whether a token is appended from which the loss of the set is predicted.
     down_then_up
-        Residual in the space of the input: y = up(gelu(down(project_out(h) + control))).
+        Whether the residual is in the space of the input:
+        y = up(gelu(down(project_out(h) + control))).
     decoder
-        Gene decoder behind the cells, or None.
+        Gene decoder of the predicted cells, or None.
     dropout_per_cell
-        In training, encode the perturbation for every cell, so that each has dropout of its own, as
-        the original does; no difference in what is predicted.
+        Whether training encodes the perturbation for every cell, so that dropout differs between
+        cells, as in State. Predictions do not depend on it.
     """
 
     input_dim: int
@@ -75,12 +76,23 @@ class Architecture:
     dropout_per_cell: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As a dictionary of JSON values."""
+        """Return the settings as a dictionary of JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Architecture:
-        """Rebuild from `to_json`; unknown or missing keys raise TypeError or KeyError."""
+        """Rebuild an architecture from `to_json`.
+
+        Parameters
+        ----------
+        values
+            Settings as JSON values.
+
+        Raises
+        ------
+        TypeError, KeyError
+            A key is unknown or missing.
+        """
         rest = {key: value for key, value in values.items() if key not in ("backbone", "decoder")}
         shape = Gpt2Shape if "n_head" in values["backbone"] else Shape
         decoder = values.get("decoder")
@@ -96,13 +108,27 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "selu": nn.SELU,
 }
-"""Of the encoders, by name; ``gelu`` is the exact one."""
+"""Activations of the encoders by name; ``gelu`` is the exact GELU."""
 
 
 def mlp(
     layers: int, inputs: int, hidden: int, outputs: int, dropout: float, activation: str = "gelu"
 ) -> nn.Sequential:
-    """Linear, then (activation, dropout, linear) for each further layer: linears at 0, 3, 6, 9 …"""
+    """Build a linear layer, then (activation, dropout, linear) for each further layer.
+
+    Linear layers have the positions 0, 3, 6, 9, … in the result.
+
+    Parameters
+    ----------
+    layers
+        Number of linear layers.
+    inputs, hidden, outputs
+        Widths.
+    dropout
+        Dropout rate.
+    activation
+        Name in `ACTIVATIONS`.
+    """
     widths = [inputs, *[hidden] * (layers - 1), outputs]
     modules: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
     for i in range(1, layers):
@@ -115,7 +141,15 @@ def mlp(
 
 
 class ConfidenceToken(nn.Module):
-    """A learned token, and the MLP that reads the expected loss off it."""
+    """A learned token, and the MLP that predicts the loss from it.
+
+    Parameters
+    ----------
+    hidden
+        Width H of the token.
+    dropout
+        Dropout rate of the MLP.
+    """
 
     def __init__(self, hidden: int, dropout: float) -> None:
         super().__init__()

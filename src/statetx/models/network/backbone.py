@@ -1,9 +1,9 @@
-"""Set transformer in the layout of Llama: same parameter names, same numbers, no dependency on it.
+"""Set transformer in the layout of Llama, with its parameter names and without its library.
 
-The blocks are our own because library versions of Llama silently changed who attends to whom:
-the same checkpoint was bidirectional under one version of transformers and causal under the next.
-Here the mode is a setting that is stored with the model. In float32 the blocks agree with
-`transformers.LlamaModel` to rounding (a test compares them).
+The blocks do not come from the library `transformers`, because its versions silently changed the
+attention mode: the same checkpoint was bidirectional in one version and causal in the next. In this
+module, the mode is a setting that is stored with the model. In float32 the blocks agree with
+`transformers.LlamaModel` up to rounding (a test compares them).
 
 Layer (RMS in float32, no biases):
     a = x + O(Attention(RMS(x)))
@@ -28,16 +28,17 @@ THETA = 1e4
 
 
 class Mode(NamedTuple):
-    """Who attends to whom.
+    """An attention mode.
 
     Attributes
     ----------
     causal
-        A cell sees the cells before it and itself only: the order of a set then matters.
+        Whether a cell attends only to itself and to cells before it: the order of a set then
+        matters.
     rotary
-        Queries and keys are rotated by their position (RoPE, theta 1e4, half-split).
+        Whether queries and keys are rotated by their position (RoPE, theta 1e4, half-split).
     alone
-        A cell sees itself only.
+        Whether a cell attends only to itself.
     """
 
     causal: bool = False
@@ -52,8 +53,10 @@ ATTENTION: dict[str, Mode] = {
     "bidirectional_rope": Mode(rotary=True),
     "alone": Mode(alone=True),
 }
-"""Modes by name. ``bidirectional`` is the set model; the others are what some checkpoints were trained
-or served with."""
+"""Modes by name.
+
+``bidirectional`` is the set model. Some checkpoints were trained or served with other modes.
+"""
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,14 @@ class RMSNorm(nn.Module):
             return normed
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPSILON)
-        # The weight is float32 also under autocast: without the cast, everything behind would be too.
+        # The weight is float32 under autocast too: without the cast, later layers would be float32.
         return (self.weight * (wide * scale)).to(x.dtype)
 
 
 class _Norm(torch.autograd.Function):
-    """RMSNorm with the passes over memory that it needs; a compiler finds them on a GPU.
+    """RMSNorm with few passes over memory, for CPUs; on a GPU, a compiler finds them.
 
-    On two CPU cores, with `_Gate`, 17 % of a step of hidden 328.
+    Measured with `_Gate` on two CPU cores: 17 % of a training step of hidden size 328.
     """
 
     @staticmethod
@@ -125,7 +128,7 @@ def _wide(kind: torch.dtype) -> torch.dtype:
 
 
 class _Gate(torch.autograd.Function):
-    """silu(gate) * up, keeping the two factors only."""
+    """silu(gate) * up, which stores only the two factors for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -141,17 +144,23 @@ class _Gate(torch.autograd.Function):
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention, all [B, heads, S, head_dim], as three products: of float32 cells on a CPU.
+    """Compute softmax attention as plain products, all [B, heads, S, head_dim], on a CPU.
 
-    torch's own kernel multiplies in blocks; with products in bfloat16 its backward pass took 18 times
-    as long as that of these products, in float32 as long.
+    torch's kernel multiplies in blocks. With products in bfloat16, its backward pass took 18 times
+    as long as the backward pass of these products; with products in float32, it took equally long.
     """
     weights = torch.softmax((query * query.shape[-1] ** -0.5) @ key.mT, dim=-1)
     return weights @ value
 
 
 class Attention(nn.Module):
-    """Multi-head attention among the cells of a set."""
+    """Multi-head attention among the cells of a set.
+
+    Parameters
+    ----------
+    shape
+        Widths and attention mode.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -168,7 +177,15 @@ class Attention(nn.Module):
         return x.view(sets, cells, -1, self.head_dim).transpose(1, 2)  # [B, heads, S, head_dim]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, S, H] -> [B, S, H]; cells outside `mask` [B, S] are seen by none."""
+        """Return attended cells, [B, S, H] -> [B, S, H]; no cell attends to cells outside `mask`.
+
+        Parameters
+        ----------
+        x
+            Cells, [B, S, H].
+        mask
+            Which rows are cells, bool [B, S]; None: all.
+        """
         value = self.v_proj(x)
         if self.mode.alone:  # softmax over one cell is 1
             return self.o_proj(value)
@@ -181,7 +198,7 @@ class Attention(nn.Module):
             if causal:
                 cells = x.shape[1]
                 before = torch.ones(cells, cells, dtype=torch.bool, device=x.device).tril()
-                # A row that sees nothing would be NaN; what stands in masked rows means nothing.
+                # A row that attends to nothing would be NaN. Values of masked rows are not used.
                 itself = torch.eye(cells, dtype=torch.bool, device=x.device)
                 seen, causal = (seen & before) | itself, False
         # attended: [B, heads, S, head_dim]
@@ -197,7 +214,7 @@ class Attention(nn.Module):
 def rotated(x: Tensor) -> Tensor:
     """Rotate [B, heads, S, head_dim] by position: pairs are (i, i + head_dim / 2), theta 1e4.
 
-    Su et al. 2021 (RoFormer), in the half-split form of Llama.
+    This is RoPE (Su et al. 2021, RoFormer) in the half-split form of Llama.
     """
     cells, width = x.shape[-2:]
     places = torch.arange(cells, device=x.device, dtype=torch.float32)
@@ -209,7 +226,7 @@ def rotated(x: Tensor) -> Tensor:
 
 
 class GatedMLP(nn.Module):
-    """Down(silu(Gate(x)) * Up(x))."""
+    """The gated MLP of a block: Down(silu(Gate(x)) * Up(x))."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -218,7 +235,7 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, S, H] -> [B, S, H]."""
+        """Apply the MLP to every cell, [B, S, H] -> [B, S, H]."""
         gate, up = self.gate_proj(x), self.up_proj(x)
         if x.device.type == "cpu":
             return self.down_proj(_Gate.apply(gate, up))  # type: ignore[no-untyped-call]
@@ -226,7 +243,7 @@ class GatedMLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One pre-norm block."""
+    """A pre-norm transformer block."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -236,13 +253,13 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.hidden_size)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, S, H] -> [B, S, H]."""
+        """Apply the block, [B, S, H] -> [B, S, H]; for `mask`, see `Attention`."""
         x = x + self.self_attn(self.input_layernorm(x), mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Backbone(nn.Module):
-    """Blocks and a final norm; matrices start as N(0, 0.02), norms as 1.
+    """Transformer blocks and a final norm; matrices are initialised from N(0, 0.02), norms as 1.
 
     Parameters
     ----------
@@ -252,7 +269,7 @@ class Backbone(nn.Module):
     Raises
     ------
     ModelError
-        Unknown attention mode: a mode is never guessed. An odd head_dim with positions.
+        The attention mode is unknown, or the mode has positions and head_dim is odd.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -264,7 +281,8 @@ class Backbone(nn.Module):
             )
         if ATTENTION[shape.attention].rotary and shape.head_dim % 2:
             raise ModelError(
-                f"attention {shape.attention!r} rotates pairs of features, head_dim is {shape.head_dim}",
+                f"attention {shape.attention!r} rotates pairs of features, but head_dim is "
+                f"{shape.head_dim}",
                 fix="use an even head_dim, or a mode without positions",
             )
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
@@ -274,7 +292,7 @@ class Backbone(nn.Module):
                 nn.init.normal_(module.weight, std=INITIAL_STD)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, S, H] -> [B, S, H], final norm included; cells outside `mask` [B, S] are seen by none."""
+        """Apply blocks and final norm, [B, S, H] -> [B, S, H]; for `mask`, see `Attention`."""
         for layer in self.layers:
             x = layer(x, mask)
         return self.norm(x)

@@ -1,4 +1,4 @@
-"""From a predicted embedding to the expression of genes: three decoders, one module each."""
+"""Three gene decoders, which convert a predicted embedding to the expression of genes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class DecoderShape:
     kind
         ``plain``, ``residual`` or ``nb``.
     latent
-        Columns of what it decodes; for ``nb`` with a batch encoder, batches included.
+        Number of input columns; for ``nb`` with a batch encoder, with the columns of the batches.
     genes
-        Columns of what it gives, G.
+        Number of output columns, G.
     hidden
         Widths of the hidden layers.
     dropout
-        After each of them.
+        Dropout rate after each hidden layer.
     """
 
     kind: str
@@ -40,7 +40,13 @@ def _hidden(inputs: int, outputs: int, dropout: float) -> list[nn.Module]:
 
 
 class PlainDecoder(nn.Module):
-    """Hidden layers (linear, layer norm, GELU, dropout), then a linear one and ReLU."""
+    """Hidden layers (linear, layer norm, GELU, dropout), then a linear layer and ReLU.
+
+    Parameters
+    ----------
+    shape
+        Widths and dropout rate.
+    """
 
     def __init__(self, shape: DecoderShape) -> None:
         super().__init__()
@@ -52,12 +58,18 @@ class PlainDecoder(nn.Module):
         self.decoder = nn.Sequential(*modules, nn.Linear(width, shape.genes), nn.ReLU())
 
     def forward(self, latent: Tensor) -> Tensor:
-        """[B, S, D] -> expression [B, S, G], non-negative."""
+        """Return non-negative expression [B, S, G] of embeddings [B, S, D]."""
         return self.decoder(latent)
 
 
 class ResidualDecoder(nn.Module):
-    """Blocks of one hidden layer; every second one (1, 3, …) adds the output of the one before."""
+    """Blocks of one hidden layer; every second block (1, 3, …) adds its input to its output.
+
+    Parameters
+    ----------
+    shape
+        Widths and dropout rate.
+    """
 
     def __init__(self, shape: DecoderShape) -> None:
         super().__init__()
@@ -69,7 +81,7 @@ class ResidualDecoder(nn.Module):
         self.final_layer = nn.Sequential(nn.Linear(widths[-1], shape.genes), nn.ReLU())
 
     def forward(self, latent: Tensor) -> Tensor:
-        """[B, S, D] -> expression [B, S, G], non-negative."""
+        """Return non-negative expression [B, S, G] of embeddings [B, S, D]."""
         x = latent
         for i, block in enumerate(self.blocks):
             x = block(x) + x if i % 2 else block(x)
@@ -80,7 +92,12 @@ class NbDecoder(nn.Module):
     """Mean and dispersion of a negative binomial, for counts.
 
     h = norm(encoder(z) + skip(z)); mu = exp(l_encoder(h)) softplus(px_scale(h));
-    theta = softplus(log_theta), one per gene.
+    theta = softplus(log_theta), a value per gene.
+
+    Parameters
+    ----------
+    shape
+        Widths and dropout rate.
     """
 
     def __init__(self, shape: DecoderShape) -> None:
@@ -98,12 +115,20 @@ class NbDecoder(nn.Module):
         self.log_theta = nn.Parameter(torch.zeros(shape.genes))
 
     def forward(self, latent: Tensor) -> Tensor:
-        """[B, S, D] -> mean counts [B, S, G]."""
+        """Return mean counts [B, S, G] of embeddings [B, S, D]."""
         hidden = self.post_norm(self.encoder(latent) + self.skip(latent))
         return self.l_encoder(hidden).exp() * functional.softplus(self.px_scale(hidden))
 
     def loss(self, mean: Tensor, counts: Tensor) -> Tensor:
-        """Mean negative log likelihood of integer counts [B, S, G] under means of the same shape."""
+        """Return the mean negative log likelihood of integer counts.
+
+        Parameters
+        ----------
+        mean
+            Mean counts, [B, S, G].
+        counts
+            Integer counts, [B, S, G].
+        """
         theta = functional.softplus(self.log_theta)
         logits = (mean + 1e-6).log() - (theta + 1e-6).log()
         distribution = torch.distributions.NegativeBinomial(theta, logits=logits)

@@ -1,10 +1,10 @@
-"""Set transformer in the layout of GPT-2, to load old checkpoints; nothing new is trained with it.
+"""Set transformer in the layout of GPT-2, to load old checkpoints; new models do not use it.
 
 Layer (layer norms with epsilon 1e-5, tanh GELU, biases everywhere, matrices stored [in, out]):
     a = x + c_proj(Attention(ln_1(x)))
     y = a + c_proj(gelu(c_fc(ln_2(a))))
-Attention is causal, as it was in effect in the code that trained these models, and there are no positions:
-their table is zero there.
+Attention is causal, as in the code that trained these models. Cells have no positions, because the
+position tables of these checkpoints are zero.
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ class Gpt2Shape:
 
 
 class Affine(nn.Module):
-    """y = x W + b, W [inputs, outputs]."""
+    """Affine map y = x W + b, with W [inputs, outputs].
+
+    Parameters
+    ----------
+    inputs, outputs
+        Widths.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -44,12 +50,18 @@ class Affine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] -> [..., outputs]."""
+        """Apply the map, [..., inputs] -> [..., outputs]."""
         return x @ self.weight + self.bias
 
 
 class CausalAttention(nn.Module):
-    """Multi-head attention to the cells before and to oneself."""
+    """Multi-head attention of a cell to itself and to cells before it.
+
+    Parameters
+    ----------
+    shape
+        Widths and number of heads.
+    """
 
     def __init__(self, shape: Gpt2Shape) -> None:
         super().__init__()
@@ -58,7 +70,7 @@ class CausalAttention(nn.Module):
         self.c_proj = Affine(shape.hidden_size, shape.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, S, H] -> [B, S, H]."""
+        """Return attended cells, [B, S, H] -> [B, S, H]."""
         sets, cells, width = x.shape
         query, key, value = (
             part.view(sets, cells, self.n_head, width // self.n_head).transpose(1, 2)
@@ -69,7 +81,7 @@ class CausalAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """c_proj(gelu(c_fc(x)))."""
+    """The MLP of a block: c_proj(gelu(c_fc(x)))."""
 
     def __init__(self, shape: Gpt2Shape) -> None:
         super().__init__()
@@ -77,12 +89,12 @@ class FeedForward(nn.Module):
         self.c_proj = Affine(4 * shape.hidden_size, shape.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, S, H] -> [B, S, H]."""
+        """Apply the MLP to every cell, [B, S, H] -> [B, S, H]."""
         return self.c_proj(functional.gelu(self.c_fc(x), approximate="tanh"))
 
 
 class Block(nn.Module):
-    """One pre-norm block."""
+    """A pre-norm transformer block."""
 
     def __init__(self, shape: Gpt2Shape) -> None:
         super().__init__()
@@ -92,13 +104,13 @@ class Block(nn.Module):
         self.mlp = FeedForward(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, S, H] -> [B, S, H]."""
+        """Apply the block, [B, S, H] -> [B, S, H]."""
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
 
 class Gpt2Backbone(nn.Module):
-    """Blocks and a final norm.
+    """Transformer blocks and a final norm.
 
     Parameters
     ----------
@@ -112,7 +124,15 @@ class Gpt2Backbone(nn.Module):
         self.ln_f = nn.LayerNorm(shape.hidden_size, eps=EPSILON)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, S, H] -> [B, S, H]; masked cells must come last, where no other cell sees them."""
+        """Apply all blocks and the final norm, [B, S, H] -> [B, S, H].
+
+        Parameters
+        ----------
+        x
+            Cells, [B, S, H].
+        mask
+            Not used. Masked cells must come last, so that no other cell attends to them.
+        """
         for block in self.h:
             x = block(x)
         return self.ln_f(x)

@@ -12,32 +12,32 @@ from torch.autograd.function import once_differentiable
 
 
 def energy(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    r"""Energy distance of two sets with uniform weights, one value per pair of sets.
+    r"""Return the energy distance of two sets with uniform weights, a value per pair of sets.
 
-    E = mean_ij |x_i - y_j| - 1/2 mean_ij |x_i - x_j| - 1/2 mean_ij |y_i - y_j|, over all pairs, the
-    diagonal included: half the classic (V-statistic) squared energy distance, without square or
+    E = mean_ij |x_i - y_j| - 1/2 mean_ij |x_i - x_j| - 1/2 mean_ij |y_i - y_j|, over all pairs with
+    the diagonal. This is half the classic (V-statistic) squared energy distance, without square or
     root, as in geomloss ``SamplesLoss("energy")``. Szekely & Rizzo 2013, J. Stat. Plan. Inference.
 
-    Distances come from Gram matrices. Sets are first moved by means (distances do not change),
-    because |x|^2 + |y|^2 - 2xy loses digits far from the origin; among the cells of one set, the
-    norms are the diagonal of the products, so that both have the same precision (TF32 then errs by
-    1e-4, not 1e-2). At distance zero the gradient is zero, and the diagonal is exactly zero instead
-    of geomloss's 1e-4. Computed in float32 (float64 for float64 input) outside autocast.
-    Differentiable once.
+    Distances come from Gram matrices. Sets are first centred, which does not change distances,
+    because |x|^2 + |y|^2 - 2xy loses digits far from the origin. Among the cells of a set, the
+    norms are the diagonal of the products, so that norms and products have the same precision. TF32
+    then errs by 1e-4, not 1e-2. At distance zero the gradient is zero, and the diagonal is exactly
+    zero instead of geomloss's 1e-4. The loss is computed in float32 (float64 for float64 input),
+    outside autocast. It is differentiable once.
 
     Parameters
     ----------
     pred
-        [B, S, D]
+        Predicted sets, [B, S, D].
     target
-        [B, S', D]; no gradient flows into its self-distances.
+        Real sets, [B, S', D]; no gradient flows into their self-distances.
     mask
         Which rows of both sets are cells, bool [B, S]; None: all.
 
     Returns
     -------
     torch.Tensor
-        [B]
+        Distance of each pair of sets, [B].
     """
     with torch.autocast(pred.device.type, enabled=False):
         value: Tensor = _Energy.apply(_wide(pred), _wide(target), mask)  # type: ignore[no-untyped-call]
@@ -45,9 +45,9 @@ def energy(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 class _Energy(torch.autograd.Function):
-    """Value and gradient in three products of sets.
+    """Value and gradient of the energy distance in three products of sets.
 
-    Autograd would take six products and copy the sets ten times.
+    Autograd would need six products and would copy the sets ten times.
     """
 
     @staticmethod
@@ -68,10 +68,10 @@ class _Energy(torch.autograd.Function):
             weight, other = (x.new_full(t.shape[:2], 1 / t.shape[1]) for t in (x, y))
         else:
             weight = other = mask.to(x.dtype) / mask.sum(dim=1, keepdim=True)
-            # A value in a row that is no cell would move the centre, and with it the rounding.
+            # A value in a row that is not a cell would move the centre, and so change the rounding.
             x, y = (t.masked_fill(~mask[:, :, None], 0.0) for t in (x, y))
         centre = _centre(y, other)
-        # x above y: one product serves two.
+        # x and y are stacked, so that one product gives cross products and those of y.
         both = x.new_empty(sets, cells + y.shape[1], x.shape[2])
         torch.sub(x, centre, out=both[:, :cells])
         torch.sub(y, centre, out=both[:, cells:])
@@ -79,9 +79,9 @@ class _Energy(torch.autograd.Function):
         norms = torch.linalg.vector_norm(both, dim=-1).square_()
         cross, pull = _distances(products[:, :cells], norms[:, :cells], norms[:, cells:])
         within, push = _self_distances(x - _centre(x, weight))
-        own = products[:, cells:]
-        diagonal = own.diagonal(dim1=1, dim2=2)
-        rest, _ = _distances(own, diagonal, diagonal, True)
+        of_y = products[:, cells:]
+        diagonal = of_y.diagonal(dim1=1, dim2=2)
+        rest, _ = _distances(of_y, diagonal, diagonal, True)
         pull = pull * weight[:, :, None] * other[:, None, :]
         push = push * weight[:, :, None] * weight[:, None, :]
         ctx.save_for_backward(both, pull, push)
@@ -97,7 +97,8 @@ class _Energy(torch.autograd.Function):
         cells = pull.shape[1]
         to_x = to_y = None
         if ctx.needs_input_grad[0]:
-            # sum_j pull_ij (x_i - y_j) - sum_j push_ij (x_i - x_j), the x_i on the diagonal.
+            # sum_j pull_ij (x_i - y_j) - sum_j push_ij (x_i - x_j), with the weights of x_i on the
+            # diagonal.
             weights = torch.cat([push, -pull], dim=2)
             weights.diagonal(dim1=1, dim2=2).add_(pull.sum(2) - push.sum(2))
             to_x = (weights * slope[:, None, None]) @ both
@@ -109,10 +110,10 @@ class _Energy(torch.autograd.Function):
 
 @contextlib.contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """Keep products on a CPU in float32 where the network's may be rounded to bfloat16.
+    """Keep products on a CPU in float32, even if products of the network are rounded to bfloat16.
 
-    A distance is a difference of products: with factors of 3 digits, near cells get distances from
-    noise. On a GPU, TF32 is allowed for (see `energy`).
+    A distance is a difference of products. With factors of 3 digits, the distances of near cells
+    would be noise. On a GPU, TF32 stays on, see `energy`.
     """
     before = torch.get_float32_matmul_precision()
     if device.type != "cpu" or before == "highest":
@@ -126,12 +127,12 @@ def _exact(device: torch.device) -> Iterator[None]:
 
 
 def _centre(x: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean [B, 1, D] of the rows of [B, S, D]."""
+    """Return the weighted mean [B, 1, D] of the rows of [B, S, D]."""
     return weight[:, None, :] @ x
 
 
 def _self_distances(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the same among the rows of [B, S, D], with the norms that their products give."""
+    """Return `_distances` among the rows of [B, S, D], with norms from their products."""
     products = x @ x.mT
     norms = products.diagonal(dim1=1, dim2=2)
     return _distances(products, norms, norms, True)
@@ -140,11 +141,11 @@ def _self_distances(x: Tensor) -> tuple[Tensor, Tensor]:
 def _distances(
     products: Tensor, norms_x: Tensor, norms_y: Tensor, same: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return distances [B, S, S'] and one over them, both zero where there is no distance."""
+    """Return distances [B, S, S'] and their inverses, both zero for pairs without a distance."""
     norms = norms_x[:, :, None] + norms_y[:, None, :]
     squared = norms - 2 * products
-    # Below the rounding of the sum of norms there is no distance, only noise: its root would get
-    # gradients of arbitrary direction.
+    # A distance below the rounding of the sum of norms is noise. Its root would have gradients of
+    # arbitrary direction.
     near = squared <= torch.finfo(squared.dtype).eps * norms
     if same:
         near |= torch.eye(squared.shape[1], dtype=torch.bool, device=squared.device)
@@ -153,31 +154,31 @@ def _distances(
 
 
 def _mean(distances: Tensor, weight_x: Tensor, weight_y: Tensor) -> Tensor:
-    """Weighted mean [B] over pairs."""
+    """Return the weighted mean [B] over pairs."""
     return torch.einsum("bij,bi,bj->b", distances, weight_x, weight_y)
 
 
 def sinkhorn(pred: Tensor, target: Tensor, blur: float = 0.05) -> Tensor:
-    r"""Debiased Sinkhorn divergence of two sets with uniform weights, one value per pair of sets.
+    r"""Return the debiased Sinkhorn divergence of two sets with uniform weights, a value per pair.
 
-    S = OT(x, y) - 1/2 OT(x, x) - 1/2 OT(y, y), OT the entropic transport cost for |x - y|^2 / 2 at
-    temperature blur^2, by annealing from the diameter of all points of the batch (so that the value of
-    a set depends slightly on its batch). Feydy et al. 2019, AISTATS; computed by geomloss
-    ``SamplesLoss("sinkhorn", p=2, blur=0.05, scaling=0.5)``. Computed in float32 outside autocast.
+    S = OT(x, y) - 1/2 OT(x, x) - 1/2 OT(y, y), with OT the entropic transport cost for |x - y|^2 /
+    2 at temperature blur^2. See Feydy et al. 2019, AISTATS. It anneals from the diameter of all
+    points of the batch, so that the value of a set depends slightly on its batch. geomloss computes
+    it, as ``SamplesLoss("sinkhorn", p=2, blur=0.05, scaling=0.5)``, in float32 outside autocast.
 
     Parameters
     ----------
     pred, target
-        [B, S, D]
+        Predicted and real sets, [B, S, D].
     blur
-        Length below which points are not told apart.
+        Length below which points are not distinguished.
 
     Returns
     -------
     torch.Tensor
-        [B]
+        Divergence of each pair of sets, [B].
     """
-    from geomloss import SamplesLoss  # seconds to import; one loss of several needs it
+    from geomloss import SamplesLoss  # takes seconds to import, and other losses do not need it
 
     # geomloss leaves gradients switched on.
     grad = torch.set_grad_enabled(torch.is_grad_enabled())
@@ -187,14 +188,29 @@ def sinkhorn(pred: Tensor, target: Tensor, blur: float = 0.05) -> Tensor:
 
 
 def combined(pred: Tensor, target: Tensor, sinkhorn_weight: float = 0.01) -> Tensor:
-    """Energy + sinkhorn_weight * Sinkhorn, one value [B] per pair of sets (State's loss ``se``)."""
+    """Return energy + sinkhorn_weight * Sinkhorn, a value [B] per pair of sets (State's ``se``).
+
+    Parameters
+    ----------
+    pred, target
+        Predicted and real sets, [B, S, D].
+    sinkhorn_weight
+        Weight of the Sinkhorn divergence.
+    """
     return energy(pred, target) + sinkhorn_weight * sinkhorn(pred, target)
 
 
 def mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared difference of cell i and cell i, over cells and features, one value [B] per set.
+    """Return the mean squared difference of cells with the same index, a value [B] per set.
 
-    Cells of a set have no order that means anything: this compares an arbitrary pairing.
+    The order of the cells of a set has no meaning, so this loss compares arbitrary pairs.
+
+    Parameters
+    ----------
+    pred, target
+        Predicted and real sets, [B, S, D].
+    mask
+        Which rows are cells, bool [B, S]; None: all.
     """
     per_cell = (_wide(pred) - _wide(target)).square().mean(-1)  # [B, S]
     if mask is None:
@@ -203,7 +219,15 @@ def mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def to_control(pred: Tensor, control: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean absolute difference of predicted and basal cells, one value [B] per set (a regulariser)."""
+    """Return the mean absolute difference of predicted and basal cells, [B] (a regulariser).
+
+    Parameters
+    ----------
+    pred, control
+        Predicted and basal cells, [B, S, D].
+    mask
+        Which rows are cells, bool [B, S]; None: all.
+    """
     per_cell = (_wide(pred) - _wide(control)).abs().mean(-1)  # [B, S]
     return per_cell.mean(-1) if mask is None else (per_cell * mask).sum(-1) / mask.sum(-1)
 
@@ -216,26 +240,26 @@ LOSSES: dict[str, Loss] = {"energy": energy, "sinkhorn": sinkhorn, "se": combine
 def chunked(
     loss: Loss, pred: Tensor, target: Tensor, n_chunks: int, order: Tensor | None = None
 ) -> Tensor:
-    """Mean of a loss over `n_chunks` stretches of the features, one value [B] per set.
+    """Return the mean of a loss over `n_chunks` chunks of the features, a value [B] per set.
 
-    A distance in many dimensions sees all features at once; in chunks, each stretch has its say.
+    A distance in many dimensions mixes all features. In chunks, each chunk has the same weight.
 
     Parameters
     ----------
     loss
-        One of `LOSSES`.
+        A loss of `LOSSES`.
     pred, target
-        [B, S, D]
+        Predicted and real sets, [B, S, D].
     n_chunks
-        Number of stretches; widths differ by at most one.
+        Number of chunks; widths differ by at most 1.
     order
-        Permutation of the features, int64 [D]; None: as they stand.
+        Permutation of the features, int64 [D]; None: the given order.
     """
     if order is not None:
         pred, target = pred[..., order], target[..., order]
     n_chunks = min(n_chunks, pred.shape[-1])
     parts = zip(pred.tensor_split(n_chunks, -1), target.tensor_split(n_chunks, -1), strict=True)
-    return torch.stack([loss(one, other) for one, other in parts]).mean(0)
+    return torch.stack([loss(part, real) for part, real in parts]).mean(0)
 
 
 def _wide(x: Tensor) -> Tensor:

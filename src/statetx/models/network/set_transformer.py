@@ -1,12 +1,13 @@
-"""PertSets, the State-Transition model: cells of a set attend to each other and become perturbed.
+"""PertSets, a set transformer that predicts perturbed cells from control cells (State Transition).
 
     p = pert_encoder(perturbation)            [B, H]     once per set
     c = basal_encoder(control)                [B, S, H]
     h = transformer_backbone(p + c)           [B, S, H]
     cells = relu(project_out(h + c))          [B, S, D]  (without residual: project_out(h))
 
-ReLU keeps predicted log1p expression non-negative. Options: a batch embedding, tokens that attend with
-the cells, a residual in the space of the input, a gene decoder. Names are those of State's checkpoints.
+The cells of a set attend to each other. ReLU keeps predicted log1p expression non-negative. Options
+are a batch embedding, tokens that attend with the cells, a residual in the space of the input and a
+gene decoder. Parameters have the names of State's checkpoints.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from statetx.models.network.gpt2 import Gpt2Backbone
 
 
 class Prediction(NamedTuple):
-    """What a forward pass gives.
+    """The result of a forward pass.
 
     Attributes
     ----------
     cells
-        [B, S, D_out]
+        Predicted cells, [B, S, D_out].
     genes
-        [B, S, G] from a gene decoder, or None.
+        Expression from a gene decoder, [B, S, G], or None.
     confidence
-        [B] from a confidence token (what the loss of the set will be, times 10), or None.
+        Expected loss of the set times 10, from a confidence token, [B], or None.
     batch_logits
-        [B, batches] from a batch token, or None.
+        Logits of the batch, from a batch token, [B, batches], or None.
     """
 
     cells: Tensor
@@ -53,6 +54,11 @@ class PertSets(nn.Module):
     ----------
     architecture
         Shapes and switches.
+
+    Raises
+    ------
+    ModelError
+        The architecture has a batch encoder or token, but no number of batches.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -93,28 +99,33 @@ class PertSets(nn.Module):
     def encode_perturbation(self, perturbation: Tensor) -> Tensor:
         """Encode ids [B], vectors [B, P] or per-cell vectors [B, S, P] to [B, H] or [B, S, H].
 
-        An id stands for its one-hot vector: the first layer then is a gather of one of its columns,
-        which spares 4 P bytes per cell. Dropout acts once per set.
+        An id means its one-hot vector. The first layer then only gathers a column of its weights,
+        which saves 4 P bytes per cell. Dropout acts once per set.
+
+        Parameters
+        ----------
+        perturbation
+            Integer ids [B], or floating point vectors [B, P] or [B, S, P].
 
         Raises
         ------
         ModelError
-            An id outside the vocabulary, or vectors of another width.
+            An id is outside the vocabulary, or vectors have the wrong width.
         """
         size = self.architecture.pert_dim
         if perturbation.is_floating_point():
             if perturbation.shape[-1] != size:
                 raise ModelError(
                     f"perturbation vectors have {perturbation.shape[-1]} columns, "
-                    f"the model takes {size}"
+                    f"but the model takes {size}"
                 )
             return self.pert_encoder(perturbation)
         if perturbation.ndim != 1:
             raise ModelError(
                 f"perturbation ids have shape {tuple(perturbation.shape)}",
-                fix="give one id per set, [B]; one-hot or feature vectors must be floating point",
+                fix="give an id per set, [B], or give vectors as floating point numbers",
             )
-        # On a GPU this check would wait for the device at every step; gathering there checks itself.
+        # On a GPU this check would wait for the device at every step. The gather checks ids there.
         outside = (perturbation < 0) | (perturbation >= size)
         if perturbation.device.type == "cpu" and bool(outside.any()):
             raise ModelError(
@@ -144,19 +155,20 @@ class PertSets(nn.Module):
             Batch of every cell, for models with a batch encoder: ids [B] or [B, S], or one-hot
             [B, S, batches].
         mask
-            Which rows are cells, bool [B, S]; the others are seen by none, and what is predicted for
-            them means nothing. None: all.
+            Which rows are cells, bool [B, S]; None: all. No cell attends to other rows, and the
+            predictions for these rows have no meaning.
 
         Raises
         ------
         ModelError
-            Wrong shapes, unknown id, a batch for a model without batch encoder, or none for one with.
+            A shape is wrong, an id is unknown, or `batch` is given without a batch encoder or
+            missing for a batch encoder.
         """
         a = self.architecture
         if control.ndim != 3 or control.shape[-1] != a.input_dim:
             raise ModelError(
                 f"basal cells have shape {tuple(control.shape)}, "
-                f"the model takes [sets, cells, {a.input_dim}]"
+                f"but the model takes [sets, cells, {a.input_dim}]"
             )
         n_sets, n_cells, _ = control.shape
         if a.dropout_per_cell and self.training and perturbation.ndim < 3:
@@ -168,14 +180,15 @@ class PertSets(nn.Module):
             perturbation = perturbation[:, None].expand(-1, n_cells, -1)
         encoded = self.encode_perturbation(perturbation)
         if encoded.shape[0] != n_sets:
-            raise ModelError(f"{encoded.shape[0]} perturbations for {n_sets} sets")
+            raise ModelError(f"{encoded.shape[0]} perturbations are given for {n_sets} sets")
         if encoded.ndim == 2:
             encoded = encoded[:, None, :]  # [B, 1, H]
         basal = self.basal_encoder(control)  # [B, S, H]
         combined = encoded + basal
         ids = self._batches(batch, n_sets, n_cells)
         if ids is not None:
-            # Embeddings and tokens are float32 under autocast too, and would make all behind them so.
+            # Embeddings and tokens are float32 under autocast too: without the cast, all later
+            # layers would be float32.
             combined = combined + self.batch_encoder(ids).to(combined.dtype)
         hidden, confidence, batch_logits = self._attend(combined, mask)
         if a.predict_residual and not a.down_then_up:
@@ -223,21 +236,27 @@ class PertSets(nn.Module):
         ids = ids[:, None].expand(n_sets, n_cells) if ids.ndim == 1 else ids
         if ids.shape != (n_sets, n_cells):
             raise ModelError(
-                f"batches have shape {tuple(batch.shape)}, there are {n_sets} sets of {n_cells} cells"
+                f"batches have shape {tuple(batch.shape)}, but there are {n_sets} sets of "
+                f"{n_cells} cells"
             )
         if ids.device.type == "cpu" and bool(((ids < 0) | (ids >= (a.batch_dim or 0))).any()):
             raise ModelError(f"a batch id is outside 0 … {(a.batch_dim or 0) - 1}")
         return ids
 
     def decode(self, cells: Tensor, batch: Tensor | None = None) -> Tensor | None:
-        """Return the expression [B, S, G] that the gene decoder sees in cells, or None without one.
+        """Return the expression [B, S, G] that the gene decoder predicts; None without a decoder.
 
         Parameters
         ----------
         cells
-            [B, S, D_out]
+            Predicted cells, [B, S, D_out].
         batch
-            Ids [B, S], for a decoder that takes the batch too.
+            Ids of the batches, [B, S], for a decoder that takes the batch too.
+
+        Raises
+        ------
+        ModelError
+            The decoder takes the batch, but `batch` is not given.
         """
         shape = self.architecture.decoder
         if shape is None:
@@ -250,7 +269,7 @@ class PertSets(nn.Module):
         return self.gene_decoder(cells)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The weights as float32 numpy arrays, copied to the host."""
+        """Return the weights as float32 numpy arrays, copied to the host."""
         return {
             name: np.array(value.detach().float().cpu().numpy())
             for name, value in self.state_dict().items()

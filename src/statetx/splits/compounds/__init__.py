@@ -1,0 +1,1 @@
+"""Facts about compounds for splits: tables, structures, strengths of effect."""

@@ -1,4 +1,4 @@
-"""What tables and obs columns say of drugs and lines: groups, strata, structures."""
+"""Groups, strata and structures of drugs and lines, read from tables and obs columns."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def facts_of(
     controls: Sequence[str] = (),
     setting: str = AUTO,
 ) -> dict[str, Any]:
-    """Return what a split's settings ask to know, as JSON values for `known_from`.
+    """Return the facts that a split's settings ask for, as JSON values for `known_from`.
 
     Parameters
     ----------
     settings
-        Of a split; paths of its tables are taken as they stand there.
+        Settings of a split. Paths of its tables are used as written.
     files, pert_col, cell_type_key, controls
         Source files of the data set, their columns and control labels, for strata by an obs column.
     setting
-        How its labels are read, as its `labels`.
+        How labels are read, as in `labels` of the data set.
 
     Raises
     ------
     ConfigError
-        A table or column is missing, a name stands there twice, or its rows disagree.
+        A table or column is missing, a drug is listed twice, or rows of a line disagree.
     """
     drugs = settings.drug_table
     table = None if drugs is None else named_rows(drugs.path, drugs.name, "drug_table", unique=True)
@@ -93,9 +93,10 @@ def _strata(
 
 
 def known_from(facts: dict[str, Any], grid: Grid, log: Findings) -> Known:
-    """Return what `facts_of` found, by the names in the data.
+    """Return the facts of `facts_of`, by the names in the data.
 
-    A name that is not in a table is looked up in other spellings: labels often have blanks around them.
+    A name that is not in a table is looked up in other spellings: labels often have blanks around
+    them.
 
     Parameters
     ----------
@@ -104,20 +105,20 @@ def known_from(facts: dict[str, Any], grid: Grid, log: Findings) -> Known:
     grid
         The conditions.
     log
-        Hears of such names.
+        Gets the names that were found in another spelling.
 
     Raises
     ------
     SplitError
-        The drug table lacks drugs of the data, or a stratum is not known for a drug or line.
+        The drug table does not contain a drug of the data, or a drug or line has no stratum.
     """
     names = {"drugs": sorted({*grid.names("drug"), *grid.compounds}), "lines": grid.names("line")}
     if "listed" in facts:
         listed = dict.fromkeys(facts["listed"], "")
         _by_name(listed, names["drugs"], grid, log, "drug_table", "drugs")
     strata = {
-        unit: _by_name(found, names[unit], grid, log, f"stratify.{unit}", unit)
-        for unit, found in facts.get("strata", {}).items()
+        unit: _by_name(table, names[unit], grid, log, f"stratify.{unit}", unit)
+        for unit, table in facts.get("strata", {}).items()
     }
     groups, structures = (
         _by_name(facts.get(key, {}), names["drugs"], grid, None) for key in ("groups", "structures")
@@ -133,32 +134,44 @@ def _by_name(
     key: str = "",
     what: str = "",
 ) -> dict[str, str]:
-    """Return the entries of a table by the names in the data; with a log, all must be there."""
+    """Return the entries of a table by the names in the data; a log makes all names required."""
     spelt = grid.spellings(table)
-    found = {name: table[name] for name in names if name in table}
-    other = {name: spelt.find(name) for name in names if name not in found}
+    exact = {name: table[name] for name in names if name in table}
+    other = {name: spelt.find(name) for name in names if name not in exact}
     stripped = {name: table[same] for name, same in other.items() if same is not None}
-    missing = [name for name in names if name not in found and name not in stripped]
+    missing = [name for name in names if name not in exact and name not in stripped]
     if log is not None and stripped:
-        log.found("names-stripped", f"{shown(stripped)} stand there in another spelling", key)
+        log.found("names-stripped", f"{shown(stripped)} are listed in another spelling", key)
     if log is not None and missing:
         dosed = WITH_DOSES.parse(missing[0]).drug != missing[0]
         doses = " If labels end in doses, set `labels: drug_dose` of the data set" if dosed else ""
         raise SplitError(
-            f"{len(missing)} of {len(names)} {what} of the data are not there: {shown(missing)}",
+            f"{len(missing)} of {len(names)} {what} of the data are not listed: {shown(missing)}",
             where=key,
-            fix=f"add them, as they stand in the data; {did_you_mean(missing[0], list(table))}{doses}",
+            fix=f"add them as written in the data; {did_you_mean(missing[0], list(table))}{doses}",
         )
-    return found | stripped
+    return exact | stripped
 
 
 def named_rows(path: str, name: str, key: str, *, unique: bool) -> pd.DataFrame:
     """Read a table of drugs or lines; the index holds the names.
 
+    Parameters
+    ----------
+    path
+        The table.
+    name
+        Column with the names.
+    key
+        Setting of the table, for messages.
+    unique
+        Whether repeated names are refused.
+
     Raises
     ------
     ConfigError
-        No such file or column, empty names, or, where names must be unique, repeated ones.
+        The file or column does not exist, a name is empty, or names that must be unique are
+        repeated.
     """
     wanted = Wanted("the table", ConfigError, f"correct {key}.path")
     table = read_table(path, wanted)
@@ -172,15 +185,15 @@ def named_rows(path: str, name: str, key: str, *, unique: bool) -> pd.DataFrame:
     again = sorted(set(table.index[table.index.duplicated()]))
     if unique and again:
         raise ConfigError(
-            f"{len(again)} names stand there more than once, such as {again[0]!r}",
+            f"{len(again)} names are listed more than once, such as {again[0]!r}",
             where=f"{path}: {name}",
-            fix="keep one row for each",
+            fix="keep one row for each name",
         )
     return table
 
 
 def _column(table: pd.DataFrame, name: str, path: str) -> dict[str, str]:
-    """Return the values of a column that are there, as text, by name of the row."""
+    """Return the values of a column that are not empty, as text, by name of the row."""
     if name not in table.columns:
         raise ConfigError(
             f"the table has no column {name!r}",
@@ -192,7 +205,7 @@ def _column(table: pd.DataFrame, name: str, path: str) -> dict[str, str]:
 
 
 def _agreed(table: pd.DataFrame, name: str, path: str) -> dict[str, str]:
-    """Return a column by name, where rows of one name agree."""
+    """Return a column by name; rows with the same name must agree."""
     _column(table, name, path)
     pairs = table[name].dropna().astype(str).groupby(level=0).unique()
     for line, values in pairs.items():
@@ -219,18 +232,19 @@ def obs_column(
     files
         Source h5ads.
     key, name
-        Column of the perturbations or lines, and the one whose values are wanted.
+        Column of the perturbations or lines, and the column to read.
     controls
-        Control labels: drugs are meant, and what their cells say does not count; None: lines are.
+        Control labels; their cells are skipped and `key` holds perturbations. None: `key` holds
+        lines.
     setting
-        How labels are read, as `labels` of the data set.
+        How labels are read, as in `labels` of the data set.
 
     Raises
     ------
     ConfigError
-        A drug or line has cells with several values, or without one.
+        There are no files, or a drug or line has cells with several values or without a value.
     DataError
-        A file has no such column.
+        A file does not contain a column.
     """
     if not files:
         raise ConfigError(
@@ -238,30 +252,32 @@ def obs_column(
             where="stratify",
             fix="name a drug_table or line_table with this column",
         )
-    found: dict[str, str] = {}
+    value_of: dict[str, str] = {}
     reading = None
     if controls is not None:
         reading = read_as(setting, _labels_of(files, key), controls)
     for path in map(Path, files):
         with opened(path) as file:
             units = column(file, path, key)
-            said = labels_or_none(file, path, name, "stratify")
-        codes, values = pd.factorize(said)
+            wanted = labels_or_none(file, path, name, "stratify")
+        codes, values = pd.factorize(wanted)
         pairs = np.unique(units.codes.astype(np.int64) * (len(values) + 1) + codes + 1)
         for unit, value in zip(*np.divmod(pairs, len(values) + 1), strict=True):
             label = units.names[unit]
             if controls is not None and label in controls:
                 continue
             label = label if reading is None else reading.parse(label).drug
-            says = str(values[value - 1]) if value else ""
-            if not says.strip() or found.setdefault(label, says) != says:
-                other = f"{found[label]!r} and {says!r}" if says.strip() else "some have no value"
+            text = str(values[value - 1]) if value else ""
+            if not text.strip() or value_of.setdefault(label, text) != text:
+                other = (
+                    f"{value_of[label]!r} and {text!r}" if text.strip() else "some have no value"
+                )
                 raise ConfigError(
                     f"cells of {label!r} disagree: {other}",
                     where=f"{path}: obs[{name!r}]",
                     fix="choose a column that is the same in all cells of a drug or line",
                 )
-    return found
+    return value_of
 
 
 def _labels_of(files: Sequence[str | Path], key: str) -> set[str]:

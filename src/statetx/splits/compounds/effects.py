@@ -1,4 +1,4 @@
-"""How strongly drugs act, measured in given lines: strata for splits, never of test cells."""
+"""Strata of drugs by the strength of their effect in given lines, for splits."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 from statetx.data.store.store import LineStore, Store
 
 CELLS = 256
-"""Cells read of a condition: the noise of the squared effect then is below 1 % of one SD per gene."""
+"""Most cells read of a condition: the squared effect then has noise below 1 % of an SD per gene."""
 NAMES = ("weak", "middle", "strong")
 
 
 def effect_strata(store: Store, lines: Collection[str]) -> dict[str, str]:
     """Sort drugs into thirds by the strength of their effect in some lines.
 
-    The strength of a condition is |mean(perturbed) - mean(control)|^2 over genes, log1p expression,
-    less its expectation without an effect (the variances of both means): an unbiased estimate of the
-    squared effect. A drug has the mean over its doses and lines.
+    The strength of a condition is an unbiased estimate of the squared effect on log1p expression.
+    It is |mean(perturbed) - mean(control)|^2 over genes, minus its expectation without an effect
+    (the variances of both means). The strength of a drug is the mean over its doses and lines.
 
     Parameters
     ----------
     store
         The packed data.
     lines
-        Where effects are measured. A drug without cells there is ``unknown``.
+        Lines in which effects are measured. A drug without cells in these lines is ``unknown``.
 
     Returns
     -------
@@ -42,11 +42,11 @@ def effect_strata(store: Store, lines: Collection[str]) -> dict[str, str]:
         for label, drug in table.drop_duplicates("perturbation")[
             ["perturbation", "drug"]
         ].itertuples(index=False):
-            found = _moments(line, label)
-            # The spread of one cell is not known: that of control cells stands in for it.
-            own = found.spread if found.n > 1 else noise
-            error = own / found.n + control.spread / control.n
-            strength = float(((found.mean - control.mean) ** 2 - error).sum())
+            treated = _moments(line, label)
+            # A single cell has no variance: the variance of the control cells is used instead.
+            spread = treated.spread if treated.n > 1 else noise
+            error = spread / treated.n + control.spread / control.n
+            strength = float(((treated.mean - control.mean) ** 2 - error).sum())
             sums.setdefault(drug, []).append(strength)
     ranked = sorted(sums, key=lambda drug: (float(np.mean(sums[drug])), drug))
     thirds = np.array_split(np.array(ranked, dtype=object), 3)
@@ -62,9 +62,11 @@ class _Moments(NamedTuple):
 
 
 def _moments(line: LineStore, label: str) -> _Moments:
-    """Return mean and variance of each gene over cells, float64 [G], and how many cells were read."""
+    """Return mean and variance of each gene over cells, float64 [G], and the number of cells."""
     rows = line.rows(label)
-    rows = rows[:: -(-len(rows) // CELLS)]  # evenly over batches; random inside each
+    rows = rows[
+        :: -(-len(rows) // CELLS)
+    ]  # evenly over batches; rows in a batch are in random order
     cells = line.expression(rows).astype(np.float64)
     spread = cells.var(axis=0, ddof=1) if len(rows) > 1 else np.zeros(cells.shape[1])
     return _Moments(cells.mean(axis=0), spread, len(rows))

@@ -1,7 +1,7 @@
-"""Chemical structures as keys: the same compound under two names, compounds of one scaffold.
+"""Keys of chemical structures, to find compounds with two names and compounds with one scaffold.
 
-RDKit is optional (extra ``chemistry``). Without it, structures are compared by their SMILES as
-written, which finds fewer doubles; scaffolds need it.
+RDKit is optional (extra ``chemistry``). Without RDKit, structures are compared by their SMILES as
+written, which finds fewer duplicates. Scaffolds need RDKit.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from statetx.core.errors import ConfigError
 
 
 def available() -> bool:
-    """Whether RDKit is installed."""
+    """Return whether RDKit is installed."""
     return importlib.util.find_spec("rdkit") is not None
 
 
 def structure_key(smiles: str, name: str) -> str:
-    """Return a key that is equal for one compound in different salts and spellings.
+    """Return a key that is equal for different salts and spellings of a compound.
 
-    The first block of the InChIKey of the largest fragment: connectivity without stereochemistry,
-    protons or counter-ions. Without RDKit, the SMILES itself.
+    The key is the first block of the InChIKey of the largest fragment. It encodes connectivity
+    without stereochemistry, protons or counter-ions. Without RDKit, the key is the SMILES itself.
 
     Parameters
     ----------
     smiles
-        The structure.
+        The structure as SMILES.
     name
-        Whose it is, for the message.
+        Name of the drug, for the message.
 
     Raises
     ------
@@ -45,9 +45,17 @@ def structure_key(smiles: str, name: str) -> str:
 
 
 def scaffold(smiles: str, name: str) -> str:
-    """Return the Bemis-Murcko scaffold as SMILES; a compound without rings is its own scaffold.
+    """Return the Bemis-Murcko scaffold as SMILES.
 
-    Bemis & Murcko 1996, J. Med. Chem.; RDKit's implementation, of the largest fragment.
+    A compound without rings gets a key of its structure instead. RDKit
+    computes the scaffold of the largest fragment (Bemis & Murcko 1996, J. Med. Chem.).
+
+    Parameters
+    ----------
+    smiles
+        The structure as SMILES.
+    name
+        Name of the drug, for the message.
 
     Raises
     ------
@@ -58,12 +66,12 @@ def scaffold(smiles: str, name: str) -> str:
         raise ConfigError(
             "scaffolds need RDKit, which is not installed",
             where="splits.*.generator: scaffold_out",
-            fix="pip install 'statetx[chemistry]', or moa_out with a column of scaffolds",
+            fix="run pip install 'statetx[chemistry]', or use moa_out with a column of scaffolds",
         )
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
-    found = str(MurckoScaffold.MurckoScaffoldSmiles(mol=_largest_fragment(smiles, name)))
-    return found or f"no rings: {structure_key(smiles, name)}"
+    murcko = str(MurckoScaffold.MurckoScaffoldSmiles(mol=_largest_fragment(smiles, name)))
+    return murcko or f"no rings: {structure_key(smiles, name)}"
 
 
 @functools.cache
@@ -71,7 +79,7 @@ def _largest_fragment(smiles: str, name: str) -> Any:
     from rdkit import Chem, rdBase
     from rdkit.Chem.MolStandardize import rdMolStandardize
 
-    with rdBase.BlockLogs():  # our own message says it
+    with rdBase.BlockLogs():  # the error below replaces RDKit's message
         molecule = Chem.MolFromSmiles(smiles)
         if molecule is None:
             raise ConfigError(
@@ -81,5 +89,5 @@ def _largest_fragment(smiles: str, name: str) -> Any:
             )
         fragments = Chem.GetMolFrags(molecule, asMols=True)
         largest = max(fragments, key=lambda fragment: fragment.GetNumHeavyAtoms())
-        # A salt such as omeprazole sodium has another connectivity as long as it is charged.
+        # A charged salt, such as omeprazole sodium, would have a different connectivity.
         return rdMolStandardize.Uncharger().uncharge(largest)

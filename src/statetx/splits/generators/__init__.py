@@ -1,0 +1,1 @@
+"""Generators, which make splits from settings."""

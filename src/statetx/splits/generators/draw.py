@@ -1,4 +1,4 @@
-"""Draw names at random, in proportion to strata, so that a seed means the same draw everywhere."""
+"""Random draws of names, in proportion to strata; a seed always gives the same draw."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ GOLDEN = (5**0.5 - 1) / 2
 def ordered(
     names: Collection[str], seed: int, stream: str, strata: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Return names in random order; any stretch of it holds the strata in proportion.
+    """Return names in random order, such that any stretch holds the strata in proportion.
 
-    Systematic sampling: the members of a stratum of n, in random order, are spread evenly over
-    [0, 1), with a random start below 1/n, and all are sorted by that place. A stretch that holds the
-    share f of all names then holds f n members of the stratum, to within one or two. The starts of
-    different strata are spread evenly too (multiples of the golden ratio from a random number): drawn
-    one by one, those of thirty strata of one name crowd, and push the others aside.
+    The method is systematic sampling. The n members of a stratum are shuffled and spread evenly
+    over [0, 1), with a random start below 1/n. All names are then sorted by position. A stretch
+    with a share f of all names holds f n members of the stratum, to within one or two.
+
+    The starts of the strata are multiples of the golden ratio, added to a random number, and are
+    spread evenly too. Independent random starts would cluster: thirty strata with a single name
+    each would displace the other strata.
 
     Parameters
     ----------
     names
-        What is drawn from.
+        Names to draw from.
     seed
         Seed of the draw.
     stream
-        What the draw is about: drugs and lines have streams of their own, so that a new drug does
-        not redraw the lines.
+        Name of the random stream. Drugs and lines have separate streams, so that a new drug does
+        not change which lines are drawn.
     strata
-        Stratum by name; None: one for all.
+        Stratum of each name; None: a single stratum.
     """
-    found = sorted(names)
+    available = sorted(names)
     generator = np.random.default_rng([seed, *stream.encode()])
-    shuffled = [found[i] for i in generator.permutation(len(found))]
+    shuffled = [available[i] for i in generator.permutation(len(available))]
     if strata is None:
         return shuffled
     members: dict[str, list[str]] = {}
     for name in shuffled:
         members.setdefault(strata[name], []).append(name)
     first = generator.random()
-    blocks = sorted(members.values(), key=len)  # strata of one size are in random order
+    blocks = sorted(members.values(), key=len)  # strata of equal size stay in random order
     places = {
         name: (i + (first + number * GOLDEN) % 1.0) / len(block)
         for number, block in enumerate(blocks)
@@ -54,18 +56,27 @@ def ordered(
 
 
 def count(share: float, n: int, what: str, key: str) -> int:
-    """Return how many of n units a share is: the nearest number, halves up.
+    """Convert a share of n units to the nearest number of units; halves are rounded up.
+
+    Parameters
+    ----------
+    share
+        Share of the units, 0 to 1.
+    n
+        Number of all units.
+    what, key
+        Name of the units, and the setting of the share, for the message.
 
     Raises
     ------
     SplitError
-        The share rounds to no unit at all.
+        The share rounds to zero units.
     """
-    # The small term undoes binary fractions such as 0.35 * 10 = 3.4999999999999996.
+    # The small term corrects binary fractions such as 0.35 * 10 = 3.4999999999999996.
     number = math.floor(share * n + 0.5 + 1e-9)
     if number == 0:
         raise SplitError(
-            f"{share:g} of {n} {what} rounds to none",
+            f"{share:g} of {n} {what} rounds to zero",
             where=key,
             fix=f"use at least {math.ceil(50 / max(n, 1)) / 100:g}",
         )
@@ -73,37 +84,37 @@ def count(share: float, n: int, what: str, key: str) -> int:
 
 
 def count_val(share: float, n: int) -> int:
-    """Return how many of n units validate: none for 0, at least one otherwise."""
+    """Return the number of validation units: 0 for a share of 0, otherwise at least 1."""
     return 0 if share == 0 else max(1, math.floor(share * n + 0.5 + 1e-9))
 
 
 def parts(
     order: list[str], n_test: int, n_val: int, what: str, keys: str, rest: int = 1
 ) -> tuple[set[str], set[str], set[str]]:
-    """Return the names that test, those that validate, and the others.
+    """Divide names into test, validation and remaining names.
 
-    The test units do not depend on how many validate.
+    The test names do not depend on the number of validation names.
 
     Parameters
     ----------
     order
         Names in random order.
     n_test, n_val
-        How many of them.
+        Numbers of test and of validation names.
     what, keys
-        Names and settings in words, for the message.
+        Word for the names, and their settings, for the message.
     rest
-        How many must be left for training.
+        Smallest number of names that must remain.
 
     Raises
     ------
     SplitError
-        There are fewer names than that.
+        There are too few names.
     """
     held = n_test + n_val
     if n_test >= len(order) or held + rest > len(order):
         raise SplitError(
-            f"{len(order)} {what} are too few for {n_test} in the test and {n_val} in validation",
+            f"{len(order)} {what} are too few for {n_test} in test and {n_val} in validation",
             where=keys,
             fix="lower the fractions, set the validation fractions to 0, or use folds",
         )

@@ -1,8 +1,9 @@
-"""Generators of splits. The unit that is held out is the drug, with all its doses, or the line.
+"""Generators of splits: they decide which conditions train, validate and test.
 
-Holding out single doses would leave the neighbouring doses of the same drug in training: the test
-would then ask for interpolation along a dose curve, not for a new drug in a new line. Where that is
-the question, `dose` asks it. docs/splits.md says which generator answers which question.
+The unit that is held out is the drug, with all its doses, or the line. If single doses were held
+out, the neighbouring doses of the same drug would train. The test would then measure interpolation
+along a dose curve, not the response to a new drug in a new line. The generator `dose` measures the
+former on purpose. docs/splits.md says which generator answers which question.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from statetx.splits.grid import LEFT_OUT, Grid, Known
 
 TRAINS = "outside of what is held out"
 BETWEEN = "\x1f"
-"""Between the names of a pair; not NUL, at which pandas takes a text to end."""
+"""Separator between the names of a pair. It is not NUL, because pandas ends a text at NUL."""
 
 
 def generate(
@@ -38,17 +39,17 @@ def generate(
     conditions
         ``Store.conditions``.
     settings
-        Those of a generator; its class says what it holds out.
+        Settings of a generator; their class says what is held out.
     fold
         Number of the fold, ``0 … k-1``; None for splits without folds.
     known
-        Groups and strata, where the settings ask for them.
+        Groups and strata, if the settings use them.
 
     Returns
     -------
     pandas.DataFrame
-        ``line, perturbation, role, reason``, sorted, every condition once. The role is ``none``
-        where a condition would spoil the question and is left out.
+        ``line, perturbation, role, reason``, sorted, one row per condition. The role is ``none``
+        for a condition that is left out.
 
     Raises
     ------
@@ -72,8 +73,8 @@ def generate(
 def dc_block(grid: Grid, settings: config.BlockSplit, known: Known) -> pd.DataFrame:
     """Hold out some drugs in some lines: the test drugs are seen in other lines, and vice versa.
 
-    Test = test drugs x test lines, val = other drugs x other lines, the rest trains. No validation
-    block when one of its fractions is 0.
+    Test = test drugs x test lines, val = other drugs x other lines, the rest trains. There is no
+    validation block if one of its fractions is 0.
     """
     line, drug = grid.table["line"], grid.table["drug"]
     validates = settings.val_drug_fraction > 0 and settings.val_line_fraction > 0
@@ -93,7 +94,9 @@ def pair_random(grid: Grid, settings: config.PairRandom, known: Known) -> pd.Dat
     strata = None
     if by_drug or by_line:
         strata = {
-            f"{line}{BETWEEN}{drug}": f"{(by_line or {}).get(line)}{BETWEEN}{(by_drug or {}).get(drug)}"
+            f"{line}{BETWEEN}{drug}": (
+                f"{(by_line or {}).get(line)}{BETWEEN}{(by_drug or {}).get(drug)}"
+            )
             for line, drug in (name.split(BETWEEN) for name in pair.unique())
         }
     order = ordered(pair.unique().tolist(), settings.seed, "pair", strata)
@@ -108,27 +111,27 @@ def pair_random(grid: Grid, settings: config.PairRandom, known: Known) -> pd.Dat
 
 
 def context_fewshot(grid: Grid, settings: config.ContextFewshot, known: Known) -> pd.DataFrame:
-    """Let some lines train with a few of their drugs; every line draws its own."""
+    """Train some lines on a few of their drugs only; the drugs are drawn separately per line."""
     lines = _lines(grid, settings, known)
     strata, drug, masks = _drug_strata(settings, known, lines[2]), grid.table["drug"], []
     for name in sorted(lines[0]):
-        here = grid.table["line"] == name
-        drugs = sorted(grid.table.loc[here, "drug"].unique())
+        in_line = grid.table["line"] == name
+        drugs = sorted(grid.table.loc[in_line, "drug"].unique())
         order = ordered(drugs, settings.seed, f"drug in {name}", strata)
         n_keep = count(settings.keep_fraction, len(order), f"drugs of {name}", "keep_fraction")
         n_val = count_val(settings.val_fraction, len(order))
         if n_keep + n_val >= len(order):
             raise SplitError(
-                f"{len(order)} drugs are too few for {n_keep} that train, {n_val} that validate and any "
-                "that test",
+                f"{len(order)} drugs are too few for {n_keep} training drugs, {n_val} validation "
+                "drugs and at least one test drug",
                 where=f"keep_fraction, val_fraction: line {name!r}",
                 fix="lower the fractions",
             )
         keep, val, test = parts(order, n_keep, n_val, f"drugs of {name}", "keep_fraction")
         masks += [
-            (here & drug.isin(test), "test", "the line keeps other drugs for training"),
-            (here & drug.isin(val), "val", "the drug validates in this line"),
-            (here & drug.isin(keep), "train", "the line keeps this drug for training"),
+            (in_line & drug.isin(test), "test", "the line keeps other drugs for training"),
+            (in_line & drug.isin(val), "val", "the drug validates in this line"),
+            (in_line & drug.isin(keep), "train", "the line keeps this drug for training"),
         ]
     return _roles(grid, *masks)
 
@@ -156,9 +159,9 @@ def drug_out(grid: Grid, settings: config.DrugOut, known: Known) -> pd.DataFrame
 
 
 def both_out(grid: Grid, settings: config.BothOut, known: Known) -> pd.DataFrame:
-    """Hold out new drugs in new lines: drugs and lines that train, validate and test are disjoint.
+    """Hold out drugs and lines together: training, validation and test share neither.
 
-    What mixes them, such as a test drug in a training line, is left out.
+    Conditions that mix them, such as a test drug in a training line, are left out.
     """
     line, drug = grid.table["line"], grid.table["drug"]
     validates = settings.val_drug_fraction > 0 and settings.val_line_fraction > 0
@@ -180,16 +183,16 @@ def dose(grid: Grid, settings: config.DoseSplit, known: Known) -> pd.DataFrame:
     between = settings.generator == "dose_interpolate"
     doses = table.dropna(subset=["dose"]).groupby("drug")["dose"].agg(lambda d: sorted(set(d)))
     held = {
-        str(drug): found[len(found) // 2] if between else found[-1]
-        for drug, found in doses.items()
-        if len(found) >= (3 if between else 2)
+        str(drug): values[len(values) // 2] if between else values[-1]
+        for drug, values in doses.items()
+        if len(values) >= (3 if between else 2)
     }
     if not held:
         raise SplitError(
             f"no drug has {'three doses' if between else 'two doses'}",
             where="generator",
-            fix="labels must end in _DOSE, such as Drug_0.5, and be read so (`labels: drug_dose` of the data "
-            "set); or use another generator",
+            fix="end labels in _DOSE, such as Drug_0.5, and read them with `labels: drug_dose` of "
+            "the data set; or use another generator",
         )
     lines = set(grid.names("line"))
     if settings.line_fraction < 1:
@@ -200,12 +203,16 @@ def dose(grid: Grid, settings: config.DoseSplit, known: Known) -> pd.DataFrame:
     n_val = count_val(settings.val_drug_fraction, len(order))
     keys = "drug_fraction, val_drug_fraction"
     test, val, _ = parts(order, n_test, n_val, "drugs with such a dose", keys, rest=0)
-    here = table["line"].isin(lines) & (table["dose"] == table["drug"].map(held))
+    at_dose = table["line"].isin(lines) & (table["dose"] == table["drug"].map(held))
     name = "middle" if between else "top"
     return _roles(
         grid,
-        (here & table["drug"].isin(test), "test", f"the {name} dose of a drug drawn for the test"),
-        (here & table["drug"].isin(val), "val", f"the {name} dose of a drug drawn to validate"),
+        (
+            at_dose & table["drug"].isin(test),
+            "test",
+            f"the {name} dose of a drug drawn for the test",
+        ),
+        (at_dose & table["drug"].isin(val), "val", f"the {name} dose of a drug drawn to validate"),
     )
 
 
@@ -230,9 +237,9 @@ def plate_out(grid: Grid, settings: config.PlateOut, known: Known) -> pd.DataFra
     ]
     if on[0].all():
         raise SplitError(
-            f"every condition has cells on {sorted(test)}: nothing is left to train on",
+            f"every condition has cells on {sorted(test)}, so nothing is left to train on",
             where="plates",
-            fix="plates that are replicates of each other cannot be held out condition by condition",
+            fix="use another generator: replicate plates cannot be held out condition by condition",
         )
     return _roles(
         grid,
@@ -242,7 +249,7 @@ def plate_out(grid: Grid, settings: config.PlateOut, known: Known) -> pd.DataFra
 
 
 def _named(grid: Grid, table: pd.DataFrame) -> pd.MultiIndex:
-    """Return line and canonical name of the conditions of a table."""
+    """Return the line and the canonical name of each condition of a table."""
     names = {label: grid.reading.canonical(label) for label in table["perturbation"].unique()}
     return pd.MultiIndex.from_arrays([table["line"], table["perturbation"].map(names)])
 
@@ -250,7 +257,8 @@ def _named(grid: Grid, table: pd.DataFrame) -> pd.MultiIndex:
 def group_out(grid: Grid, settings: config.GroupOut, known: Known) -> pd.DataFrame:
     """Hold out whole groups of drugs; drugs without a group train.
 
-    Groups are taken in random order, each if the test then comes closer to its share of drugs.
+    Groups are drawn in random order. Each is taken if it brings the test closer to its share of
+    drugs.
     """
     drug, names = grid.table["drug"], grid.names("drug")
     members: dict[str, list[str]] = {}
@@ -267,10 +275,10 @@ def group_out(grid: Grid, settings: config.GroupOut, known: Known) -> pd.DataFra
     few = sum(map(len, members.values())) < n_test + n_val
     if few or not test or (n_val and not val) or group.isin(test | val).all():
         raise SplitError(
-            f"the {len(order)} groups of {len(names)} drugs do not give {n_test} test drugs, {n_val} "
-            "that validate, and something to train on",
+            f"the {len(order)} groups of {len(names)} drugs do not give {n_test} test drugs, "
+            f"{n_val} validation drugs, and drugs to train on",
             where="drug_fraction, val_drug_fraction",
-            fix="use finer groups, or other fractions",
+            fix="use finer groups or other fractions",
         )
     return _roles(
         grid,
@@ -282,16 +290,16 @@ def group_out(grid: Grid, settings: config.GroupOut, known: Known) -> pd.DataFra
 def _folds(
     grid: Grid, settings: config.Folds, fold: int | None, known: Known, unit: str
 ) -> pd.DataFrame:
-    """Hold out the lines, or drugs, of one fold; those of the next one validate."""
+    """Hold out the lines or drugs of one fold; the next fold validates."""
     names, k = grid.names(unit), settings.k
     if k > len(names):
         raise SplitError(
-            f"{k} folds over {len(names)} {unit}s",
+            f"{k} folds are too many for {len(names)} {unit}s",
             where="k",
             fix=f"use at most k: {len(names)} (leave one out)",
         )
     if fold is None or not 0 <= fold < k:
-        raise SplitError(f"no fold {fold!r}", where="fold", fix=f"a number from 0 to {k - 1}")
+        raise SplitError(f"no fold {fold!r}", where="fold", fix=f"give a number from 0 to {k - 1}")
     if settings.val and k == 2:
         raise SplitError(
             "with two folds, one tests, the other validates and nothing trains",
@@ -312,7 +320,7 @@ def _folds(
 def _lines(
     grid: Grid, settings: Any, known: Known, val_share: float = 0, rest: int = 1
 ) -> tuple[set[str], set[str], set[str]]:
-    """Return the lines that are held out, those that validate, and the others."""
+    """Return the test lines, the validation lines and the remaining lines."""
     names, strata = grid.names("line"), known.strata.get("lines")
     given = getattr(settings, "lines", None)
     order = ordered(names, settings.seed, "line", strata)
@@ -332,7 +340,7 @@ def _drugs(
     training_lines: Collection[str] = (),
     rest: int = 1,
 ) -> tuple[set[str], set[str], set[str]]:
-    """Return the drugs that are held out, those that validate, and the others."""
+    """Return the test drugs, the validation drugs and the remaining drugs."""
     names, strata = grid.names("drug"), _drug_strata(settings, known, training_lines)
     given = getattr(settings, "drugs", None)
     order = ordered(names, settings.seed, "drug", strata)
@@ -351,13 +359,13 @@ def _drug_strata(
         return known.strata.get("drugs")
     if known.effect is None:
         raise SplitError(
-            "effects need cells, and there are only counts here",
+            "strata by effect need cells, but only counts of cells are given",
             where="stratify.drugs",
             fix="pack the data first, or name a column",
         )
     if not training_lines:
         raise SplitError(
-            "no line trains with all its drugs, so that effects cannot be measured without the test",
+            "no line trains with all its drugs, so effects cannot be measured without test cells",
             where="stratify.drugs: effect",
             fix="hold out fewer lines, or name a column",
         )
@@ -365,7 +373,7 @@ def _drug_strata(
 
 
 def _roles(grid: Grid, *masks: tuple[Any, str, str]) -> pd.DataFrame:
-    """Return role and reason of every condition; the first mask that holds decides."""
+    """Return role and reason of every condition, given by the first mask that is true for it."""
     chosen = [np.asarray(mask) for mask, _, _ in masks]
     out = {
         "role": np.select(chosen, [role for _, role, _ in masks], "train"),

@@ -1,4 +1,4 @@
-"""Groups of drugs that are held out whole: mechanisms, scaffolds."""
+"""Groups of drugs that are held out together, such as mechanisms or scaffolds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from statetx.splits.grid import Grid, Known
 
 
 def merged(grid: Grid, known: Known) -> dict[str, str]:
-    """Return the group of each drug; groups that share a compound, under two names, are one."""
+    """Return the group of each drug, after merging groups that contain the same compound.
+
+    A compound can have two names, and a table can list them in two groups.
+
+    Parameters
+    ----------
+    grid
+        The conditions, with the names of each compound.
+    known
+        Facts about drugs, with their groups.
+    """
     same: dict[str, str] = {}
 
     def root(group: str) -> str:
@@ -14,19 +24,31 @@ def merged(grid: Grid, known: Known) -> dict[str, str]:
             group = same[group]
         return group
 
-    found = dict(known.groups)
+    group_of = dict(known.groups)
     for other, drug in grid.compounds.items():
-        if other in found and drug in found:
-            one, two = root(found[other]), root(found[drug])
-            if one != two:
-                same[max(one, two)] = min(one, two)
-        elif other in found:
-            found[drug] = found[other]
-    return {drug: root(group) for drug, group in found.items()}
+        if other in group_of and drug in group_of:
+            first, second = root(group_of[other]), root(group_of[drug])
+            if first != second:
+                same[max(first, second)] = min(first, second)
+        elif other in group_of:
+            group_of[drug] = group_of[other]
+    return {drug: root(group) for drug, group in group_of.items()}
 
 
 def closest(order: list[str], members: dict[str, list[str]], wanted: int) -> set[str]:
-    """Return groups whose number of members is close to `wanted`, first come, first taken."""
+    """Choose groups whose total number of members is close to `wanted`.
+
+    Groups are taken in the given order, each if it brings the total closer to `wanted`.
+
+    Parameters
+    ----------
+    order
+        Names of the groups.
+    members
+        Drugs of each group.
+    wanted
+        Number of drugs.
+    """
     taken: set[str] = set()
     n = 0
     for name in order:

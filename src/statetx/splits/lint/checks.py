@@ -1,4 +1,10 @@
-"""The checks of a plan against the conditions that exist; each adds to the findings."""
+"""Checks of a plan against the conditions that exist; each function adds to the findings.
+
+`table` is the plan: ``line, perturbation, role``, without conditions that are left out.
+`conditions` is ``Store.conditions``, and `perturbed` is its part without controls. `cells` holds
+the number of cells of each condition, `controls` the number of control cells of each line.
+`reading` says how labels are read. `log` gets the findings.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +19,14 @@ from statetx.splits.apply_toml import nearest
 from statetx.splits.findings import Findings, shown
 
 MOST_SHOWN = 4
-"""Perturbations with two roles that a message names."""
+"""Number of perturbations with two roles that a message lists."""
 FEWEST_TO_PARTITION = 10
-"""Control cells of a line below which a role would get none of them."""
+"""Number of control cells of a line below which a role would get no control cell."""
 KEYS = ["line", "perturbation"]
 
 
 def unknown_names(table: pd.DataFrame, perturbed: pd.DataFrame, log: Findings) -> None:
-    """Lines and perturbations of the plan that the data do not have."""
+    """Report lines and perturbations of the plan that the data do not contain."""
     pairs = perturbed[KEYS].drop_duplicates()
     merged = table[KEYS].merge(pairs, on=KEYS, how="left", indicator=True)
     missing = merged[merged["_merge"] == "left_only"]
@@ -37,7 +43,7 @@ def unknown_names(table: pd.DataFrame, perturbed: pd.DataFrame, log: Findings) -
 
 
 def spellings(conditions: pd.DataFrame, reading: Reading, log: Findings) -> None:
-    """One condition, or the control, under two labels."""
+    """Report conditions, and controls, that have two labels."""
     controls = list(reading.controls) or ["?"]
     perturbed = conditions.loc[~conditions["is_control"].astype(bool), "perturbation"].unique()
     again = control_spellings(perturbed, controls, reading.kind)
@@ -62,9 +68,9 @@ def spellings(conditions: pd.DataFrame, reading: Reading, log: Findings) -> None
 
 
 def roles(table: pd.DataFrame, log: Findings) -> None:
-    """Roles that are none, conditions with two of them, roles that nothing has."""
+    """Report unknown roles, conditions with two roles, and roles without conditions."""
     for role in sorted(set(table["role"]) - set(ROLES)):
-        log.found("bad-role", f"{role!r} is no role", "", did_you_mean(role, ROLES))
+        log.found("bad-role", f"{role!r} is not a role", "", did_you_mean(role, ROLES))
     twice = table[table.duplicated(KEYS)]
     for line, label in zip(twice["line"], twice["perturbation"], strict=True):
         log.found(
@@ -73,25 +79,25 @@ def roles(table: pd.DataFrame, log: Findings) -> None:
             "",
             "give every condition one role",
         )
-    # A misspelt hold-out also empties the test set; the misspelling is the message that helps.
+    # A misspelt name also empties the test set: only the misspelling, the cause, is reported.
     if log.errors:
         return
-    here = set(table["role"])
-    if "test" not in here:
+    present = set(table["role"])
+    if "test" not in present:
         log.found("empty-test", "the test set is empty", "", "hold out some conditions")
-    if "train" not in here:
+    if "train" not in present:
         log.found("empty-train", "nothing is left to train on", "", "hold out fewer conditions")
-    if "val" not in here:
+    if "val" not in present:
         log.found(
             "empty-val",
-            "there are no validation conditions: the best checkpoint cannot be chosen by them",
+            "there are no validation conditions, so the best checkpoint cannot be chosen on them",
             "",
             "hold out a few conditions as val",
         )
 
 
 def split_spellings(table: pd.DataFrame, reading: Reading, log: Findings) -> pd.Series:
-    """Labels of one perturbation with two roles in one line; return which rows of the table they are."""
+    """Report labels of a perturbation with two roles in a line; return a mask of their rows."""
     keys = [table["line"], table["perturbation"].map(_names(table, reading))]
     several = table.groupby(keys)[["role", "perturbation"]].transform("nunique").gt(1).all(axis=1)
     texts = []
@@ -107,8 +113,8 @@ def split_spellings(table: pd.DataFrame, reading: Reading, log: Findings) -> pd.
             "two-roles",
             f"labels of one perturbation have two roles: {'; '.join(texts[:MOST_SHOWN])}{more}",
             "",
-            "give all spellings of a perturbation one role in a line, or one label before packing; if they "
-            "are different perturbations, set `labels` of the data set",
+            "give all spellings of a perturbation one role in a line, or one label before packing; "
+            "if they are different perturbations, set `labels` of the data set",
         )
     return several
 
@@ -121,7 +127,15 @@ def _names(table: pd.DataFrame, reading: Reading) -> dict[str, str]:
 def split_units(
     table: pd.DataFrame, perturbed: pd.DataFrame, structures: Mapping[str, str], log: Findings
 ) -> None:
-    """Doses of one drug, or names of one compound, with two roles in one line."""
+    """Report doses of one drug, or names of one compound, that have two roles in a line.
+
+    Parameters
+    ----------
+    table, perturbed, log
+        See the module.
+    structures
+        Key of the structure by drug.
+    """
     drug_of = perturbed.drop_duplicates("perturbation").set_index("perturbation")["drug"]
     merged = table.assign(drug=table["perturbation"].map(drug_of)).dropna(subset=["drug"])
     _crossing(
@@ -129,7 +143,7 @@ def split_units(
         "drug",
         "split-doses",
         "doses of one drug are in {} and in {} of the same line: {}",
-        "a neighbouring dose gives the answer away: give all doses of a drug in a line one role",
+        "a neighbouring dose leaks the response: give all doses of a drug in a line one role",
         log,
     )
     names: dict[str, set[str]] = {}
@@ -156,7 +170,8 @@ def _crossing(
     by_unit = flags.groupby([table["line"], table[unit]]).any()
     for left, right in (("train", "test"), ("val", "test"), ("train", "val")):
         both = by_unit[by_unit[left] & by_unit[right]]
-        by_unit = by_unit.drop(both.index)  # named once, by its worst pair
+        # Each unit is reported once, for its worst pair of roles.
+        by_unit = by_unit.drop(both.index)
         if len(both):
             names = shown(f"{name} in {line}" for line, name in both.index)
             log.found(code, text.format(left, right, names), "", fix)
@@ -165,7 +180,7 @@ def _crossing(
 def left_out(
     table: pd.DataFrame, perturbed: pd.DataFrame, controls: pd.Series, log: Findings
 ) -> None:
-    """Conditions without a role, lines of controls alone."""
+    """Report conditions without a role, and lines that have only control cells."""
     pairs = perturbed[KEYS].drop_duplicates()
     merged = pairs.merge(table[KEYS], on=KEYS, how="left", indicator=True)
     unused = merged[merged["_merge"] == "left_only"]
@@ -178,9 +193,9 @@ def left_out(
         gone = sorted(set(pairs["line"]) - set(table["line"]))
         without = sorted(set(drugs) - set(table["perturbation"].map(drugs)))
         parts = [
-            f"{len(found)} {what} have no condition with a role: {shown(found)}"
-            for what, found in (("lines", gone), ("drugs", without))
-            if found
+            f"{len(missing)} {what} have no condition with a role: {shown(missing)}"
+            for what, missing in (("lines", gone), ("drugs", without))
+            if missing
         ]
         what = f"{len(unused)} conditions have no role: {names}"
         log.found("conditions-left-out", "; ".join([what, *parts]))
@@ -188,14 +203,15 @@ def left_out(
     if bare:
         log.found(
             "controls-only",
-            f"{len(bare)} lines have control cells alone: {shown(bare)}",
+            f"{len(bare)} lines have only control cells: {shown(bare)}",
             "",
-            "they are in no plan: nothing is learnt from them and nothing can be tested in them",
+            "the plan does not list them: nothing is learnt from them, and nothing is tested in "
+            "them",
         )
 
 
 def small(table: pd.DataFrame, cells: pd.Series, fewest: int, log: Findings) -> None:
-    """Test conditions of few cells."""
+    """Report test conditions with fewer than `fewest` cells."""
     test = table.loc[table["role"] == "test", KEYS]
     sizes = cells.reindex(pd.MultiIndex.from_frame(test)).to_numpy()
     few = test.assign(n=sizes)[sizes < fewest].sort_values("n", kind="stable")
@@ -213,15 +229,25 @@ def small(table: pd.DataFrame, cells: pd.Series, fewest: int, log: Findings) -> 
 def unseen(
     table: pd.DataFrame, perturbed: pd.DataFrame, reading: Reading, one_hot: bool, log: Findings
 ) -> None:
-    """Perturbations and lines that are tested but not trained on."""
+    """Report perturbations and lines that are tested but not trained on.
+
+    Parameters
+    ----------
+    table, perturbed, reading, log
+        See the module.
+    one_hot
+        Whether a model on this split knows perturbations by their id only.
+    """
     train = table[table["role"] == "train"]
     test = table[table["role"] == "test"]
     new = sorted(set(test["perturbation"]) - set(train["perturbation"]))
     if new:
-        knows = "a model here knows a perturbation by its id only and cannot predict these: "
+        knows = (
+            "a model on this split knows perturbations by their id only and cannot predict these: "
+        )
         fix = (
-            "hold them out in some lines only, give such models perturbation_features_file, or leave them "
-            "out of the experiment"
+            "hold them out in some lines only, give such models perturbation_features_file, or "
+            "leave them out of the experiment"
         )
         log.found(
             "unseen-perturbations" if one_hot else "new-perturbations",
@@ -230,7 +256,8 @@ def unseen(
             "",
             knows + fix
             if one_hot
-            else "models that know features predict them; baselines fall back to the mean effect and flag it",
+            else "models that know features predict them; baselines fall back to the mean effect "
+            "and flag it",
         )
     drug_of = dict(zip(perturbed["perturbation"], perturbed["drug"], strict=True))
     trained = {drug_of.get(label) for label in train["perturbation"]}
@@ -254,7 +281,7 @@ def unseen(
 
 
 def plates(table: pd.DataFrame, conditions: pd.DataFrame, reading: Reading, log: Findings) -> None:
-    """Wells that test and training share; doses and drugs that plates cannot be told from."""
+    """Report wells that test and training share, and effects that are confounded with plates."""
     if conditions["batch"].nunique() < 2:
         return
     is_control = conditions["is_control"].astype(bool)
@@ -273,7 +300,8 @@ def plates(table: pd.DataFrame, conditions: pd.DataFrame, reading: Reading, log:
             f"{len(shared)} of {n} test conditions share plate and perturbation with training "
             "conditions of other lines",
             "",
-            "where lines are pooled in a well, only plate_out or drug_out keep test wells apart",
+            "if lines are pooled in a well, use plate_out or drug_out: only these keep test wells "
+            "out of training",
         )
     controls = conditions.loc[is_control, ["line", "batch"]].drop_duplicates()
     held = test.merge(controls.assign(has=True), on=["line", "batch"], how="left")
@@ -281,24 +309,32 @@ def plates(table: pd.DataFrame, conditions: pd.DataFrame, reading: Reading, log:
     if bare.any():
         log.found(
             "confounded-plates",
-            f"{int(bare.sum())} of {len(bare)} test conditions have no control cell of their line on "
-            "any of their plates: their effect contains that of the plate",
+            f"{int(bare.sum())} of {len(bare)} test conditions have no control cell of their line "
+            "on any of their plates: their effect contains the effect of the plate",
         )
     dosed = where.dropna(subset=["dose"])
     by_drug = dosed.groupby("drug")["dose"].nunique()
     several = dosed[dosed["drug"].isin(by_drug[by_drug > 1].index)]
     together = several.groupby(["drug", "batch"])["dose"].nunique().groupby("drug").max()
-    apart = together[together == 1]
-    if len(apart):
+    separate = together[together == 1]
+    if len(separate):
         log.found(
             "confounded-plates",
-            f"{len(apart)} of {len(together)} drugs with several doses have each dose on a plate of "
-            "its own: differences between doses contain those between plates",
+            f"{len(separate)} of {len(together)} drugs with several doses have each dose on a "
+            "different plate: differences between doses contain differences between plates",
         )
 
 
 def control_cells(table: pd.DataFrame, controls: pd.Series, policy: str, log: Findings) -> None:
-    """Lines without controls, and how the others share theirs."""
+    """Report lines without control cells, and how roles share the control cells of other lines.
+
+    Parameters
+    ----------
+    table, controls, log
+        See the module.
+    policy
+        ``shared`` or ``partition``.
+    """
     by_line = table.groupby("line")["role"].agg(set)
     counts = {str(line): int(controls.get(line, 0)) for line in by_line.index}
     for line in [line for line, n in counts.items() if n == 0]:
@@ -306,7 +342,7 @@ def control_cells(table: pd.DataFrame, controls: pd.Series, policy: str, log: Fi
             "no-controls",
             f"line {line!r} has no control cells",
             "",
-            "predictions start from control cells: leave the line out or correct control_pert",
+            "leave the line out or correct control_pert: predictions start from control cells",
         )
     if policy == "partition":
         for line in [line for line, n in counts.items() if 0 < n < FEWEST_TO_PARTITION]:
@@ -317,17 +353,17 @@ def control_cells(table: pd.DataFrame, controls: pd.Series, policy: str, log: Fi
                 "use `controls: shared`, or leave the line out",
             )
         total = sum(counts.values())
-        what = f"{total:,} control cells of {len(counts)} lines serve one role each, 80 / 10 / 10"
+        what = f"{total:,} control cells of {len(counts)} lines serve one role each, 80 / 10 / 10 %"
         log.found("partitioned-controls", what)
         return
-    # Controls are also targets of training, in every line of the plan.
-    shared = [line for line, found in by_line.items() if counts[str(line)] and found != {"train"}]
+    # Controls of every line of the plan are also training targets, even if the line only tests.
+    shared = [line for line, used in by_line.items() if counts[str(line)] and used != {"train"}]
     if shared:
         n_cells = sum(counts[str(line)] for line in shared)
         log.found(
             "shared-controls",
-            f"{n_cells:,} control cells of {len(shared)} lines serve training as well as validation "
-            "or test",
+            f"{n_cells:,} control cells of {len(shared)} lines serve training as well as "
+            "validation or test",
             "",
-            "set `controls: partition` of the split to keep them apart",
+            "set `controls: partition` of the split to separate them",
         )

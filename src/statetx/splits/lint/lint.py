@@ -1,4 +1,4 @@
-"""What a split really is: leaks, misspelt names, empty parts, and facts that a reader should know."""
+"""Checks of a split: leaks, misspelt names, empty roles, and facts that readers should know."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from statetx.splits.lint import checks
 
 FORMAT = 2
 FEWEST_CELLS = 30
-"""Test conditions of fewer cells are named: below, the mean of a gene errs by a fifth of its SD."""
+"""Test conditions with fewer cells are reported: a gene's mean then errs by a fifth of its SD."""
 
 PURPOSE: dict[str, frozenset[str]] = {
     "dose_interpolate": frozenset({"split-doses", "same-structure"}),
@@ -25,31 +25,31 @@ PURPOSE: dict[str, frozenset[str]] = {
     "plate_out": frozenset({"split-doses", "same-structure"}),
     "both_out": frozenset({"conditions-left-out"}),
 }
-"""By generator: what it does on purpose, so that it is a note."""
+"""By generator: checks that it fails on purpose, so that their findings are notes."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks know besides plan and conditions.
+    """Facts for the checks, in addition to plan and conditions.
 
     Attributes
     ----------
     controls
         The control label and its aliases.
     controls_policy
-        ``shared`` or ``partition``, see `statetx.data.sets.control_matching.control_runs`.
+        ``shared`` or ``partition``, see `statetx.data.store.roles.control_runs`.
     one_hot
         Whether a model on this split knows perturbations by their id only.
     structures
-        Key of the structure of each drug, where it is known.
+        Key of the structure of each drug for which it is known.
     chosen_outside
-        Matrix whose genes, or embedding, were chosen outside this split; None: none.
+        Matrix whose genes, or embedding, were chosen outside this split; None: no such matrix.
     fewest_cells
-        Test conditions of fewer cells are named.
+        Number of cells below which a test condition is reported.
     kind
         How labels are read, see `statetx.shared.labels.Reading`.
     setting
-        What was asked for, where that is known: ``labels`` of the data set.
+        Setting ``labels`` of the data set; None: not known.
     """
 
     controls: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class Report:
     Attributes
     ----------
     findings
-        Everything that was found.
+        Findings of all checks.
     lines
         One row per cell line of the data: ``line``, conditions and cells per role
         (``train, train_cells, val, val_cells, test, test_cells``), ``left_out`` (conditions),
@@ -77,9 +77,9 @@ class Report:
     roles
         One row per role: ``role``, numbers of ``lines, drugs, conditions, cells``.
     labels
-        How many drugs and doses the labels are.
+        Numbers of drugs and doses in the labels.
     reading
-        How they are read.
+        How labels are read.
     """
 
     findings: Findings
@@ -94,7 +94,7 @@ class Report:
         return bool(self.findings.errors)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what ``lint.json`` holds."""
+        """Return the content of ``lint.json``."""
         severities = [item.severity for item in self.findings.items]
         return {
             "format": FORMAT,
@@ -112,7 +112,7 @@ class Report:
         }
 
     def text(self) -> str:
-        """Return a table of roles, one of the lines, and the findings, for the screen and for logs."""
+        """Return the tables of roles and lines and the findings as text."""
         parts = [_aligned(self.roles), "", _aligned(self.lines), "", self.labels.text, ""]
         for item in self.findings.as_dicts():
             place = f" [{item['where']}]" if item["where"] else ""
@@ -145,18 +145,19 @@ def lint(
     Parameters
     ----------
     table
-        ``line, perturbation, role, reason``; role ``none``, or no row, for what is left out.
+        ``line, perturbation, role, reason``; role ``none``, or no row, for conditions that are left
+        out.
     conditions
         ``Store.conditions``.
     log
-        Findings made earlier (reading the TOML); they come first in the report.
+        Earlier findings, made while the TOML was read; they come first in the report.
     facts
-        What else is known.
+        Further facts.
 
     Returns
     -------
     Report
-        Findings and a summary. Nothing is raised: see `Findings.raise_errors`.
+        Findings and a summary. Errors are not raised, see `Findings.raise_errors`.
     """
     log = log or Findings()
     used = table[table["role"] != LEFT_OUT]
@@ -182,14 +183,15 @@ def lint(
     if facts.chosen_outside is not None:
         log.found(
             "genes-chosen-outside",
-            f"the data are modelled in obsm {facts.chosen_outside!r}, which was made outside of this "
-            "split, possibly from its test cells",
+            f"the data are modelled in obsm {facts.chosen_outside!r}, which was made outside of "
+            "this split, possibly from its test cells",
             "",
-            "set expression_key to null and `genes: {n_hvg: …}` of the models to choose genes here",
+            "set expression_key to null and `genes: {n_hvg: …}` of the models to choose genes for "
+            "this split",
         )
     lines = sorted(conditions["line"].unique())
-    found = _lines(used, cells, controls, lines)
-    return Report(log, found, _roles(used, perturbed, cells), labels, reading)
+    by_line = _lines(used, cells, controls, lines)
+    return Report(log, by_line, _roles(used, perturbed, cells), labels, reading)
 
 
 def _lines(
@@ -197,13 +199,13 @@ def _lines(
 ) -> pd.DataFrame:
     counted = _counted(table, cells)
     grouped = counted.groupby(["line", "role"])["cells"].agg(["size", "sum"])
-    found = {key: (int(n), int(total)) for key, n, total in grouped.itertuples(name=None)}
+    sizes = {key: (int(n), int(total)) for key, n, total in grouped.itertuples(name=None)}
     have = cells.groupby("line").size()
     rows = []
     for line in lines:
         row: dict[str, Any] = {"line": line}
         for role in ROLES:
-            row[role], row[f"{role}_cells"] = found.get((line, role), (0, 0))
+            row[role], row[f"{role}_cells"] = sizes.get((line, role), (0, 0))
         row["left_out"] = int(have.get(line, 0)) - sum(row[role] for role in ROLES)
         rows.append(row | {"controls": int(controls.get(line, 0))})
     return pd.DataFrame(rows)

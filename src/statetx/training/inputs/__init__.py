@@ -1,0 +1,1 @@
+"""Sets, features and controls that a training reads."""

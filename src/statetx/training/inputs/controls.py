@@ -1,4 +1,4 @@
-"""What a model's directory says of the control cells that it was trained with: `infer` compares with it."""
+"""Summary of training controls for the model directory, with which `infer` compares its cells."""
 
 from __future__ import annotations
 
@@ -8,23 +8,32 @@ import numpy as np
 
 from statetx.data.store.roles import control_rows
 
-if TYPE_CHECKING:  # the door to all ways of fitting imports this module
+if TYPE_CHECKING:  # `statetx.training.fit`, which serves all kinds, imports this module
     from statetx.training.task import Task
 
 CELLS_PER_LINE = 256
-"""Enough for a mean and for shares; keeps a training on 50 lines of 20,000 genes from reading its data twice."""
+"""Most controls that are read per line, enough for a mean and for shares.
+
+Without this limit, a training on 50 lines of 20,000 genes would read its data twice.
+"""
 
 
 def control_summary(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     """Summarise up to `CELLS_PER_LINE` training controls of every training line.
 
+    Parameters
+    ----------
+    task
+        Store and plan.
+
     Returns
     -------
     numpy.ndarray
-        Mean log1p expression, each line counting equally, float32 [G].
+        Mean log1p expression with equal weight for each line, float32 [G].
     dict
-        ``cells``: their number. ``genes``: over how many genes their totals are. ``share``: how much of a cell's target sum lies in the model's genes, as the
-        1 %, 50 %, 99 % and 100 % quantile over cells; 1 where the model works in all genes.
+        ``cells``: number of cells. ``genes``: number of genes of the data set, over which totals
+        are counted. ``share``: share of a cell's target sum in the genes of the model, as the 1 %,
+        50 %, 99 % and 100 % quantile over cells; 1 if the model works in all genes.
     """
     store, means, shares = task.store, [], []
     for name in task.plan.lines("train"):

@@ -35,26 +35,31 @@ class Features(NamedTuple):
 
 
 def read_features(path: str | Path) -> Features:
-    """Read a table of features: text or parquet, as `tables.read_table` does.
+    """Read a table of features as text or parquet, with `statetx.shared.tables.read_table`.
 
-    The first column (of a parquet file that pandas wrote with an index of labels: that index) holds
-    labels as they stand in the data.
+    The first column contains labels as in the data. For a parquet file that pandas wrote with an
+    index of labels, the index is the first column.
+
+    Parameters
+    ----------
+    path
+        The table.
 
     Raises
     ------
     DataError
-        No such file, no column of features, an empty or repeated label, or a value that is no finite
-        number.
+        The file does not exist or has no column of features, a label is empty or repeated, or a
+        value is not a finite number.
     """
     table = read_table(path, WANTED)
     if table.shape[1] < 2:
         raise DataError(
-            f"the table has {table.shape[1]} column, and no feature",
+            f"the table has {table.shape[1]} column and no feature",
             where=path,
-            fix="the first column holds labels of perturbations, the others one number each",
+            fix="give labels of perturbations in the first column, and features in other columns",
         )
     names = table.iloc[:, 0]
-    labels = [str(label) for label in names.where(~names.isna(), "")]  # numbers in a parquet file
+    labels = [str(label) for label in names.where(~names.isna(), "")]  # parquet can have numbers
     empty = [i for i, label in enumerate(labels, start=1) if not label.strip()]
     if empty or not labels:
         raise DataError(
@@ -65,9 +70,9 @@ def read_features(path: str | Path) -> Features:
     repeated = sorted(label for label, n in Counter(labels).items() if n > 1)
     if repeated:
         raise DataError(
-            f"{len(repeated)} labels stand there more than once, such as {repeated[0]!r}",
+            f"{len(repeated)} labels are listed more than once, such as {repeated[0]!r}",
             where=f"{path}: {table.columns[0]}",
-            fix="keep one row for each",
+            fix="keep one row for each label",
         )
     columns = [str(name) for name in table.columns[1:]]
     with np.errstate(over="ignore"):
@@ -78,25 +83,25 @@ def read_features(path: str | Path) -> Features:
     if len(bad):
         row, column = bad[0].tolist()
         raise DataError(
-            f"{len(bad)} features are no finite numbers, first that of {labels[row]!r}: "
+            f"{len(bad)} features are not finite numbers; the first is of {labels[row]!r}: "
             f"{table.iloc[row, column + 1]!r}",
             where=f"{path}: {columns[column]}",
-            fix="fill it in, or leave out the row or the column",
+            fix="fill in the value, or leave out the row or the column",
         )
     return Features(labels, columns, values)
 
 
 def _numbers(column: pd.Series, labels: list[str], path: str | Path) -> np.ndarray:
-    """Return a column as float64; missing and infinite ones as they are."""
-    found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    """Return a column as float64; missing values are NaN, and infinite values stay."""
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     text = column.astype(str).str.strip().str.lower()
-    words = np.isnan(found) & ~text.isin(["", "nan", "na", "none", "<na>"]).to_numpy()
+    words = np.isnan(numbers) & ~text.isin(["", "nan", "na", "none", "<na>"]).to_numpy()
     if words.any():
         row = int(words.argmax())
         raise DataError(
-            f"the feature of {labels[row]!r} is {column.iloc[row]!r}, which is no number",
+            f"the feature of {labels[row]!r} is {column.iloc[row]!r}, which is not a number",
             where=f"{path}: {column.name}",
-            fix="only the first column may hold text: remove the column, or write it as numbers, with a "
-            "point as in 0.5",
+            fix="remove the column, or write it as numbers with a point as in 0.5: only the first "
+            "column may contain text",
         )
-    return found
+    return numbers

@@ -1,4 +1,4 @@
-"""Where the sets of a training come from: a stream without end, and the few that validate."""
+"""The sets of a training: an endless stream of training batches, and the validation batches."""
 
 from __future__ import annotations
 
@@ -18,20 +18,30 @@ from statetx.training.task import Task
 log = logging.getLogger("statetx.training")
 
 VALIDATION_CELLS = 65_536
-"""Largest number of validation cells, from sets drawn over all conditions: they stay in memory, 1 GB
-with 2,000 genes, and 256 sets of 256 cells rank checkpoints as well as thousands would."""
+"""Largest number of validation cells, from sets over all conditions.
+
+They stay in memory: 1 GB with 2,000 genes. 256 sets of 256 cells rank checkpoints as well as
+thousands of sets.
+"""
 
 KEYS = ["line", "perturbation"]
 VALIDATION_SEED = 0
-"""Of the validation sets: the same for all seeds, so that their losses can be compared."""
+"""Seed of the validation sets, the same for all seeds of models, so that losses are comparable."""
 
 
 class Stream:
-    """Training batches from the module's current step on, without end.
+    """An endless stream of training batches, from the current step of the module.
 
-    The batches of a step are a pure function of (seed, step): the n-th batch of a training is batch
-    n mod (batches per epoch) of epoch n div (batches per epoch).
-    That is why a resumed training needs no state of the loader.
+    The batches of a step depend on (seed, step) only: the n-th batch of a training is batch
+    n mod (batches per epoch) of epoch n div (batches per epoch). A resumed training therefore needs
+    no state of the loader.
+
+    Parameters
+    ----------
+    loader
+        Loader of the training sets.
+    module
+        Module with the current step.
     """
 
     def __init__(self, loader: SetLoader, module: PertSetsModule) -> None:
@@ -39,7 +49,7 @@ class Stream:
         self.module = module
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield batches; the starting step is read when the first is asked for."""
+        """Yield batches; the current step is read when the first batch is requested."""
         batches = self.module.global_step * self.module.settings.accumulate
         epoch, first = divmod(batches, len(self.loader))
         while True:
@@ -49,7 +59,7 @@ class Stream:
 
 
 def as_batch(batch: SetBatch) -> Batch:
-    """Take what a step needs."""
+    """Convert a batch of the loader to a batch of the module."""
     fields = (batch.control, batch.target, batch.perturbation, batch.line)
     return Batch(*fields, batch.mask, batch.expression, batch.batches)
 
@@ -61,10 +71,25 @@ def make_loader(
     seed: int,
     ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
 ) -> SetLoader:
-    """Return the loader of a role's sets, as the model's settings want them."""
+    """Return the loader of the sets of a role, with the settings of the model.
+
+    Parameters
+    ----------
+    task
+        Store, vocabulary and settings.
+    plan
+        The plan.
+    role
+        ``train`` or ``val``.
+    seed
+        Seed of the sets.
+    ranks
+        Ranks of the processes that train together.
+    """
     model, training = task.model, role == "train"
     gpu = training and torch.cuda.is_available()
-    # Validation sets are few, kept, and compared as means over their cells: full, on the CPU.
+    # Validation sets are few, stay in memory, and are compared by means over their cells. They are
+    # therefore full sets, on the CPU.
     plain = model.sets.model_copy(update={"short": "replace", "weights": "size"})
     return SetLoader(
         task.store,
@@ -78,7 +103,7 @@ def make_loader(
         match_by_batch=task.match_by_batch,
         embed_key=model.embed_key,
         with_expression=model.gene_decoder is not None,
-        # A token is taught the batch of its set; nothing measured in validation asks for it.
+        # A token learns the batch of its set, but no measurement of the validation uses it.
         batches=task.batches if training or model.batches == "encoder" else None,
         device=f"cuda:{torch.cuda.current_device()}" if gpu else "cpu",
         resident=model.resident if training else "disk",
@@ -88,6 +113,7 @@ def make_loader(
 
 
 def say_sets(loader: SetLoader) -> None:
+    """Log how controls are matched, and how many conditions have too few cells."""
     table = loader.table
     for level in table.coverage():
         share = 100 * level["share"]
@@ -103,7 +129,13 @@ def say_sets(loader: SetLoader) -> None:
 
 
 def validation_batches(task: Task) -> tuple[list[Batch], dict[str, int]]:
-    """Return the fixed validation batches, and how many conditions cannot be measured, by reason."""
+    """Return the fixed validation batches, and the number of unmeasurable conditions by reason.
+
+    Parameters
+    ----------
+    task
+        The task, with features and batches.
+    """
     table = task.plan.table
     validates = table["role"] == "val"
     unknown = validates & ~table["perturbation"].isin(task.vocabulary)
@@ -112,10 +144,10 @@ def validation_batches(task: Task) -> tuple[list[Batch], dict[str, int]]:
     if task.model.batches == "encoder":
         never = set(untrained_batches(task, "val")[KEYS].itertuples(index=False, name=None))
         pairs = table[KEYS].itertuples(index=False, name=None)
-        alien = validates & ~unknown & np.array([pair in never for pair in pairs])
-        without["validation_conditions_of_untrained_batches"] = int(alien.sum())
-        _say_unmeasured(int(alien.sum()), int(validates.sum()), "cells of a batch")
-        unknown |= alien
+        untrained = validates & ~unknown & np.array([pair in never for pair in pairs])
+        without["validation_conditions_of_untrained_batches"] = int(untrained.sum())
+        _say_unmeasured(int(untrained.sum()), int(validates.sum()), "cells of a batch")
+        unknown |= untrained
     plan = Plan(table[~unknown], task.plan.controls)
     if not plan.conditions("val"):
         return [], without
@@ -134,7 +166,7 @@ def _say_unmeasured(n: int, of: int, what: str) -> None:
     if n:
         log.warning(
             "%d of %d validation conditions have %s without training condition; "
-            "they cannot help to choose the checkpoint",
+            "they are not used to choose the checkpoint",
             n,
             of,
             what,

@@ -1,0 +1,1 @@
+"""The training loop of networks and its callbacks."""

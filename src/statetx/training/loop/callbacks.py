@@ -1,7 +1,7 @@
-"""What happens between the steps: validation, curves, progress.
+"""Validation and training curves, as callbacks between the steps of a training.
 
-The order of the callbacks matters: `Validation` measures, `Curves` writes the row down, and
-`checkpoints.Checkpoints` saves a state that holds both.
+The order of the callbacks matters. `Validation` measures, then `Curves` adds a row, then
+`statetx.training.loop.checkpoints.Checkpoints` saves a state with both.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ COLUMNS = (
     *("gradient_norm", "lr", "cells_per_second", "waiting", "seconds"),
 )
 COLLAPSED = 3
-"""Measurements in a row that are too low before a training is given up."""
+"""Number of consecutive low measurements after which a training is stopped."""
 ROWS = 200
-"""About so many rows stand in a training curve, whatever its length."""
+"""Approximate number of rows of a training curve, for any number of steps."""
 
 
 class Validation(lightning.Callback):
-    """Measures the model on fixed sets every `every` steps and after the last; keeps the best.
+    """A callback that measures the model on fixed sets during training, and keeps the best weights.
 
     Parameters
     ----------
     batches
-        The validation sets, the same at every measurement; empty: there is nothing to choose by.
+        The validation sets, the same at every measurement; empty: nothing is measured.
     every
-        Steps between measurements.
+        Steps between measurements. The last step is always measured.
     last_step
         Number of the last step.
     monitor
-        Which of `MONITORS` chooses the best; ``val_loss`` is better when smaller, the others when
-        larger.
+        Name in `MONITORS` that chooses the best weights. ``val_loss`` is better when smaller, the
+        others when larger.
     patience
-        Stop after so many measurements without a better one; None: never.
+        Number of measurements without a better value after which training stops; None: never.
     collapse_below
-        Stop with an error when the collapse ratio stays below this for `COLLAPSED` measurements after
-        the first tenth of the steps; None: never.
+        Training fails if the collapse ratio stays below this for `COLLAPSED` measurements after the
+        first tenth of the steps; None: never.
     """
 
     def __init__(
@@ -85,7 +85,13 @@ class Validation(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Measure when it is time."""
+        """Measure after every `every` steps and after the last step.
+
+        Raises
+        ------
+        ModelError
+            The validation loss is not finite, or the model collapsed.
+        """
         step = trainer.global_step
         self.latest = {}
         if not stepped(trainer, batch_idx) or not self.batches:
@@ -94,23 +100,24 @@ class Validation(lightning.Callback):
             return
         assert isinstance(pl_module, PertSetsModule)
         pl_module.settle()
-        # One of several processes decides for all: a last digit must not stop one of them only.
-        found = trainer.strategy.broadcast(measure(trainer, pl_module, self.batches))
-        if not math.isfinite(found["val_loss"]):
+        # The first process decides for all: rounding differences must not stop only some of them.
+        values = trainer.strategy.broadcast(measure(trainer, pl_module, self.batches))
+        if not math.isfinite(values["val_loss"]):
             raise ModelError(
-                f"the validation loss is {found['val_loss']} after step {step}",
+                f"the validation loss is {values['val_loss']} after step {step}",
                 where="training",
                 fix="lower lr, and check that the validation cells are finite log1p values",
             )
-        self.latest = found
+        self.latest = values
         self.measured += 1
         log.info(
-            "step %d: validation loss %.5g, pearson of deltas %.3f, discrimination %.3f, spread %.2f",
+            "step %d: validation loss %.5g, pearson of deltas %.3f, discrimination %.3f, spread "
+            "%.2f",
             step,
-            *(found[name] for name in MONITORS),
+            *(values[name] for name in MONITORS),
         )
-        self._keep_best(found[self.monitor], step, pl_module)
-        self._watch(found["val_collapse_ratio"], step, trainer)
+        self._keep_best(values[self.monitor], step, pl_module)
+        self._watch(values["val_collapse_ratio"], step, trainer)
 
     def _keep_best(self, value: float, step: int, module: PertSetsModule) -> None:
         sign = 1.0 if self.monitor == "val_loss" else -1.0
@@ -135,8 +142,9 @@ class Validation(lightning.Callback):
                 f"the model collapsed: at step {step} the variance between predicted deltas is "
                 f"{ratio:.3g} of the real one, for {COLLAPSED} measurements",
                 where="training.collapse_below",
-                fix="predictions hardly depend on the perturbation: lower lr, warm up, or check that "
-                "perturbations have an effect in these cells; null goes on regardless",
+                fix="lower lr, add warm-up steps, or check that perturbations have an effect in "
+                "these cells: predictions hardly depend on the perturbation. null turns this check "
+                "off",
             )
         if self.patience is not None and self._without >= self.patience:
             log.info(
@@ -146,7 +154,7 @@ class Validation(lightning.Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Which step was best; the weights themselves lie in a file of their own."""
+        """Return the best step and counters; `Checkpoints` writes the best weights to a file."""
         return {
             "best_step": self.best_step,
             "best_value": self.best_value,
@@ -157,7 +165,7 @@ class Validation(lightning.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up an interrupted training."""
+        """Restore the values of an interrupted training."""
         self.best_step, self.best_value = state_dict["best_step"], state_dict["best_value"]
         self._without, self._collapsed = state_dict["without"], state_dict["collapsed"]
         self.stopped_at, self.measured = state_dict["stopped_at"], state_dict["measured"]
@@ -165,29 +173,37 @@ class Validation(lightning.Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Do not go on with a training that patience has ended."""
+        """Stop at once if patience had already ended the training."""
         if self.stopped_at is not None:
             trainer.should_stop = True
 
 
 def stepped(trainer: lightning.Trainer, batch_idx: int) -> bool:
-    """Whether the optimiser moved after this batch, or gradients are still being accumulated."""
+    """Return whether this batch completes a step, after the accumulation of gradients.
+
+    Parameters
+    ----------
+    trainer
+        Lightning's trainer.
+    batch_idx
+        Number of the batch.
+    """
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class Curves(lightning.Callback):
-    """Collects the rows of ``metrics.csv`` and hands them to the trainer's logger.
+    """A callback that collects the rows of ``metrics.csv`` and passes them to the trainer's logger.
 
     Parameters
     ----------
     validation
-        Asked for its latest measurement.
+        Callback with the latest measurement.
     every
-        Steps between rows; a validation and the last step always have a row.
+        Steps between rows. Validations and the last step always have a row.
     last_step
         Number of the last step.
     waited
-        Gives the seconds that the training has waited for cells so far.
+        Function that returns the seconds for which training has waited for cells so far.
     """
 
     def __init__(
@@ -203,7 +219,7 @@ class Curves(lightning.Callback):
         self.last_step = last_step
         self.rows: list[dict[str, float]] = []
         self._losses: list[tuple[float, float]] = []
-        self._whole = (0, 0)  # losses and cells of whole steps: what a resumed training starts from
+        self._whole = (0, 0)  # losses and cells of complete steps, from which training can resume
         self._cells = 0
         self._seconds = 0.0
         self._elapsed = 0.0
@@ -212,7 +228,7 @@ class Curves(lightning.Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Start the clock, with what an interrupted training had spent on the row."""
+        """Start the clock, with the time that an interrupted training spent on the row."""
         self._since = time.perf_counter() - self._elapsed
 
     def on_train_batch_end(
@@ -223,7 +239,7 @@ class Curves(lightning.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Count; write a row when it is time."""
+        """Count cells, and add a row if one is due."""
         assert isinstance(pl_module, PertSetsModule)
         step, latest = trainer.global_step, self.validation.latest
         self._cells += batch.target.shape[0] * batch.target.shape[1]
@@ -264,7 +280,7 @@ class Curves(lightning.Callback):
         module.finished = []
 
     def text(self) -> str:
-        """``metrics.csv``: one row per step written down, empty where nothing was measured."""
+        """Return the text of ``metrics.csv``; fields without a measurement are empty."""
         out = io.StringIO()
         writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
@@ -273,7 +289,7 @@ class Curves(lightning.Callback):
         return out.getvalue()
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows so far, and losses, cells and time of the row that is being collected."""
+        """Return the rows so far, and losses, cells and time of the current row."""
         return {
             "rows": self.rows,
             "losses": [list(pair) for pair in self._losses[: self._whole[0]]],
@@ -283,7 +299,7 @@ class Curves(lightning.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up an interrupted training."""
+        """Restore the values of an interrupted training."""
         self.rows = list(state_dict["rows"])
         self._losses = [(float(main), float(decoder)) for main, decoder in state_dict["losses"]]
         self._cells = state_dict["cells"]
@@ -293,11 +309,11 @@ class Curves(lightning.Callback):
 
 
 def _over_ranks(trainer: lightning.Trainer, values: np.ndarray) -> list[float]:
-    """Mean of each value over the processes that train together."""
+    """Return the mean of each value over the processes that train together."""
     if trainer.world_size == 1:
         return [float(value) for value in values]
-    here = torch.as_tensor(values, dtype=torch.float32, device=trainer.strategy.root_device)
-    mean = trainer.strategy.reduce(here, reduce_op="mean")
+    local = torch.as_tensor(values, dtype=torch.float32, device=trainer.strategy.root_device)
+    mean = trainer.strategy.reduce(local, reduce_op="mean")
     assert isinstance(mean, torch.Tensor)
     return mean.tolist()
 

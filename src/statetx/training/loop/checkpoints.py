@@ -1,8 +1,9 @@
-"""Step checkpoints and the resume state: whose they are, and that none of them is mixed up.
+"""Step checkpoints and the resume state of a training.
 
-The directory of the step checkpoints belongs to the run, that of the state to one training (its
-settings, seed, data, code). Trainings of a run may alternate, so every file says which training
-wrote it: a step checkpoint of another one must never end up in a model directory.
+The directory of the step checkpoints belongs to the run. The directory of the state belongs to a
+training (settings, seed, data, code). Trainings of a run may alternate, so every file contains the
+identity of its training. A step checkpoint of another training must never get into a model
+directory.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ from statetx.training.loop.lightning_module import PertSetsModule
 log = logging.getLogger("statetx.training")
 
 STATE_EVERY_S = 600.0
-"""A state is saved when so much time has passed since the last one, whatever the number of steps."""
+"""Seconds after the last save at which a state is saved, for any number of steps."""
 
 
 class Checkpoints(lightning.Callback):
-    """Writes step checkpoints and the state from which an interrupted training resumes.
+    """A callback that writes step checkpoints, and the state from which a training resumes.
 
     Parameters
     ----------
     validation
-        Holds the best weights.
+        Callback with the best weights.
     state, checkpoints
         Directories of the resume state and of ``step=N.safetensors``.
     every
-        Steps between both.
+        Steps between step checkpoints, and between states.
     identity
-        Digest of what this training depends on; stands in everything that is written.
+        Digest of everything that this training depends on; it is written to every file.
     """
 
     def __init__(
@@ -67,12 +68,12 @@ class Checkpoints(lightning.Callback):
 
     @property
     def last(self) -> Path:
-        """The resume state."""
+        """Path of the resume state."""
         return self.state / "last.ckpt"
 
     @property
     def before(self) -> Path:
-        """The state before it, should it turn out to be damaged."""
+        """Path of the state before the last, which replaces a damaged last state."""
         return self.state / "before.ckpt"
 
     def _best(self, step: int) -> Path:
@@ -84,50 +85,52 @@ class Checkpoints(lightning.Callback):
     def prepare(self, keep: Sequence[str]) -> Path | None:
         """Return the state to resume from, or None; remove step checkpoints of other trainings.
 
-        A state that is damaged is left aside for the one before it. Where a wanted step checkpoint
-        from before the state is gone, because another training of the run was started in between, or
-        is damaged, the state is dropped: only training again can give it. What killed attempts had
-        half written is removed too.
+        If the last state is damaged, it is removed and the state before it is used. A wanted step
+        checkpoint from before the state can be damaged, or missing because another training of the
+        run was started in between. The state is then removed, because only training from the start
+        writes that checkpoint again. Partial files of killed attempts are removed too.
 
         Parameters
         ----------
         keep
-            Checkpoints that are wanted in the end.
+            Names of the checkpoints that are wanted in the end.
 
         Raises
         ------
         ModelError
-            The state is that of another training, or step checkpoints lie behind a link; nothing is
-            removed then.
+            The state is of another training, or the directory of step checkpoints is a link. No
+            step checkpoint is removed then.
         """
         if self.checkpoints.is_symlink():
             raise ModelError(
-                f"the directory of step checkpoints is a link to {str(self.checkpoints.readlink())!r}",
+                "the directory of step checkpoints is a link to "
+                f"{str(self.checkpoints.readlink())!r}",
                 where=self.checkpoints,
-                fix="remove the link: step checkpoints of another training there would be removed",
+                fix="remove the link: training removes step checkpoints of other trainings behind "
+                "it",
             )
         state, done = self._newest()
-        own = {
+        usable = {
             path.stem
             for path in self.checkpoints.glob("step=*.safetensors")
             if done and self._is_own(path, whole=path.stem in keep)
         }
         wanted = {name: int(name[5:]) for name in keep if name.startswith("step=")}
-        lost = [name for name, step in wanted.items() if step <= done and name not in own]
+        lost = [name for name, step in wanted.items() if step <= done and name not in usable]
         if lost:
             log.warning("%s of this training is gone: training again from the start", lost[0])
-            state, own = None, set()
+            state, usable = None, set()
         if state is None:
             shutil.rmtree(self.state, ignore_errors=True)
         for path in self.checkpoints.glob("step=*.safetensors"):
-            if path.stem not in own:
+            if path.stem not in usable:
                 path.unlink()
         for path in (*self.state.glob(".*"), *self.checkpoints.glob(".step=*")):
             shutil.rmtree(path, ignore_errors=True)
         return state
 
     def _newest(self) -> tuple[Path | None, int]:
-        """Return the newest whole state and how many steps it has behind it; (None, 0): there is none."""
+        """Return the newest undamaged state and its number of steps; (None, 0): no state."""
         for path in (self.last, self.before):
             if not path.exists():
                 continue
@@ -139,19 +142,19 @@ class Checkpoints(lightning.Callback):
         return None, 0
 
     def _steps_of(self, path: Path) -> int:
-        """Return how many steps a state has behind it, once it and its best weights prove whole."""
+        """Return the number of steps of a state, after checking it and its best weights."""
         try:
             with zipfile.ZipFile(path) as file:
-                wrong = file.testzip()  # torch does not look at the checksums that it writes
+                wrong = file.testzip()  # torch does not check the checksums that it writes
             if wrong is not None:
                 raise _DamagedError(f"the checksum of {wrong} is wrong")
-            # Mapped, so that the tensors are not read here: the trainer will.
+            # Mapped, so that tensors are not read: the trainer reads them later.
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             ours, step = state["statetx"], int(state["global_step"])
             writer, best = ours["training"], ours["best"]
         except _DamagedError:
             raise
-        except Exception as error:  # torch.load raises whatever the broken bytes lead to
+        except Exception as error:  # damaged bytes can make torch.load raise any error
             raise _DamagedError(f"{type(error).__name__}: {error}") from error
         if writer != self.identity:
             raise ModelError(
@@ -166,16 +169,16 @@ class Checkpoints(lightning.Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Note what is already saved."""
+        """Read the best weights, and note which step is already saved."""
         self.read_best()
         self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
         self._say_where()
 
     def read_best(self) -> None:
-        """Read back the best weights of an interrupted training.
+        """Read the best weights of an interrupted training.
 
-        Also to be called after the training: hooks do not run when no step was left to do.
+        Call this after the training too: hooks do not run if no step was left to do.
 
         Raises
         ------
@@ -187,7 +190,12 @@ class Checkpoints(lightning.Callback):
             self.validation.best_weights = self._read(self._best(step))
 
     def read_step(self, name: str) -> dict[str, np.ndarray]:
-        """Return the weights of ``step=N``.
+        """Return the weights of a step checkpoint.
+
+        Parameters
+        ----------
+        name
+            Name of the checkpoint, ``step=N``.
 
         Raises
         ------
@@ -197,45 +205,45 @@ class Checkpoints(lightning.Callback):
         return self._read(self._step(name))
 
     def _is_own(self, path: Path, whole: bool = True) -> bool:
-        """Whether a file of weights is of this training, and what it was written as."""
+        """Return whether a file of weights is of this training and, if `whole`, undamaged."""
         try:
             with safe_open(path, framework="numpy") as file:
-                said = (file.metadata() or {}).get("training", "")
+                seal = (file.metadata() or {}).get("training", "")
             if not whole:
-                return str(said).startswith(f"{self.identity} ")
-            return said == self._seal(load_file(path))
+                return str(seal).startswith(f"{self.identity} ")
+            return seal == self._seal(load_file(path))
         except (OSError, SafetensorError, ValueError):
             return False
 
     def _seal(self, arrays: dict[str, np.ndarray]) -> str:
-        """What stands in a file of weights: whose they are, and a digest of them."""
-        found = hashlib.blake2b(digest_size=16)
+        """Return the seal of a file of weights: identity of the training, digest of the weights."""
+        state = hashlib.blake2b(digest_size=16)
         for name in sorted(arrays):
             array = np.ascontiguousarray(arrays[name])
-            found.update(f"{name} {array.dtype} {array.shape}".encode())
-            found.update(array.reshape(-1).view(np.uint8).data)
-        return f"{self.identity} {found.hexdigest()}"
+            state.update(f"{name} {array.dtype} {array.shape}".encode())
+            state.update(array.reshape(-1).view(np.uint8).data)
+        return f"{self.identity} {state.hexdigest()}"
 
     def _read(self, path: Path) -> dict[str, np.ndarray]:
         if not self._is_own(path):
             raise ModelError(
                 f"{path.name} is missing, damaged, or was written by another training",
                 where=path,
-                fix="run the same command to train again what is gone",
+                fix="run the same command to train again",
             )
         return load_file(path)
 
     def _write(self, arrays: dict[str, np.ndarray], path: Path) -> None:
         with whole(path) as part:
-            # One entry only: safetensors writes several in an order that changes between runs.
+            # A single entry: safetensors writes several in an order that changes between runs.
             write_weights(arrays, part, {"training": self._seal(arrays)})
 
     def due(self) -> bool:
-        """Whether it is time to save the state."""
+        """Return whether it is time to save the state."""
         return time.monotonic() - self._saved_at >= STATE_EVERY_S
 
     def ask(self) -> None:
-        """Have the state saved after this step."""
+        """Request a save of the state after this step."""
         self._asked = True
 
     def on_train_batch_end(
@@ -246,7 +254,7 @@ class Checkpoints(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write both when it is time."""
+        """Write a step checkpoint and the state, if they are due or requested."""
         step = trainer.global_step
         regular = step % self.every == 0
         if not (regular or self._asked) or not stepped(trainer, batch_idx):
@@ -263,17 +271,19 @@ class Checkpoints(lightning.Callback):
         pl_module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Write down whose state this is."""
+        """Add the identity of the training and the best step to the state."""
         checkpoint["statetx"] = {"training": self.identity, "best": self.validation.best_step}
         assert isinstance(pl_module, PertSetsModule)
-        if pl_module.within_step:  # the step starts anew, so its batches do not count yet
+        if (
+            pl_module.within_step
+        ):  # a resumed training repeats the step, so its batches do not count
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             done = trainer.global_step * trainer.accumulate_grad_batches
             for part in ("total", "current"):
                 progress[part] = dict.fromkeys(progress[part], done)
 
     def _save_state(self, trainer: lightning.Trainer) -> None:
-        """Write the state; all processes of a training come here, the first one writes."""
+        """Write the state; all processes of a training call this, and the first process writes."""
         with stopping.slowly():
             self._write_state(trainer)
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
@@ -292,7 +302,7 @@ class Checkpoints(lightning.Callback):
             trainer.save_checkpoint(part)
             if self.last.exists():
                 os.replace(self.last, self.before)
-        # Only now: until the new state was in place, older ones needed their own best weights.
+        # Only now: until the new state was in place, older states needed their best weights.
         self._kept = [*self._kept[-1:], self._best(step or 0)]
         if len(self._kept) == 2:
             for path in self.state.glob("best-*.safetensors"):
@@ -301,7 +311,7 @@ class Checkpoints(lightning.Callback):
 
     def _say_where(self) -> None:
         step = self._saved_step
-        where = f"it goes on from step {step}" if step else "no step was saved yet"
+        where = f"training resumes from step {step}" if step else "no step was saved yet"
         stopping.go_on(f"run the same command again; {where}")
 
     def on_exception(
@@ -310,10 +320,10 @@ class Checkpoints(lightning.Callback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Save where a signal stopped us: it is heard between two steps."""
+        """Save the state after a signal, which stops training between two steps."""
         if isinstance(exception, SIGTERMException) and trainer.global_step > self._saved_step:
             self._save_state(trainer)
 
 
 class _DamagedError(Exception):
-    """A state cannot be resumed from."""
+    """An error for a state from which training cannot resume."""

@@ -1,4 +1,4 @@
-"""The optimisation of PertSets as a LightningModule."""
+"""The training of PertSets as a LightningModule."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from statetx.models.network.losses import LOSSES, chunked, energy, to_control
 from statetx.models.network.set_transformer import PertSets, Prediction
 
 CONFIDENCE_SCALE, CONFIDENCE_WEIGHT = 10.0, 0.01
-"""A confidence token learns 10 times the loss of its set; the weight of that error in the total."""
+"""A confidence token learns 10 times the loss of its set; its error has weight 0.01 in the loss."""
 BATCH_WEIGHT = 0.1
-"""Of the cross-entropy of the batch that a batch token tells, as in State."""
+"""Weight of the cross-entropy of the batch that a batch token predicts, as in State."""
 
 
 class Batch(NamedTuple):
-    """One step's sets as tensors.
+    """The sets of a batch as tensors.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     expression
         Expression of the real cells, [B, S, G], for a gene decoder.
     batches
-        Ids of the real cells' batches, int64 [B, S], for a network that learns of them.
+        Ids of the batches of the real cells, int64 [B, S], for a network that uses batches.
     """
 
     control: Tensor
@@ -51,18 +51,18 @@ class Batch(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """What is minimised: loss(cells) + decoder_weight loss(genes) + regularization |cells - control|.
+    """The objective loss(cells) + decoder_weight loss(genes) + regularization |cells - control|.
 
     Attributes
     ----------
     loss
         Name in `statetx.models.network.losses.LOSSES`.
     chunks
-        The features are cut into so many stretches, and the loss is their mean.
+        Number of chunks of the features; the loss is the mean over chunks.
     decoder_weight
-        Of the same loss between decoded and real expression.
+        Weight of the same loss between decoded and real expression.
     regularization
-        Of the mean absolute difference to the control.
+        Weight of the mean absolute difference to the control.
     """
 
     loss: str = "energy"
@@ -71,7 +71,15 @@ class Objective(NamedTuple):
     regularization: float = 0.0
 
     def distance(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the loss of each set, [B]."""
+        """Return the loss of each set, [B].
+
+        Parameters
+        ----------
+        pred, target
+            Predicted and real cells, [B, S, D].
+        mask
+            Which rows are cells, bool [B, S]; None: all.
+        """
         if mask is not None:
             masked: Callable[..., Tensor] = LOSSES[self.loss]
             return masked(pred, target, mask)
@@ -80,7 +88,15 @@ class Objective(NamedTuple):
         return LOSSES[self.loss](pred, target)
 
     def total(self, predicted: Prediction, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return what is minimised, the main loss and the loss of the decoder, each a mean over sets."""
+        """Return the objective, the main loss and the loss of the decoder, each a mean over sets.
+
+        Parameters
+        ----------
+        predicted
+            Prediction for the batch.
+        batch
+            The sets.
+        """
         main = self.distance(predicted.cells, batch.target, batch.mask)
         total, decoder = main.mean(), None
         if predicted.genes is not None and batch.expression is not None:
@@ -96,14 +112,14 @@ class Objective(NamedTuple):
             error = predicted.confidence - CONFIDENCE_SCALE * main.detach()
             total = total + CONFIDENCE_WEIGHT * error.square().mean()
         if predicted.batch_logits is not None and batch.batches is not None:
-            own = batch.batches[:, 0]  # a set with a token is of one batch
-            wrong = functional.cross_entropy(predicted.batch_logits.float(), own)
+            of_set = batch.batches[:, 0]  # all cells of a set with a token are of the same batch
+            wrong = functional.cross_entropy(predicted.batch_logits.float(), of_set)
             total = total + BATCH_WEIGHT * wrong
         return total, main.mean(), decoder
 
 
 class _Running(NamedTuple):
-    """Numbers of a step that a GPU may still be computing."""
+    """Numbers of a step, which a GPU may still be computing."""
 
     step: int
     total: Tensor
@@ -114,10 +130,10 @@ class _Running(NamedTuple):
 
 
 class PertSetsModule(lightning.LightningModule):
-    """Loss, AdamW, schedule, average of weights, clipping, and a guard against non-finite numbers.
+    """Training of a network: loss, AdamW, schedule, average of weights, clipping, NaN checks.
 
-    On a GPU the numbers of a step are read one step later, or the device would stand still at every
-    step until they have come; nothing is measured or saved before they were looked at (`settle`).
+    On a GPU the numbers of a step are read one step later. Otherwise the device would wait at every
+    step. `settle` checks all numbers before anything is measured or saved.
 
     Parameters
     ----------
@@ -126,11 +142,12 @@ class PertSetsModule(lightning.LightningModule):
     settings
         Section ``training`` of the model.
     seed
-        Dropout is a pure function of (seed, step, rank): a resumed training drops the same units.
+        Seed of dropout, which depends on (seed, step, rank) only: a resumed training drops the same
+        units.
     objective
-        What is minimised.
+        The objective.
     features
-        What the network is given for each perturbation instead of its id, float32 [labels, P].
+        Features of each perturbation, float32 [labels, P], which the network gets instead of ids.
     """
 
     features: Tensor | None
@@ -144,7 +161,7 @@ class PertSetsModule(lightning.LightningModule):
         features: Tensor | None = None,
     ) -> None:
         super().__init__()
-        # Not in the state: a resumed training reads the table again, and its digest must agree.
+        # Features are not saved: a resumed training reads the table again, and checks its digest.
         self.register_buffer("features", features, persistent=False)
         self.model = model
         self.settings = settings
@@ -154,9 +171,9 @@ class PertSetsModule(lightning.LightningModule):
         self.decoder_loss = math.nan
         self.gradient_norm = math.nan
         self.lr = settings.lr
-        """Of the last step: the schedule has moved on by the time it is written down."""
+        """Learning rate of the last step: the schedule advances before the curves are written."""
         self.finished: list[tuple[float, float]] = []
-        """Main and decoder loss of every batch that was looked at; whoever writes them down empties it."""
+        """Main and decoder loss of every checked batch; the reader of the list empties it."""
         self.bad_batch: Batch | None = None
         self.ema: PertSets | None = None
         if settings.ema_decay:
@@ -166,21 +183,28 @@ class PertSetsModule(lightning.LightningModule):
 
     @property
     def within_step(self) -> bool:
-        """Whether some but not all batches of a step have been seen."""
+        """Whether only a part of the batches of a step was processed."""
         return self._micro != 0
 
     @property
     def evaluated(self) -> PertSets:
-        """The network that is measured and kept: the average of the weights, if there is one."""
+        """The network to measure and to save: the average of the weights, if it is computed."""
         return self.model if self.ema is None else self.ema
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss over the sets of a batch.
+        """Return the objective of a batch.
+
+        Parameters
+        ----------
+        batch
+            The sets.
+        batch_idx
+            Not used.
 
         Raises
         ------
         ModelError
-            The loss, or the gradient of a step before, is NaN or infinite.
+            The loss, or the gradient of an earlier step, is NaN or infinite.
         """
         micro = self.global_step * self.settings.accumulate + self._micro
         torch.manual_seed(_mix(self.seed, micro * self.trainer.world_size + self.global_rank))
@@ -195,17 +219,22 @@ class PertSetsModule(lightning.LightningModule):
         return total
 
     def _given(self, batch: Batch) -> Tensor:
-        """Return what stands for the perturbations of a batch: ids [B], or their features [B, P]."""
+        """Return the ids [B], or the features [B, P], of the perturbations of a batch."""
         ids = batch.perturbation
         return ids if self.features is None else self.features[ids]
 
     def settle(self, keep: int = 0) -> None:
-        """Look at the numbers of the steps that were taken, but for the last `keep`.
+        """Check the numbers of all finished batches except the last `keep`.
+
+        Parameters
+        ----------
+        keep
+            Number of batches that are not checked yet.
 
         Raises
         ------
         ModelError
-            One of them is NaN or infinite.
+            A number is NaN or infinite.
         """
         while len(self._running) > keep:
             done = self._running.pop(0)
@@ -224,24 +253,31 @@ class PertSetsModule(lightning.LightningModule):
         raise ModelError(
             f"the {what} is {value} at step {done.step}",
             where="training",
-            fix="lower lr or gradient_clip_val, and check that the cells are finite log1p values; no "
-            "model was written, the sets of that step lie in bad_batch.pt beside the resume state",
+            fix="lower lr or gradient_clip_val, and check that the cells are finite log1p values; "
+            "no model was written, and the sets of this step are in bad_batch.pt in the state "
+            "directory",
         )
 
     def measure(self, batch: Batch) -> tuple[Tensor, Prediction]:
-        """Energy loss per set [B] (whatever is minimised), and what was predicted."""
+        """Return the energy loss per set [B], for any objective, and the prediction.
+
+        Parameters
+        ----------
+        batch
+            The sets.
+        """
         predicted = self.evaluated(batch.control, self._given(batch), batch.batches)
         return energy(predicted.cells, batch.target), predicted
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a schedule; weight decay acts on the matrices of linear layers alone.
+        """Return AdamW with a schedule; weight decay acts on matrices of linear layers only.
 
-        Biases, norm weights, embeddings and tokens stay: decay would draw an embedding that few
-        sets train to 0, and a token is no weight of anything.
+        Biases, norm weights, embeddings and tokens do not decay: decay would pull an embedding that
+        few sets train towards 0, and a token is not a weight.
         """
         decayed = [m.weight for m in self.model.modules() if isinstance(m, nn.Linear)]
-        own = {id(weight) for weight in decayed}
-        others = [p for p in self.model.parameters() if id(p) not in own]
+        decayed_ids = {id(weight) for weight in decayed}
+        others = [p for p in self.model.parameters() if id(p) not in decayed_ids]
         groups = [
             {"params": decayed, "weight_decay": self.settings.weight_decay},
             {"params": others, "weight_decay": 0.0},
@@ -256,7 +292,13 @@ class PertSetsModule(lightning.LightningModule):
         }
 
     def rate(self, step: int) -> float:
-        """Return the share of lr at a step: linear warm-up, then constant or half a cosine to 0."""
+        """Return the factor of lr at a step: linear warm-up, then constant or half a cosine to 0.
+
+        Parameters
+        ----------
+        step
+            Number of finished steps.
+        """
         warm, last = self.settings.warmup_steps, self.settings.max_steps
         if step < warm:
             return (step + 1) / warm
@@ -270,12 +312,17 @@ class PertSetsModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the global norm and keep it for the curves.
+        """Clip the global norm of the gradient, and store the norm for the curves.
+
+        Parameters
+        ----------
+        optimizer, gradient_clip_val, gradient_clip_algorithm
+            Not used: the limit comes from the settings.
 
         Raises
         ------
         ModelError
-            The norm is NaN or infinite (on a GPU, that of the step before).
+            The norm is NaN or infinite. On a GPU, a later call of `settle` checks the norm.
         """
         limit = self.settings.gradient_clip_val or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
@@ -287,14 +334,14 @@ class PertSetsModule(lightning.LightningModule):
             self._running[-1] = self._running[-1]._replace(norm=norm.detach())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Remember the sets of the step, in case its gradient is not finite."""
+        """Store the sets of the step, in case its gradient is not finite."""
         self._seen = batch
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take the step, then move the average of the weights towards them.
+        """Take a step, then move the average of the weights towards the weights.
 
-        The decay grows to its value over the first steps, or the average would remember the random
-        start for thousands of them.
+        The decay grows to its value over the first steps. Otherwise the average would contain the
+        random initial weights for thousands of steps.
         """
         self.lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         super().optimizer_step(*args, **kwargs)
@@ -309,6 +356,6 @@ class PertSetsModule(lightning.LightningModule):
 
 
 def _mix(seed: int, step: int) -> int:
-    """Hash (seed, step) to 63 bits, so that neighbouring steps get unrelated streams."""
+    """Hash (seed, step) to 63 bits, so that neighbouring steps have independent streams."""
     raw = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
     return int.from_bytes(raw, "little") >> 1

@@ -1,4 +1,4 @@
-"""What a training is told between two steps: to stop, or to save its state."""
+"""Requests to a training between two steps: to stop, or to save its state."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from statetx.core import stopping
 
 
 class Orders(lightning.Callback):
-    """Between two steps: stop when a signal asked for it, save the state when it is time.
+    """A callback that stops training after a signal, or requests a save of the state.
 
-    Several processes do either before the same batch: the first one decides. Lightning's own handler
-    of SIGTERM talks to the others in the middle of a step, where they wait for something else, and its
-    flag ends the process that has heard before the others are told.
+    Several processes stop or save before the same batch: the first process decides. Lightning's
+    handler of SIGTERM contacts the others in the middle of a step, where they wait for something
+    else. Its flag ends the process with the signal before the others know.
 
     Parameters
     ----------
     due
-        Whether so much time has passed that the state is to be saved.
+        Function that returns whether it is time to save the state.
     save
-        Told that it is to be saved after this step.
+        Function that requests a save after this step.
     """
 
     def __init__(self, due: Callable[[], bool], save: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class Orders(lightning.Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Replace Lightning's handler, which it takes back after the training."""
+        """Replace Lightning's signal handlers, which Lightning removes after the training."""
         stopping.obey()
 
     def on_train_batch_start(
@@ -44,7 +44,13 @@ class Orders(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Ask the first process."""
+        """Stop, or request a save, as the first process decides.
+
+        Raises
+        ------
+        SIGTERMException
+            A signal asked the first process to stop.
+        """
         stop, save = stopping.heard() is not None, self._due()
         if trainer.world_size > 1:
             orders = torch.tensor([int(stop), int(save)], device=trainer.strategy.root_device)

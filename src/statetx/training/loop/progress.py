@@ -1,4 +1,4 @@
-"""What a training shows while it runs."""
+"""Progress of a running training, on a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ log = logging.getLogger(__name__)
 
 
 class Progress(lightning.Callback):
-    """A bar on a terminal; in a log file one line, when the first step is done: all is well so far."""
+    """A progress bar on a terminal, and a log message when the first step is done.
+
+    Parameters
+    ----------
+    last_step
+        Number of the last step.
+    """
 
     def __init__(self, last_step: int) -> None:
         self.last_step = last_step
@@ -26,7 +32,7 @@ class Progress(lightning.Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Open the bar, at the step where a resumed training starts."""
+        """Open the bar at the step from which training starts or resumes."""
         self._bar = tqdm(
             total=self.last_step,
             initial=trainer.global_step,
@@ -44,7 +50,7 @@ class Progress(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Move the bar."""
+        """Advance the bar after a step."""
         assert isinstance(pl_module, PertSetsModule)
         if not stepped(trainer, batch_idx):
             return
@@ -59,6 +65,6 @@ class Progress(lightning.Callback):
     def teardown(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
     ) -> None:
-        """Close the bar, also after an error."""
+        """Close the bar, even after an error."""
         if self._bar is not None:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""Lightning's trainer as we use it, without its files, tips and requeueing; the wandb logger."""
+"""Lightning's trainer without its files, tips and requeueing, and the wandb logger."""
 
 from __future__ import annotations
 
@@ -26,17 +26,26 @@ from statetx.training.processes import Ranks
 
 
 class DirectIO(TorchCheckpointIO):
-    """Writes a state where it is wanted.
+    """A checkpoint plugin that writes a state directly to its path.
 
-    Lightning's own makes it in memory, copies it there, writes it to ``$TMPDIR`` and moves it: three
-    states in memory, and one in a room that may be small, whose fullness would be told of the wrong
-    place, and that a killed training never empties.
+    Lightning's plugin builds the state in memory, copies it, writes it to ``$TMPDIR`` and moves it.
+    That takes three states of memory and space in ``$TMPDIR``, which may be small. If ``$TMPDIR``
+    is full, the error names the wrong path. A killed training leaves its file there.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write a state; the caller takes care that it is written whole.
+        """Write a state; the caller makes sure that only complete files are used.
+
+        Parameters
+        ----------
+        checkpoint
+            The state.
+        path
+            File to write.
+        storage_options
+            Not used.
 
         Raises
         ------
@@ -46,7 +55,7 @@ class DirectIO(TorchCheckpointIO):
         try:
             with open(path, "wb") as file:
                 torch.save(checkpoint, file)
-        except RuntimeError as error:  # torch's own words for a write that failed
+        except RuntimeError as error:  # torch raises this for a failed write
             cause: BaseException | None = error
             while cause is not None and not disk_full(cause):
                 cause = cause.__context__
@@ -62,10 +71,24 @@ def make_trainer(
     callbacks: list[lightning.Callback],
     ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
 ) -> lightning.Trainer:
-    """Return a trainer for ``training`` settings that leaves all writing to `callbacks`."""
+    """Return a trainer that writes no files itself; `callbacks` write.
+
+    Parameters
+    ----------
+    settings
+        Section ``training`` of the model.
+    state
+        Directory of the resume state; it is created.
+    logger
+        Lightning logger; None: no logger.
+    callbacks
+        Callbacks in order.
+    ranks
+        Ranks of the processes that train together.
+    """
     state.mkdir(parents=True, exist_ok=True)
     gpu = torch.cuda.is_available()
-    # Under a Slurm job Lightning would requeue the job itself on a signal, behind the workflow.
+    # In a Slurm job, Lightning would requeue the job on a signal, without the workflow knowing.
     environment: ClusterEnvironment = LightningEnvironment()
     strategy: Any = "auto"
     if ranks.world > 1:
@@ -94,10 +117,16 @@ def make_trainer(
 
 @contextlib.contextmanager
 def products(settings: Training) -> Iterator[None]:
-    """Let products of float32 be taken in the precision that the settings allow.
+    """Set the precision of float32 matrix products to the precision that the settings allow.
 
-    On a GPU that is TF32, for what autocast leaves in float32; on a CPU, bfloat16 when it is asked for,
-    where the CPU has instructions for it. The energy loss keeps its own products exact.
+    GPUs use TF32 for products that autocast leaves in float32. CPUs use bfloat16 if the settings
+    say so and the CPU has instructions for it. The energy loss keeps its products in float32 on a
+    CPU.
+
+    Parameters
+    ----------
+    settings
+        Section ``training`` of the model.
     """
     before = torch.get_float32_matmul_precision()
     if torch.cuda.is_available():
@@ -112,12 +141,25 @@ def products(settings: Training) -> Iterator[None]:
 
 
 def wandb_logger(tracking: Tracking, run_dir: Path) -> Any:
-    """Start a wandb run, or say why it cannot start."""
+    """Start a wandb run and return its logger.
+
+    Parameters
+    ----------
+    tracking
+        Settings of the tracking.
+    run_dir
+        Directory of the run; offline tracking writes to it.
+
+    Raises
+    ------
+    ModelError
+        wandb is not installed or cannot start.
+    """
     if importlib.util.find_spec("wandb") is None:
         raise ModelError(
             "tracking.wandb is on, but wandb is not installed",
             where="tracking.wandb",
-            fix="pip install 'statetx[wandb]', or set tracking.wandb to false",
+            fix="run pip install 'statetx[wandb]', or set tracking.wandb to false",
         )
     from lightning.pytorch.loggers import WandbLogger
 
@@ -133,7 +175,8 @@ def wandb_logger(tracking: Tracking, run_dir: Path) -> Any:
     import wandb
 
     try:
-        _ = logger.experiment  # starts the run now: a missing login must not cost a training
+        # This starts the run before training, so that a missing login does not cost a training.
+        _ = logger.experiment
     except wandb.Error as error:
         raise ModelError(
             f"wandb cannot start: {error}",
@@ -145,7 +188,7 @@ def wandb_logger(tracking: Tracking, run_dir: Path) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's tips and hardware lines; its errors still come through."""
+    """Silence Lightning's tips and hardware messages; errors are still shown."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

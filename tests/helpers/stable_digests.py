@@ -20,7 +20,7 @@ VOLATILE_KEYS = frozenset(
 TIMES = ("cells_per_second", "seconds", "waiting")
 """Columns of metrics.csv that are measured."""
 UNREAD = re.compile(
-    r"(record\.json|sources\.json|prune\.json|\.svg|\.html|\.tsv|\.md)$|/benchmarks/"
+    r"(snakemake_timestamp|record\.json|sources\.json|prune\.json|\.svg|\.html|\.tsv|\.md)$|/benchmarks/"
 )
 """Files that hold nothing but provenance and times, or are pictures of other files."""
 

@@ -139,7 +139,7 @@ def test_the_stage_adds_nothing_to_the_plan_of_the_fingerprinted_modules(
     followed = followed_modules(["statetx.splits.plan_table"])
     deciding = (
         *("generators.generate", "generators.draw", "grid", "compounds.drug_tables"),
-        *("compounds.structures", "apply_toml", "toml"),
+        *("apply_toml", "toml"),
     )
     assert {f"statetx.splits.{name}" for name in deciding} <= set(followed)
     others = ("splits.lint.lint", "splits.lint.checks", "splits.split", "data.store.store")

@@ -8,15 +8,36 @@ import json
 
 import pytest
 from road import copy_project, snakemake
+from stable_digests import stable_digests
+
+from golden import GOLDEN, machine
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def verdict(tmp_path_factory):
+def results(tmp_path_factory):
     home = copy_project(tmp_path_factory.mktemp("demo"))
     snakemake(home, config="config.yaml")
-    return json.loads((home / "results/demo/main/verdict.json").read_text())
+    return home / "results"
+
+
+@pytest.fixture(scope="module")
+def verdict(results):
+    return json.loads((results / "demo/main/verdict.json").read_text())
+
+
+def test_every_result_is_what_it_was(results):
+    golden = json.loads(GOLDEN.read_text())
+    if machine() != golden["machine"]:
+        pytest.skip(f"last bits depend on the machine: {machine()}, not {golden['machine']}")
+    found = stable_digests(results)
+    differ = {
+        name for name in found | golden["results"] if found.get(name) != golden["results"].get(name)
+    }
+    assert differ == set(), (
+        "if this is meant, say so in the changelog and run tests/helpers/golden.py"
+    )
 
 
 def means(verdict, metric):

@@ -28,7 +28,7 @@ sub-packages would retrain every model after a reworded error message."""
 
 _SILENT_CALLS = frozenset(
     {"print", "log", "debug", "info", "warning", "warn", "error", "exception", "critical"}
-    | {"update", "advance", "set_postfix", "set_description", "set_postfix_str"}
+    | {"found", "update", "advance", "set_postfix", "set_description", "set_postfix_str"}
 )
 _SILENT_OWNERS = frozenset({"log", "logger", "logging", "console", "progress", "bar", "warnings"})
 _PROGRESS = frozenset({"tqdm"})

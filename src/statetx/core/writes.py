@@ -13,8 +13,10 @@ import shutil
 import stat
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from statetx.core.checksums import settle
 from statetx.core.errors import ResultsError
@@ -361,3 +363,15 @@ def check_new(
             where=target,
             fix="choose another name, or add --force to replace this earlier output",
         )
+
+
+def scratch_file(directory: str | Path | None = None) -> BinaryIO:
+    """Open an empty file without a name; it goes with the last reference to it.
+
+    Flush what is written before that. `tempfile.TemporaryFile` warns of a file that is not closed.
+    """
+    with tempfile.TemporaryFile(dir=directory) as file:
+        number = os.dup(file.fileno())
+    scratch = open(number, "w+b", closefd=False)
+    weakref.finalize(scratch, os.close, number)
+    return scratch

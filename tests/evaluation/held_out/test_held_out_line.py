@@ -242,7 +242,7 @@ BAD = {
     "line": (lambda p: p.obs.__setitem__("cell_line", "L02"), "cells of 'L02', not of 'L01'"),
     "missing": (lambda p: p[p.obs["perturbation"] != p.obs["perturbation"].iloc[0]].copy(), "no predicted cells"),
     "extra": (
-        lambda p: p.obs.__setitem__("perturbation", p.obs["perturbation"].where(np.arange(len(p)) > 0, "Drugg_9")),
+        lambda p: p.__setattr__("obs", p.obs.assign(perturbation=p.obs["perturbation"].where(np.arange(len(p)) > 0, "Drugg_9"))),
         "does not test",
     ),
     "count": (lambda p: p[1:].copy(), "real cells are scored"),

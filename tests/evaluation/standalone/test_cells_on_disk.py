@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -70,8 +69,7 @@ def test_no_room_names_the_place(
 
         def flush(self) -> None: ...
 
-    full = SimpleNamespace(TemporaryFile=Full, gettempdir=lambda: "/tmp")
-    monkeypatch.setattr(stored, "tempfile", full)
+    monkeypatch.setattr(stored, "scratch_file", Full)
     with pytest.raises(ResultsError, match="not enough disk space for a copy") as caught:
         _read(source[0])
     assert "TMPDIR" in (caught.value.fix or "")

@@ -64,8 +64,10 @@ def run(home: Path, real_de: str | None, pred_de: str | None, **options):
 
 
 def assert_results(home: Path, expected: str) -> None:
-    got = list(csv.DictReader((home / "out/results.csv").open(newline="")))
-    for a, b in zip(got, csv.DictReader((EXPECTED / expected).open(newline="")), strict=True):
+    got = list(csv.DictReader((home / "out/results.csv").read_text().splitlines()))
+    for a, b in zip(
+        got, csv.DictReader((EXPECTED / expected).read_text().splitlines()), strict=True
+    ):
         for column in a:
             if b[column] in ("", "NaN") or column == "perturbation":
                 assert a[column] == b[column], (a["perturbation"], column)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
 from pathlib import Path
 
 import h5py
 import numpy as np
 from scipy import sparse
 
+from statetx.core.writes import scratch_file
 from statetx.data.h5ad.numbers import computable_type, native
 
 PIECE = 4 << 20
@@ -62,7 +62,7 @@ class Buckets:
             [("row", "<i4"), ("column", "<i4"), ("value", computable_type(data.dtype))]
         )
         self._offset = entries * self._kind.itemsize
-        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (closed with self)
+        self._file = scratch_file(directory)
         self._held: tuple[int, sparse.csr_matrix] | None = None
         self._deal(group)
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from statetx.core.errors import ResultsError
-from statetx.core.writes import disk_full
+from statetx.core.writes import disk_full, scratch_file
 from statetx.data.h5ad.matrix import Matrix
 from statetx.data.h5ad.numbers import computable_type
 
@@ -74,7 +74,7 @@ class StoredCells:
         dense = x.nonzeros is None
         starts = None if dense else np.zeros(x.shape[0] + 1, dtype=np.int64)
         totals = np.zeros(x.shape[0])
-        values, places = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        values, places = scratch_file(), scratch_file()
         try:
             for start, stop in x.chunks(CHUNK_ROWS):
                 if starts is None:

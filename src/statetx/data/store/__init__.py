@@ -1,0 +1,1 @@
+"""The packed store of a data set."""

@@ -59,7 +59,9 @@ def declared(config: Path | None, dataset: str | None, columns: Columns) -> Data
         name = dataset or (next(iter(known)) if len(known) == 1 else "")
         if name not in known:
             raise ConfigError(
-                f"there is no data set {name!r}" if name else "there are several data sets: choose one",
+                f"there is no data set {name!r}"
+                if name
+                else "there are several data sets: choose one",
                 where=config,
                 fix=f"use --dataset: {did_you_mean(name, known)}",
             )

@@ -79,7 +79,7 @@ def _of_column(column: Column) -> list[object]:
 
 
 def stamp(path: Path) -> list[int]:
-    """Return size, modification time in ns and inode; a change of content changes one of them."""
+    """Return size, modification time in ns and inode; equal stamps are taken as equal content."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 

@@ -20,7 +20,7 @@ from statetx.data.h5ad.open_h5ad import opened
 from statetx.data.inspection import inspect as h5ad
 from statetx.data.inspection.design import Columns
 from statetx.data.pack.survey import survey
-from statetx.evaluation.standalone.cells_file import read_side
+from statetx.evaluation.standalone.cells_file import read_cells_file
 from statetx.inference.own_cells import OwnCells
 from statetx.splits.sources import from_h5ads
 
@@ -63,10 +63,10 @@ def by_pack(path: Path) -> Any:
 
 
 def by_evaluate(path: Path) -> Any:
-    side = read_side(path, "drug_dose", CONTROL, "cell_line", None, "counts")
-    x = side.cells.rows(np.arange(len(side.labels)))
+    read = read_cells_file(path, "drug_dose", CONTROL, "cell_line", None, "counts")
+    x = read.cells.rows(np.arange(len(read.labels)))
     dense = x if isinstance(x, np.ndarray) else x.toarray()
-    return side.genes, side.labels.tolist(), side.lines.tolist(), dense.tolist()
+    return read.genes, read.labels.tolist(), read.lines.tolist(), dense.tolist()
 
 
 def by_infer(path: Path) -> Any:

@@ -258,7 +258,7 @@ def no_column(adata: anndata.AnnData) -> None:
         (nan_value, "not finite", "repair"),
         (missing_gene, "1 of the model's 60 genes are missing", "genes.txt"),
         (counts_in_obsm, "looks like counts", "ln(1"),
-        (no_names, "nothing says which genes", "hvg_names"),
+        (no_names, "does not say which genes", "hvg_names"),
         (
             no_column,
             "obs has no column 'drug_dose'",

@@ -1,0 +1,1 @@
+"""Data of an experiment, from source files to batches."""

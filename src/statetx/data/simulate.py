@@ -1,24 +1,25 @@
-"""Planted-truth data: single-cell counts whose drug effects are known.
+"""Simulated single-cell counts with known (planted) drug effects.
 
-What is planted, and why:
+What is simulated, and why:
 
-* **Lines.** Genes have log-normal abundance. Gene programmes ("pathways") are on (activity about 1)
-  or nearly off (about 0.1) in each line and raise their genes, so that a line's control cells show
-  which programmes it runs.
+* **Lines.** Genes have log-normal abundance. Each line has gene programmes ("pathways") that are on
+  (activity about 1) or nearly off (below 0.15) and increase their genes. The control cells of a line
+  therefore show its active programmes.
 * **Effects.** ``lfc = hill(dose) * strength * (shared + pathway * activity + private)`` in natural
-  log of the mean count: *shared* genes answer in every line (what a mean over lines can learn),
-  *pathway* genes in proportion to the line's activity of the drug's target programme (what only a
-  model that reads the basal cells can learn), *private* genes in one (drug, line) only (what nobody
-  can learn). All three are sparse. The dose enters as one factor, so every gene's effect is
-  monotone in dose. A fifth of the drugs is near null; the others differ in strength and direction.
-* **Plates.** A plate carries one dose of up to ten drugs, plus DMSO wells: dose is confounded with
+  log of the mean count. *Shared* genes respond in every line; a mean over lines can learn them.
+  *Pathway* genes respond in proportion to the activity of the target programme of the drug in the
+  line; only a model that uses the basal cells can learn them. *Private* genes respond in a single
+  (drug, line); no model can learn them. All three are sparse. The dose is one factor, so the effect
+  on every gene is monotone in dose. A fifth of the drugs has almost no effect. The others differ in
+  strength and direction.
+* **Plates.** A plate carries one dose of up to ten drugs, and DMSO wells. Dose is confounded with
   plate, as in Tahoe-100M. Plates shift genes and depth.
-* **Cells.** Log-normal library sizes, a latent factor inside each line, negative-binomial counts
-  (variance = mean + 0.25 mean^2); more than 85 % of X is zero.
+* **Cells.** Library sizes are log-normal, and each line has a latent factor. Counts are negative
+  binomial (variance = mean + 0.25 mean^2); more than 85 % of X is zero.
 
-Files hold counts in X, ``obsm["X_hvg"]`` = ln(1 + 10^4 count / total) of the most variable genes
+Each file has counts in X, ``obsm["X_hvg"]`` = ln(1 + 10^4 count / total) of the most variable genes
 (named in ``uns["hvg_names"]``), and ``obsm["X_embedding"]``, a 64-wide random projection of
-expression that stands in for a foundation model's cell embedding.
+expression in place of the cell embedding of a foundation model.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from statetx.core.errors import ConfigError
 from statetx.core.writes import whole
 from statetx.data.store.layout import file_name
 
-if TYPE_CHECKING:  # the workflow asks for `line_names` at every start: 1 s less without these
+if TYPE_CHECKING:  # the workflow calls `line_names` at every start: 1 s faster without scipy
     from scipy import sparse
 
 CONTROL = "DMSO_TF_00"
@@ -46,27 +47,27 @@ MEDIAN_DEPTH_PER_GENE = 1.0
 """Median total count of a cell, per simulated gene: 1,000 counts over the default 1,000 genes."""
 OVERDISPERSION = 0.25
 ABUNDANCE_SD = 2.9
-"""SD of log gene abundance: with the depth above it leaves 86-88 % zeros."""
+"""SD of log gene abundance. With the depth above, 86-88 % of X is zero."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The planted parameters.
+    """The planted parameters of L lines, D drugs and G genes.
 
     Attributes
     ----------
     base
-        Log abundance of each gene in each line [L, G]; a line's exponentials sum to 1.
+        Log abundance of each gene in each line, [L, G]; the exponentials of a line sum to 1.
     effect
-        Log fold change at saturating dose [D, L, G].
+        Log fold change at saturating dose, [D, L, G].
     hill
-        Fraction of the effect reached at each dose [D, doses], increasing along each row.
+        Fraction of the effect at each dose, [D, doses], increasing with dose.
     plate_shift
-        Log shift of each gene on each plate [plates, G].
+        Log shift of each gene on each plate, [plates, G].
     plate_depth
-        Log shift of depth of each plate [plates].
+        Log shift of the depth of each plate, [plates].
     latent
-        Loadings of the factor that varies between the cells of a line [G].
+        Loadings of the factor that varies between the cells of a line, [G].
     """
 
     base: np.ndarray
@@ -78,7 +79,7 @@ class Truth:
 
 
 def line_names(settings: Simulate) -> list[str]:
-    """Return the names of the simulated cell lines, known before anything is simulated."""
+    """Return the names of the simulated cell lines, which depend on the settings only."""
     return [f"L{i + 1:02d}" for i in range(settings.n_lines)]
 
 
@@ -93,7 +94,15 @@ def label(drug: str, dose: float) -> str:
 
 
 def plate_of(settings: Simulate, drug: int, dose: int) -> int:
-    """Return the number of the plate that carries this drug at this dose."""
+    """Return the index of the plate that carries a drug at a dose.
+
+    Parameters
+    ----------
+    settings
+        Sizes.
+    drug, dose
+        Indices of the drug and of the dose.
+    """
     return (drug // DRUGS_PER_PLATE) * len(settings.doses) + dose
 
 
@@ -103,7 +112,7 @@ def n_plates(settings: Simulate) -> int:
 
 
 def plant(settings: Simulate) -> Truth:
-    """Draw the planted parameters; a pure function of the settings.
+    """Draw the planted parameters, as a pure function of the settings.
 
     Parameters
     ----------
@@ -113,25 +122,25 @@ def plant(settings: Simulate) -> Truth:
     rng = np.random.default_rng([settings.seed, 0])
     lines, drugs, genes = settings.n_lines, settings.n_drugs, settings.n_genes
     abundance = rng.normal(0.0, ABUNDANCE_SD, genes)
-    # Effects on genes that are hardly ever seen cannot be found by anybody: programmes and targets
-    # are drawn from the more abundant part.
+    # No model can detect effects on genes that are almost never counted, so programmes and targets
+    # are drawn from the 40 % most abundant genes.
     visible = np.flatnonzero(abundance >= np.quantile(abundance, 0.6))
     n_programmes = max(4, genes // 80)
     size = max(3, genes // 40)
-    programme = np.zeros((n_programmes, genes))
+    programme = np.zeros((n_programmes, genes))  # [programmes, G]
     for row in programme:
         row[rng.choice(visible, size, replace=False)] = rng.uniform(0.5, 1.5, size)
     on = rng.random((lines, n_programmes)) < 0.5
     activity = np.where(on, rng.uniform(0.8, 1.2, on.shape), rng.uniform(0.0, 0.15, on.shape))
-    own = rng.normal(0.0, 0.25, (lines, genes))
-    base = abundance + activity @ programme + own
+    of_line = rng.normal(0.0, 0.25, (lines, genes))
+    base = abundance + activity @ programme + of_line  # [L, G]
     base -= np.log(np.exp(base).sum(axis=1, keepdims=True))
 
     strength = rng.uniform(0.7, 1.5, drugs)
     strength[rng.permutation(drugs)[: drugs // 5]] = 0.05
     direction = rng.choice([-1.0, 1.0], drugs)
     target = rng.integers(n_programmes, size=drugs)
-    effect = np.zeros((drugs, lines, genes))
+    effect = np.zeros((drugs, lines, genes))  # [D, L, G]
     n_shared, n_private = max(3, genes // 40), max(1, genes // 200)
     for d in range(drugs):
         shared = rng.choice(visible, n_shared, replace=False)
@@ -165,19 +174,19 @@ def simulate(settings: Simulate, out_dir: Path) -> None:
 
     ``truth.parquet`` has one row per (line, drug, dose, gene) whose planted effect is not zero:
     ``line, perturbation, drug, dose, gene, lfc`` (natural log). The sparse counts of all lines are
-    held in memory until the variable genes are chosen (about 1 KB per cell at 1,000 genes).
+    kept in memory until the files are written (about 1 KB per cell at 1,000 genes).
 
     Parameters
     ----------
     settings
         Sizes and seed.
     out_dir
-        Directory, made if need be.
+        Directory, created if it does not exist.
 
     Raises
     ------
     ConfigError
-        More variable genes than genes, or doses that repeat or are not positive.
+        There are more variable genes than genes, or doses repeat or are not positive.
     """
     import anndata
 
@@ -220,7 +229,7 @@ def simulate(settings: Simulate, out_dir: Path) -> None:
 
 
 def _cells(settings: Simulate, truth: Truth, line: int) -> tuple[sparse.csr_matrix, pd.DataFrame]:
-    """Draw the counts [n, G] (uint16) and obs of one line, wells in plate order."""
+    """Return the counts, uint16 [n, G], and obs of one line, sorted by plate."""
     from scipy import sparse
 
     rng = np.random.default_rng([settings.seed, 2, line])
@@ -232,7 +241,7 @@ def _cells(settings: Simulate, truth: Truth, line: int) -> tuple[sparse.csr_matr
     wells = [(CONTROL, plate, 0.0, int(share[plate])) for plate in range(plates)]
     for d, drug in enumerate(drugs):
         for k, dose in enumerate(settings.doses):
-            # mean of exp(N(-s^2/2, s)) is 1: cells_per_condition stays the mean
+            # The mean of exp(N(-s^2/2, s)) is 1, so the mean size is cells_per_condition.
             n = max(2, round(settings.cells_per_condition * np.exp(rng.normal(-0.02, 0.2))))
             effect = truth.hill[d, k] * truth.effect[d, line]
             wells.append((label(drug, dose), plate_of(settings, d, k), effect, n))
@@ -246,7 +255,7 @@ def _cells(settings: Simulate, truth: Truth, line: int) -> tuple[sparse.csr_matr
         blocks.append(sparse.csr_matrix(counts.astype(np.uint16)))
         labels += [name] * n
         batches += [plate] * n
-    # Files come off a plate, not off a condition: readers must not count on sorted rows.
+    # Real files are sorted by plate at most, so readers must not rely on rows sorted by condition.
     order = np.lexsort((rng.permutation(len(labels)), np.asarray(batches)))
     names = line_names(settings)[line]
     obs = pd.DataFrame(
@@ -260,7 +269,7 @@ def _cells(settings: Simulate, truth: Truth, line: int) -> tuple[sparse.csr_matr
 
 
 def _log1p(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Return ln(1 + 10^4 count / total) [n, G]; the total is the row sum over all genes."""
+    """Return ln(1 + 10^4 count / total), [n, G]; the total is the row sum over all genes."""
     total = np.maximum(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel(), 1.0)
     logged = counts.astype(np.float64)
     logged.data = np.log1p(logged.data * np.repeat(TARGET_SUM / total, np.diff(counts.indptr)))
@@ -268,7 +277,7 @@ def _log1p(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def _variable_genes(cells: list[sparse.csr_matrix], n: int) -> np.ndarray:
-    """Return the sorted columns of the `n` genes with the largest variance of log1p expression."""
+    """Return the sorted columns of the n genes with the largest variance of log1p expression."""
     rows, first, second = 0, np.zeros(1), np.zeros(1)
     for counts in cells:
         logged = _log1p(counts)

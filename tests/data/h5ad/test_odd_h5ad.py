@@ -197,9 +197,9 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "external labels": (external("obs/drug_dose"), ("'obs/drug_dose' is a link to", "another file")),
     "external genes": (external("var"), ("'var' is a link to", "another file")),
     "external values": (external("X/data"), ("'X/data' is a link to", "another file")),
-    "virtual X": (elsewhere, ("'X' lies in other files",)),
-    "broken link": (linked("obs/drug_dose", "/nowhere"), ("'obs/drug_dose' is a link to '/nowhere', which leads nowhere",)),
-    "circle of links": (circle, ("'X' is a link to '/Y', which leads nowhere",)),
+    "virtual X": (elsewhere, ("'X' is stored in other files",)),
+    "broken link": (linked("obs/drug_dose", "/nowhere"), ("'obs/drug_dose' is a broken link to '/nowhere'",)),
+    "circle of links": (circle, ("'X' is a broken link to '/Y'",)),
     "missing filter": (unknown_filter("X/data"), ("X/data", "filter that is not installed", "pip install hdf5plugin")),
     "filter of labels": (unknown_filter("obs/drug_dose/codes"), ("obs/drug_dose/codes", "filter that is not installed")),
     "damaged values": (damaged("X/data"), ("'X'|X/data", "truncated or damaged")),
@@ -368,7 +368,7 @@ def test_a_fault_of_other_code_is_not_blamed_on_the_file(plain: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (MemoryError("Unable to allocate 7.00 GiB"), "more memory than there is (Unable to allocate 7"),
+        (MemoryError("Unable to allocate 7.00 GiB"), "more memory than is available (Unable to allocate 7"),
         (OSError(5, "Input/output error"), "the disk or the network failed (Input/output error)"),
         (OSError("Can't read data (inflate() failed)"), "truncated or damaged"),
         (OSError("required filter 'blosc' is not registered"), "pip install hdf5plugin"),

@@ -211,7 +211,7 @@ def test_results_directory_not_writable(
     tiny_source: Path, tiny_settings: Dataset, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ResultsError, match="cannot write here") as caught:
+    with pytest.raises(ResultsError, match="cannot create this directory") as caught:
         pack([tiny_source / "L01.h5ad"], tiny_settings, "bad", tmp_path / "file" / "pack")
     assert "file/pack" in str(caught.value)
 

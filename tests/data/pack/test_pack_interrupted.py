@@ -245,7 +245,7 @@ def test_a_survey_is_read_back(two: list[Path], tmp_path: Path) -> None:
     assert Survey.read(tmp_path / "survey.json") == found
     assert found.cells == {"L1": 60, "L2": 60}
     (tmp_path / "survey.json").write_text(json.dumps({"dataset": "d"}))
-    with pytest.raises(ResultsError, match="no survey"):
+    with pytest.raises(ResultsError, match="cannot read this survey"):
         Survey.read(tmp_path / "survey.json")
 
 

@@ -185,7 +185,7 @@ def test_another_order_of_genes_is_aligned_by_name(tmp_path: Path, caplog: Any) 
     a, b = cells(seed=1), cells(seed=2)
     shuffled = b[:, np.random.default_rng(0).permutation(30)].copy()
     store = open_store(packed(tmp_path, settings(), a, shuffled))
-    assert "ordered differently: aligned by name" in caplog.text
+    assert "have another order: they are aligned by name" in caplog.text
     assert store.genes == list(a.var_names)
     for name in store.lines:
         line = store.line(name)

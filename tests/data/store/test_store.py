@@ -105,5 +105,5 @@ def test_a_recompressed_file_is_refused(tmp_path: Path, tiny_store: Path) -> Non
     anndata.read_h5ad(tiny_store / "L01.h5ad").write_h5ad(tmp_path / "L01.h5ad", compression="gzip")
     with h5py.File(tmp_path / "L01.h5ad") as file:
         assert file["X/data"].chunks is not None
-    with pytest.raises(DataError, match="pack it again"):
+    with pytest.raises(DataError, match="pack the data set again"):
         open_store(tmp_path).line("L01")

@@ -1,0 +1,1 @@
+"""Readers of h5ad source files."""

@@ -1,4 +1,4 @@
-"""Compiled loops over log1p values: the counts behind them."""
+"""Compiled loops that recover the counts behind log1p values."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ _compiled: Any = numba.njit(nogil=True, cache=True)
 def recover_counts(
     indptr: np.ndarray, values: np.ndarray, largest: int, out: np.ndarray, scale: np.ndarray
 ) -> bool:
-    """Find whole numbers behind log1p values: value = ln(1 + scale * count), one scale per row.
+    """Recover the counts behind log1p values: value = ln(1 + scale * count), one scale per row.
 
-    The smallest value of a row stands for the count 1, 2 or 3. A row counts as recovered when every
-    value comes back to 1e-6 (relative above 1).
+    The smallest value of a row is taken as the count 1, 2 or 3. A row is recovered when every value
+    is reproduced to 1e-6 (relative above 1).
 
     Parameters
     ----------
-    indptr, values
-        Rows of positive log1p values.
+    indptr
+        Row pointers into `values`, [n + 1].
+    values
+        Positive log1p values, [nnz].
     largest
         Largest count that may be used.
     out
-        Counts, int32 like `values`.
+        Counts, int32 [nnz], written here.
     scale
-        Factor of every row, float64 [n]; 0 for a row without values.
+        Factor of each row, float64 [n], written here; 0 for a row without values.
 
     Returns
     -------
     bool
-        Whether every row was recovered; `out` and `scale` mean nothing otherwise.
+        Whether every row was recovered. If not, `out` and `scale` are not valid.
     """
     for row in range(indptr.shape[0] - 1):
         start, stop = indptr[row], indptr[row + 1]
@@ -45,10 +47,10 @@ def recover_counts(
             smallest = min(smallest, np.float64(values[j]))
         if smallest <= 0.0:
             return False
-        found = False
+        recovered = False
         for first in range(1, 4):
             step = np.expm1(smallest) / first
-            # The smallest value carries its rounding into every count: fit the step to all.
+            # The rounding of the smallest value would enter every count: fit the step to all values.
             top, bottom = 0.0, 0.0
             fits = True
             for j in range(start, stop):
@@ -70,8 +72,8 @@ def recover_counts(
                     break
             if fits:
                 scale[row] = step
-                found = True
+                recovered = True
                 break
-        if not found:
+        if not recovered:
             return False
     return True

@@ -1,7 +1,7 @@
-"""Turn a CSC matrix on disk into runs of rows, in bounded memory.
+"""Rows of a CSC matrix on disk, read in bounded memory.
 
-HDF5 can slice a CSC matrix by gene only. Its entries are dealt once, in column order, into buckets
-of consecutive rows in a temporary file; a bucket then fits in memory and is an ordinary CSR piece.
+HDF5 can slice a CSC matrix by gene only. Its entries are copied once, in column order, into buckets
+of consecutive rows in a temporary file. A bucket fits in memory and becomes a CSR matrix.
 """
 
 from __future__ import annotations
@@ -18,23 +18,30 @@ from statetx.core.writes import scratch_file
 from statetx.data.h5ad.numbers import computable_type, native
 
 PIECE = 4 << 20
-"""Entries read at once: 64 MB with their row and column numbers."""
+"""Entries that are read at once: 64 MB with their row and column numbers."""
 
 
 class Buckets:
-    """Rows of a CSC group of an open h5ad.
+    """Rows of a CSC matrix of an open h5ad.
 
     Parameters
     ----------
     group
-        ``data``, ``indices`` (row numbers) and ``indptr`` (one entry per column).
+        Group with ``data``, ``indices`` (row numbers) and ``indptr`` (column pointers).
     shape
-        Rows, columns.
+        Number of rows and columns.
     bucket_nonzeros
-        A bucket ends with the row that reaches so many entries.
+        Entries per bucket: a bucket ends with the row that reaches this number.
     directory
-        Where the temporary file lies (12 bytes or more per entry); the system's choice without it.
-        It has no name and vanishes with this object.
+        Directory of the temporary file, which takes 9 bytes or more per entry. None: the temporary
+        directory of the system. The file has no name and is removed with this object.
+
+    Raises
+    ------
+    IndexError
+        A row number is outside the matrix.
+    OSError
+        The disk is full.
     """
 
     def __init__(
@@ -90,7 +97,7 @@ class Buckets:
                 at[bucket[a]] += written
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Return rows [start, stop) as CSR; quick when `start` never goes back."""
+        """Return rows [start, stop) as CSR; calls with rising `start` read each bucket once."""
         parts = []
         while start < stop:
             k = int(np.searchsorted(self.first_row, start, side="right")) - 1

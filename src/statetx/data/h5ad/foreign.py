@@ -1,4 +1,4 @@
-"""Files that are not h5ads, recognised by how they begin: each with what to do about it."""
+"""Recognition of files that are not h5ads, by their first bytes, with instructions for each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"<", "a web page or XML", "the download failed: fetch the file again"),
     (b"%%MatrixMarket", "a matrix in MatrixMarket format", "read its directory: scanpy.read_10x_mtx(directory).write_h5ad(new)"),
 )  # fmt: skip
-"""First bytes, what such a file is, and what to do."""
+"""First bytes of a file, what the file is, and how to fix it."""
 
 _READERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("matrix", "row_attrs", "col_attrs"), "a loom file", "anndata.io.read_loom(path).write_h5ad(new)"),
@@ -36,22 +36,25 @@ _READERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("matrix/barcodes",), "a 10x matrix", "scanpy.read_10x_h5(path).write_h5ad(new), and add the labels of the cells to obs"),
     (("assays", "cell.names"), "an h5Seurat file", "in R: SeuratDisk::Convert(path, dest = 'h5ad')"),
 )  # fmt: skip
-"""Names in an HDF5 file, what it then is, and how to make an h5ad of it."""
+"""Names in an HDF5 file, what the file is, and the call that converts it to h5ad."""
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuse what is no regular HDF5 file; nothing that could wait is opened.
+    """Check that a path is a regular HDF5 file.
+
+    Pipes, sockets and devices are refused without opening them, because opening one may block.
 
     Raises
     ------
     DataError
-        There is no such file, or it is of another kind, which the message names.
+        The file does not exist, cannot be read, is empty, or is of another kind. The message names
+        the kind.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _absent(path, error) from error
-    kind = stat.S_IFMT(found.st_mode)
+    kind = stat.S_IFMT(status.st_mode)
     if kind == stat.S_IFDIR:
         raise _directory(path)
     if kind != stat.S_IFREG:
@@ -60,7 +63,7 @@ def refuse_foreign(path: Path) -> None:
             where=path,
             fix="HDF5 reads regular files only: copy the data into one",
         )
-    if found.st_size == 0:
+    if status.st_size == 0:
         raise DataError("the file is empty: 0 bytes", where=path, fix="copy or write it again")
     try:
         with path.open("rb") as file:
@@ -91,7 +94,7 @@ def _absent(path: Path, error: Exception) -> DataError:
         return DataError(
             f"the file does not exist: this is a link to {str(path.readlink())!r}",
             where=path,
-            fix="mend the link, or give the path of the data",
+            fix="correct the link, or give the path of the data",
         )
     known = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError))
     reason = "" if known else f", or cannot be reached: {getattr(error, 'strerror', error)}"
@@ -100,7 +103,7 @@ def _absent(path: Path, error: Exception) -> DataError:
 
 def _directory(path: Path) -> DataError:
     try:
-        names = sorted(found.name for found in path.iterdir())
+        names = sorted(entry.name for entry in path.iterdir())
     except OSError:
         names = []
     if {".zgroup", ".zattrs", "zarr.json"} & set(names):
@@ -119,22 +122,22 @@ def _directory(path: Path) -> DataError:
     return DataError(
         "this is a directory, not a file",
         where=path,
-        fix=f"name the files in it: {path / '*.h5ad'} ({len(inside)} of them)"
+        fix=f"give the files in it: {path / '*.h5ad'} ({len(inside)} found)"
         if inside
-        else "name an h5ad; there is none in this directory",
+        else "give the path of an h5ad; this directory contains none",
     )
 
 
 def refuse_other_hdf5(file: h5py.File, path: Path) -> None:
-    """Refuse an HDF5 file without obs or var, and say what it is instead.
+    """Check that an HDF5 file has obs and var.
 
     Raises
     ------
     DataError
-        It is no h5ad.
+        The file is not an h5ad. The message names its kind, or lists what it contains.
     """
-    lacking = [name for name in ("obs", "var") if not file.id.links.exists(name.encode())]
-    if not lacking:
+    missing = [name for name in ("obs", "var") if not file.id.links.exists(name.encode())]
+    if not missing:
         return
     for names, what, call in _READERS:
         if all(name in file for name in names):
@@ -144,7 +147,7 @@ def refuse_other_hdf5(file: h5py.File, path: Path) -> None:
         call = "scanpy.read_10x_h5(path).write_h5ad(new)"
         raise DataError("this is a 10x matrix, not an h5ad", where=path, fix=f"write one: {call}")
     raise DataError(
-        f"this HDF5 file is not an h5ad: it has no {' and no '.join(lacking)}; it holds {held}",
+        f"this HDF5 file is not an h5ad: it has no {' and no '.join(missing)}; it contains {held}",
         where=path,
         fix="write the cells as h5ad with anndata",
     )

@@ -1,4 +1,4 @@
-"""The header of an h5ad: labels, genes and shapes, read with h5py alone and checked."""
+"""The header of an h5ad: labels, genes and shapes, read with h5py and checked."""
 
 from __future__ import annotations
 
@@ -25,24 +25,30 @@ __all__ = ["Column", "Header", "barcodes", "column", "columns", "genes", "header
 
 @dataclass
 class Header:
-    """What pack needs to know of a file before it reads a cell.
+    """The labels, genes and shapes of a file, which packing reads before any cell.
 
     Attributes
     ----------
-    path, n_cells, genes
-        The file, its rows and its columns in order.
+    path
+        The file.
+    n_cells
+        Number of cells.
+    genes
+        Gene names in the order of the columns of X.
     perturbation, line, batch
-        obs columns; `batch` is ``all`` everywhere when no batch column is declared.
+        Columns of obs, [n_cells]. Without a declared batch column, `batch` is ``all`` for every cell.
     totals
-        ``total_counts_col`` as float64, or None.
+        Column ``total_counts_col``, float64 [n_cells], or None.
     widths
         Columns of each declared obsm matrix.
     hvg
         Genes of ``expression_key``, or None.
     nonzeros
-        Stored values of X; None when it is dense.
-    cells, controls
-        Cells, and control cells, of every line.
+        Stored values of X; None for a dense matrix.
+    cells
+        Cells of each line.
+    controls
+        Control cells of each line.
     """
 
     path: Path
@@ -60,7 +66,7 @@ class Header:
     controls: dict[str, int] = field(default_factory=dict)
 
     def without_cells(self) -> Header:
-        """Return the same without what has an entry per cell: of all files, it would be large."""
+        """Return a copy without arrays of length n_cells, which would add up over many files."""
         none = np.empty(0, dtype=np.int32)
         return replace(
             self,
@@ -72,7 +78,7 @@ class Header:
 
 
 def barcodes(file: h5py.File, path: Path, rows: slice = slice(None)) -> np.ndarray:
-    """Return the names of the cells (objects), of all or of some rows."""
+    """Return the names of the cells, of all rows or of some, as an object array."""
     return names_of(file, "obs", path, rows)
 
 
@@ -82,7 +88,7 @@ def genes(file: h5py.File, path: Path) -> list[str]:
     Raises
     ------
     DataError
-        A name occurs twice.
+        A name occurs twice, is missing or cannot be read.
     """
     names: list[str] = names_of(file, "var", path).tolist()
     if len(set(names)) < len(names):
@@ -98,36 +104,46 @@ def genes(file: h5py.File, path: Path) -> list[str]:
 
 
 def totals(file: h5py.File, path: Path, name: str) -> np.ndarray:
-    """Read `total_counts_col`, float64 [cells]; all positive.
+    """Read the column of total counts, float64 [cells].
+
+    Parameters
+    ----------
+    file, path
+        The open file and its path.
+    name
+        Column of obs, `total_counts_col` of the data set.
 
     Raises
     ------
     DataError
-        No such column, no numbers, or values that are not positive.
+        The column is missing, does not hold numbers, has another length, or holds a value that is
+        not positive.
     """
     obs = child(file, "obs", path)
     if not has(obs, name):
         raise DataError(
             f"obs has no column {name!r}",
             where=path,
-            fix=f"{did_you_mean(name, columns(file))} Set `total_counts_col`, or null: row sums",
+            fix=f"{did_you_mean(name, columns(file))} Set `total_counts_col`; null uses row sums",
         )
     n = n_rows(file, "obs", path)
     with reading(path, f"obs[{name!r}]"):
-        found = stored(child(obs, name, path), path)
-        if found.categories is not None or found.values.dtype.kind not in "iuf":
+        item = stored(child(obs, name, path), path)
+        if item.categories is not None or item.values.dtype.kind not in "iuf":
             raise DataError(
-                f"obs[{name!r}] does not hold numbers", where=path, fix="store total counts there"
+                f"obs[{name!r}] does not hold numbers",
+                where=path,
+                fix="store the total counts in this column",
             )
-        if found.length != n:
+        if item.length != n:
             raise DataError(
-                f"obs[{name!r}] has {found.length} rows, but there are {n} cells",
+                f"obs[{name!r}] has {item.length} rows, but there are {n} cells",
                 where=path,
                 fix="the file is damaged: write it again",
             )
-        values = np.asarray(in_memory(found.values, path)[()], dtype=np.float64)
-        if found.mask is not None:
-            values[found.mask[()] != 0] = np.nan
+        values = np.asarray(in_memory(item.values, path)[()], dtype=np.float64)
+        if item.mask is not None:
+            values[item.mask[()] != 0] = np.nan
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
         at = int(np.argmax(bad))
@@ -142,10 +158,21 @@ def totals(file: h5py.File, path: Path, name: str) -> np.ndarray:
 def hvg_names(file: h5py.File, path: Path, key: str, width: int, names: list[str]) -> list[str]:
     """Return the genes of ``obsm[key]``: ``uns['hvg_names']``, or ``var['highly_variable']``.
 
+    Parameters
+    ----------
+    file, path
+        The open file and its path.
+    key
+        Name of the obsm matrix.
+    width
+        Columns of the matrix.
+    names
+        Genes of X.
+
     Raises
     ------
     DataError
-        Neither is there, or their number is not the width of the matrix, or a name repeats.
+        The file has neither of them, their number is not `width`, or a name repeats.
     """
     if "hvg_names" in members(file, "uns", path):
         source = "uns['hvg_names']"
@@ -171,7 +198,7 @@ def hvg_names(file: h5py.File, path: Path, key: str, width: int, names: list[str
         found = [name for name, chosen in zip(names, mask, strict=True) if chosen]
     else:
         raise DataError(
-            f"nothing says which genes the columns of obsm[{key!r}] are",
+            f"the file does not say which genes the columns of obsm[{key!r}] are",
             where=path,
             fix=f"store the {width} names, in order, in uns['hvg_names'], or mark the genes in "
             "var['highly_variable']",
@@ -192,12 +219,19 @@ def hvg_names(file: h5py.File, path: Path, key: str, width: int, names: list[str
 
 
 def header(path: Path, settings: Dataset) -> Header:
-    """Read and check everything of a file but its cells.
+    """Read and check the header of a file.
+
+    Parameters
+    ----------
+    path
+        The h5ad.
+    settings
+        Settings of the data set.
 
     Raises
     ------
     DataError
-        Something declared is missing, or unusable: the message says what.
+        A declared column or matrix is missing or unusable. The message names it.
     """
     with opened(path) as file:
         names = genes(file, path)
@@ -236,15 +270,17 @@ def header(path: Path, settings: Dataset) -> Header:
 
 
 def _controls(head: Header, declared: list[str]) -> dict[str, int]:
-    control = np.isin(head.perturbation.names, declared)
-    found = np.zeros(len(head.line.names), dtype=np.int64)
+    """Return the number of control cells of each line."""
+    control = np.isin(head.perturbation.names, declared)  # [perturbations]
+    counts = np.zeros(len(head.line.names), dtype=np.int64)  # [lines]
     for piece in pieces(head.n_cells):
         lines = head.line.codes[piece][control[head.perturbation.codes[piece]]]
-        found += np.bincount(lines, minlength=len(found))
-    return {name: int(n) for name, n in zip(head.line.names, found, strict=True)}
+        counts += np.bincount(lines, minlength=len(counts))
+    return {name: int(n) for name, n in zip(head.line.names, counts, strict=True)}
 
 
 def _obsm_width(file: h5py.File, path: Path, key: str, n_cells: int) -> int:
+    """Return the columns of an obsm matrix, which must have `n_cells` rows."""
     keys = members(file, "obsm", path)
     if key not in keys:
         raise DataError(

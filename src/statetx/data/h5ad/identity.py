@@ -1,4 +1,8 @@
-"""What a file is, without reading its cells: so that copying it reruns nothing, and a change does."""
+"""Identity of a source file, computed without reading its cells.
+
+A copy of a file has the same identity, so copying reruns nothing. A change that the digest covers
+gives another identity.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +17,24 @@ import numpy as np
 from statetx.data.h5ad.open_h5ad import opened, walk
 
 _EDGE = 4096
-"""Elements at either end of a large HDF5 dataset that count."""
+"""Elements at each end of a large HDF5 dataset that enter the digest."""
 _PIECE = 1 << 18
-"""Elements read at once of a dataset that counts as a whole."""
+"""Rows read at once of a dataset that enters the digest as a whole."""
 
 
 def identity(path: str | Path, columns: Iterable[str | None]) -> str:
-    """Return what a file is, without reading its cells: size + digest, and no modification time.
+    """Return the identity of a file: its size and a digest, without the modification time.
 
-    The digest covers the name, type and shape of every HDF5 object, its attributes, the whole of
-    the given obs columns and of var_names, and both ends of every other dataset.
+    The digest covers name, attributes, type, shape and storage size of every HDF5 object. It covers
+    the given obs columns and all of var as a whole, and both ends of every other dataset.
 
     Parameters
     ----------
     path
         The h5ad.
     columns
-        obs columns that matter (None is passed over); one that does not exist counts as absent.
+        Columns of obs that enter as a whole. None entries are skipped; a missing column enters as
+        missing.
 
     Raises
     ------
@@ -54,7 +59,7 @@ def identity(path: str | Path, columns: Iterable[str | None]) -> str:
                 )
                 for part in _parts(item, entire):
                     seen.update(_bytes(part))
-        except Exception:  # what packing needs of a file it reads itself, and says what is wrong
+        except Exception:  # packing reads what it needs again and raises the error
             seen.update(b"unreadable")
 
     with opened(path) as file:
@@ -65,7 +70,7 @@ def identity(path: str | Path, columns: Iterable[str | None]) -> str:
 
 
 def _parts(item: h5py.Dataset, entire: bool) -> Iterator[Any]:
-    """Yield a dataset as a whole, in pieces, or its two ends where it is large."""
+    """Yield the parts of a dataset that enter the digest: all of it, or both ends if it is large."""
     if item.shape is None:
         return
     if item.shape == () or item.size <= 2 * _EDGE:

@@ -1,4 +1,4 @@
-"""Read a matrix of an h5ad in row chunks, and refuse values that cannot be expression."""
+"""Matrices of an h5ad, read in chunks of rows, with checks of their values."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("statetx.data")
 
 CHUNK_BYTES = 64 << 20
-"""Dense bytes behind one chunk of rows of a dense matrix: bounds memory, whatever its width."""
+"""Bytes of one chunk of rows of a dense matrix, as float64. Bounds memory for any width."""
 CHUNK_NONZEROS = 4 << 20
-"""Stored values behind one chunk of rows of a sparse matrix: 48 MB with their places."""
+"""Stored values in one chunk of rows of a sparse matrix: 48 MB with their column numbers."""
 SAMPLE_ROWS = 1024
+"""Rows in the sample of a matrix."""
 LARGEST_LOG1P = largest_log1p(None) + ROUNDING
-"""Decimals above it are not log1p values, whatever their target sum."""
+"""Decimals above this are not log1p values for any target sum."""
 
 
 class Matrix:
@@ -39,19 +40,23 @@ class Matrix:
     Attributes
     ----------
     layout
-        ``csr``, ``csc`` or ``dense``. CSC is dealt into runs of rows in a temporary file at the
-        first read, because HDF5 can only slice it by gene.
+        ``csr``, ``csc`` or ``dense``. The first read copies CSC into runs of rows in a temporary
+        file, because HDF5 can only slice it by gene.
     shape
-        Cells, features.
+        Number of cells and features.
     dtype
-        Of the stored values.
+        Type of the stored values.
 
     Parameters
     ----------
-    file, name, path
-        The open file, the name of the matrix in it, and the path for messages.
+    file
+        The open file.
+    name
+        Name of the matrix in the file, such as ``X`` or ``obsm/X_pca``.
+    path
+        Path of the file, for messages.
     spill
-        Directory of the temporary file; the system's choice without it.
+        Directory of the temporary file; None: the temporary directory of the system.
     """
 
     def __init__(self, file: h5py.File, name: str, path: Path, spill: Path | None = None) -> None:
@@ -75,15 +80,15 @@ class Matrix:
 
     @property
     def dense_chunk_rows(self) -> int:
-        """Rows per chunk that is made dense."""
+        """Rows per chunk where the rows are converted to dense."""
         return min(self.chunk_rows, max(1, CHUNK_BYTES // (8 * max(1, self.shape[1]))))
 
     def chunks(self, most: int) -> Iterator[tuple[int, int]]:
-        """Yield [start, stop) of runs of at most `most` rows that fit in memory, in order."""
+        """Yield [start, stop) of consecutive runs of at most `most` rows that fit in memory."""
         start = 0
         while start < self.shape[0]:
             stop = min(self.shape[0], start + min(most, self.chunk_rows))
-            if self.layout == "csr":  # rows may differ in length: by their stored values instead
+            if self.layout == "csr":  # rows may differ in length, so count their stored values
                 indptr = self._row_pointers()
                 full = int(np.searchsorted(indptr, indptr[start] + CHUNK_NONZEROS, "right")) - 1
                 stop = min(self.shape[0], start + most, max(start + 1, full))
@@ -96,18 +101,18 @@ class Matrix:
         return self._indptr
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Return rows [start, stop) as CSR, values as stored, duplicates summed, zeros dropped.
+        """Return rows [start, stop) as CSR, with duplicates summed and zeros dropped.
 
         Raises
         ------
         DataError
-            An index beyond the shape of the matrix.
+            The rows cannot be read, or an index is outside the matrix.
         """
         with reading(self.path, f"{self.name!r}, rows {start} to {stop}"):
             return self._rows(start, stop)
 
     def _rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        from scipy import sparse  # reading obs at parse time must not pay for it
+        from scipy import sparse  # slow to import, and commands that only read obs do not need it
 
         if self.layout == "dense":
             return sparse.csr_matrix(computable(self._item[start:stop]))
@@ -126,7 +131,7 @@ class Matrix:
         return _clean(sparse.csr_matrix(values, shape=(stop - start, self.shape[1])))
 
     def check_pointers(self) -> None:
-        """Refuse row, or column, pointers that do not rise."""
+        """Check that the row or column pointers of a sparse matrix rise from 0."""
         with reading(self.path, f"{self.name}/indptr"):
             pointers(self._item, self.name, self.path)
 
@@ -142,14 +147,14 @@ class Matrix:
         return self._buckets
 
     def stored_rows(self, first: int, last: int) -> np.ndarray:
-        """Return the row numbers of some stored values of a CSC matrix, checked."""
+        """Return the checked row numbers of stored values [first, last) of a CSC matrix."""
         with reading(self.path, f"{self.name}/indices"):
             indices = native(self._item["indices"][first:last])
         self._check_places(indices, "row", self.shape[0])
         return indices
 
     def stored_values(self, first: int, last: int) -> np.ndarray:
-        """Return some stored values of a sparse matrix."""
+        """Return stored values [first, last) of a sparse matrix."""
         with reading(self.path, f"{self.name}/data"):
             return computable(self._item["data"][first:last])
 
@@ -176,9 +181,11 @@ class Matrix:
             return computable(self._item[start:stop])
 
     def sample(self) -> Iterator[tuple[int | None, sparse.csr_matrix | np.ndarray]]:
-        """Yield (first row, rows): up to `SAMPLE_ROWS` rows in four runs spread over the file.
+        """Yield (first row, rows) of up to four runs spread over the file.
 
-        Of a CSC matrix, (None, stored values), about as many: its rows lie all over the file.
+        The runs have `SAMPLE_ROWS` rows in all, and overlap in a small file. The values of a row of
+        a CSC matrix are spread over the file, so a CSC matrix yields (None, stored values) instead,
+        with about the same number of values.
         """
         n, run = self.shape[0], SAMPLE_ROWS // 4
         if self.layout == "csc":
@@ -207,28 +214,28 @@ def check_values(
     first_row: int | None,
     columns: list[str] | None,
 ) -> None:
-    """Refuse values that are not finite, and negative ones where `columns` are genes.
+    """Refuse values that are not finite, and negative expression.
 
     Parameters
     ----------
     values
-        Rows of the matrix, [n, features]; stored values alone, [n], where `first_row` is None.
+        Rows of the matrix, [n, features]; or only stored values, [n], if `first_row` is None.
     path, name
         File and matrix, for the message.
     first_row
-        Row number of the first of `values` in the file.
+        Row number of the first row in the file; None: not known.
     columns
-        Gene names: the matrix is expression. None: it is an embedding, which may be negative.
+        Gene names of an expression matrix; None: an embedding, which may be negative.
 
     Raises
     ------
     DataError
-        NaN, infinite or negative value, with its row and gene.
+        A value is NaN, infinite, or negative expression. The message gives its row and gene.
     """
     flat = values if isinstance(values, np.ndarray) else values.data
     if flat.dtype.kind in "ub" or not flat.size:
         return
-    # Two reductions instead of three masks: NaN and inf spread into min and max.
+    # Two reductions instead of three masks, because NaN and inf propagate into min and max.
     low, high = flat.min(), flat.max()
     if np.isfinite(low) and np.isfinite(high) and (columns is None or low >= 0):
         return
@@ -258,26 +265,26 @@ def check_values(
 
 
 def check_scale(matrix: Matrix, scale: str, columns: list[str]) -> Evidence:
-    """Refuse a matrix whose sampled values contradict the declared scale; return what they show.
+    """Check that sampled values agree with the declared scale, and return what they show.
 
-    Counts are whole numbers, or decimals beyond what a logarithm can reach (corrected counts) whose
-    sums differ between cells; log1p values are decimals below `LARGEST_LOG1P`.
+    log1p values are decimals below `LARGEST_LOG1P`. Counts are whole numbers, or decimals with
+    larger values (corrected counts) whose row sums differ between cells.
 
     Parameters
     ----------
     matrix
         X, or an obsm matrix of expression.
     scale
-        ``counts`` or ``log1p``, as declared.
+        Declared scale, ``counts`` or ``log1p``.
     columns
         Gene names.
 
     Raises
     ------
     DataError
-        The values look like the other scale, are normalised, or are no expression at all.
+        The values look like the other scale, are normalised, or cannot be expression.
     """
-    for first_row, part in matrix.sample():  # a NaN would pass for a decimal below
+    for first_row, part in matrix.sample():  # NaN would count as a decimal in `evidence`
         check_values(part, matrix.path, matrix.name, first_row, columns)
     seen = evidence(matrix)
     if seen.n:
@@ -288,7 +295,7 @@ def check_scale(matrix: Matrix, scale: str, columns: list[str]) -> Evidence:
 
 
 def note_decimals(seen: Evidence, scale: str, name: str, where: object) -> None:
-    """Say that decimals are taken as counts, which soup removal or ambiguous reads make of them."""
+    """Log that decimals are taken as counts, as ambient-RNA removal or ambiguous reads give them."""
     if scale == "counts" and not seen.integral:
         log.info("%s: %s holds decimals, which are taken as corrected counts", where, name)
 
@@ -301,16 +308,23 @@ def looks_like(integral: bool, largest: float) -> str:
 def refuse_other_scale(
     integral: bool, largest: float, scale: str, name: str, where: object
 ) -> None:
-    """Raise a DataError when values do not look like the declared scale.
+    """Check that values look like the declared scale.
 
     Parameters
     ----------
-    integral, largest
-        Whether all values are whole numbers, and the largest.
+    integral
+        Whether all values are whole numbers.
+    largest
+        The largest value.
     scale
-        As declared.
+        Declared scale, ``counts`` or ``log1p``.
     name, where
         Matrix and file, for the message.
+
+    Raises
+    ------
+    DataError
+        The values look like the other scale.
     """
     if looks_like(integral, largest) == scale:
         return
@@ -319,37 +333,37 @@ def refuse_other_scale(
         raise DataError(
             f"{name!r} is declared as counts but looks log-transformed: {values}",
             where=where,
-            fix="give the raw counts; or, in a data set of your own, declare `scale: log1p`. Corrected "
-            "counts as small as these look the same: round them",
+            fix="give the raw counts; or, for a data set of a configuration, declare `scale: log1p`. "
+            "Corrected counts as small as these look the same: round them",
         )
     raise DataError(
         f"{name!r} is declared as log1p but looks like counts: {values}",
         where=where,
-        fix="give ln(1 + target_sum * count / total); or, in a data set of your own, declare "
+        fix="give ln(1 + target_sum * count / total); or, for a data set of a configuration, declare "
         "`scale: counts`"
         if name == "X"
-        else "store ln(1 + target_sum * count / total) there",
+        else "store ln(1 + target_sum * count / total) in this matrix",
     )
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a sample of rows says about a matrix.
+    """What a sample of rows shows of a matrix.
 
     Attributes
     ----------
     n
-        Non-zero values seen.
+        Number of non-zero values in the sample.
     integral
-        All of them are whole numbers, but for rounding.
+        Whether all of them are whole numbers, but for rounding.
     largest
-        The largest.
+        The largest value.
     zeros
-        Share of zeros.
+        Share of zeros in the matrix.
     scale
-        The scale that the values look like.
+        Scale that the values look like, ``counts`` or ``log1p``.
     sums
-        Sums of the sampled rows; of a CSC matrix none.
+        Sums of the sampled rows; without rows for a CSC matrix.
     """
 
     n: int
@@ -361,13 +375,7 @@ class Evidence:
 
 
 def evidence(matrix: Matrix) -> Evidence:
-    """Look at a sample of rows.
-
-    Parameters
-    ----------
-    matrix
-        X, or an obsm matrix of expression.
-    """
+    """Summarise a sample of rows of X, or of an obsm matrix of expression."""
     n, cells, integral, largest, sums = 0, 0, True, 0.0, RowSums()
     for first, part in matrix.sample():
         values = part if isinstance(part, np.ndarray) else part.data

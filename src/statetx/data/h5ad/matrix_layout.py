@@ -1,4 +1,4 @@
-"""How a matrix of an h5ad is stored: dense, CSR or CSC, with every older way of saying so."""
+"""Layout of a matrix of an h5ad (dense, CSR or CSC), in current and older encodings."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ _DAMAGED = "copy or write the file again"
 
 
 def layout_of(file: h5py.File, name: str, path: Path) -> tuple[Any, str, tuple[int, int], np.dtype]:
-    """Return a matrix, ``csr``, ``csc`` or ``dense``, its shape and the type of its values.
+    """Return a matrix, its layout (``csr``, ``csc`` or ``dense``), shape and type of values.
 
-    The type is in the byte order of the machine, whatever that of the file.
+    The type is in the byte order of the machine, for a file of either byte order.
+
+    Parameters
+    ----------
+    file, path
+        The open file and its path.
+    name
+        Name of the matrix in the file.
 
     Raises
     ------
     DataError
-        There is no such matrix, it is no matrix of numbers, or its arrays do not fit together.
+        The matrix is missing, does not hold numbers, or has arrays that do not fit together.
     """
     if not has(file, name):
         raise _absent(file, name, path)
@@ -51,7 +58,7 @@ def layout_of(file: h5py.File, name: str, path: Path) -> tuple[Any, str, tuple[i
 
 
 def _absent(file: h5py.File, name: str, path: Path) -> DataError:
-    """Say that a matrix is missing, and where its values may be instead."""
+    """Return the error for a missing matrix, with other places that hold expression."""
     layers = members(file, "layers", path)
     if name != "X" or not (layers or has(file, "raw/X")):
         return DataError(
@@ -67,16 +74,16 @@ def _absent(file: h5py.File, name: str, path: Path) -> DataError:
     return DataError(
         f"X is empty; expression is in {' and '.join(held)}",
         where=path,
-        fix=f"X is what is read: adata.X = {source}.copy(); adata.write_h5ad(new)"
+        fix=f"copy it to X, which is read: adata.X = {source}.copy(); adata.write_h5ad(new)"
         if layers
-        else "X is what is read: adata.raw.to_adata().write_h5ad(new)",
+        else "copy it to X, which is read: adata.raw.to_adata().write_h5ad(new)",
     )
 
 
 def _compressed(
     file: h5py.File, item: h5py.Group, name: str, path: Path
 ) -> tuple[str, tuple[int, int]]:
-    """Return layout and shape of a sparse matrix: as it says, or as its row pointers show."""
+    """Return layout and shape of a sparse matrix, as declared or as its pointers show."""
     kind = str(attribute(item, "encoding-type") or attribute(item, "h5sparse_format") or "")
     sparse = all(has(item, part) for part in ("data", "indices", "indptr"))
     known = {"csr_matrix": "csr", "csc_matrix": "csc", "csr": "csr", "csc": "csc"}
@@ -91,8 +98,8 @@ def _compressed(
         given = attribute(item, "h5sparse_shape")
     if given is None and name == "X":
         given = [n_rows(file, "obs", path), n_rows(file, "var", path)]
-    whole = isinstance(given, list) and all(isinstance(n, int) and n >= 0 for n in given)
-    if not whole or len(given) != 2:
+    valid = isinstance(given, list) and all(isinstance(n, int) and n >= 0 for n in given)
+    if not valid or len(given) != 2:
         raise DataError(
             f"{name!r} has the shape {given!r}"
             if given is not None
@@ -119,11 +126,14 @@ def _compressed(
 def _refuse_damaged(
     item: h5py.Group, layout: str, shape: tuple[int, int], name: str, path: Path
 ) -> None:
-    """Refuse arrays that do not fit together: reading them would fail anywhere."""
+    """Check that the arrays of a sparse matrix fit together.
+
+    Reading damaged arrays would fail later, without a clear message.
+    """
     what = ""
-    lacking = [part for part in ("data", "indices", "indptr") if not has(item, part)]
-    if lacking:
-        what = f"it has no {lacking[0]!r}"
+    missing = [part for part in ("data", "indices", "indptr") if not has(item, part)]
+    if missing:
+        what = f"it has no {missing[0]!r}"
     else:
         parts = {part: child(item, part, path) for part in ("data", "indices", "indptr")}
         for part, array in parts.items():
@@ -147,12 +157,19 @@ def _refuse_damaged(
 
 
 def pointers(item: h5py.Group, name: str, path: Path) -> np.ndarray:
-    """Return where the rows, or columns, of a sparse matrix begin, int64.
+    """Return the row pointers of a CSR matrix, or the column pointers of a CSC one, int64 [n + 1].
+
+    Parameters
+    ----------
+    item
+        Group of the matrix.
+    name, path
+        Matrix and file, for the message.
 
     Raises
     ------
     DataError
-        They do not rise from 0.
+        The pointers do not rise from 0.
     """
     found = native(in_memory(child(item, "indptr", path), path)[()]).astype(np.int64, copy=False)
     if found[0] != 0 or (found[1:] < found[:-1]).any():

@@ -1,4 +1,4 @@
-"""Stored numbers in types that compiled code takes, and what the values of a matrix can be."""
+"""Types of numbers that compiled code accepts, and tests of the values of a matrix."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ import numpy as np
 from statetx.core.errors import DataError
 
 WHOLE = 1e-3
-"""A value is whole when its fractional part is no larger (cell-eval's threshold)."""
+"""Largest distance of a value from a whole number that counts as rounding (as in cell-eval)."""
 EQUAL_SUMS = 1e-3
-"""Sums that differ by a smaller share are equal: float32 rounds by less."""
+"""Largest relative difference of equal sums: rounding of float32 is smaller."""
 FEW_ROWS = 3
-"""Fewer rows may sum to the same by chance."""
+"""Fewest rows whose sums are compared: fewer may be equal by chance."""
 CENTRED = 0.5
-"""Share of the weight of positive values that negative ones reach in scaled or centred data, where
-both weigh the same; the noise of a regression around zero weighs less."""
+"""Sum of negative values, relative to that of positive ones, above which data count as centred.
+
+In scaled or centred data both sums are about equal. Noise of a model around zero adds up to less.
+"""
 
 
 def native(values: np.ndarray) -> np.ndarray:
-    """Return values in the byte order of the machine: compiled code takes no other."""
+    """Return values in the byte order of the machine, which compiled code needs."""
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def computable_type(kind: np.dtype) -> np.dtype:
-    """Return the type in which stored values are computed with: scipy and compiled code take neither
-    float16 nor another byte order, nor numbers longer than 8 bytes, and a boolean is a count.
+    """Return the type in which stored values are used in computations.
+
+    scipy and compiled code accept neither float16, nor foreign byte orders, nor numbers longer than
+    8 bytes. Booleans become uint8 counts.
     """
     if kind.itemsize > np.dtype(np.float64).itemsize:
         return np.dtype(np.float64)
@@ -38,12 +42,12 @@ def computable(values: np.ndarray) -> np.ndarray:
 
 
 def is_integral(values: np.ndarray) -> bool:
-    """Whether all values are whole numbers."""
+    """Return whether all values are whole numbers."""
     return values.dtype.kind in "iub" or bool(np.all(values == np.rint(values)))
 
 
 def is_whole(values: np.ndarray) -> bool:
-    """Whether all values are whole numbers but for rounding."""
+    """Return whether all values are within `WHOLE` of a whole number."""
     if is_integral(values):
         return True
     with np.errstate(invalid="ignore"):
@@ -51,19 +55,21 @@ def is_whole(values: np.ndarray) -> bool:
 
 
 class RowSums:
-    """Least and largest sum of the rows seen, of those that are not empty.
+    """Smallest and largest sum of the rows added so far, without empty rows.
 
     Attributes
     ----------
-    n, least, largest
-        How many rows, and their sums.
+    n
+        Number of rows with a positive sum.
+    least, largest
+        Smallest and largest sum.
     """
 
     def __init__(self) -> None:
         self.n, self.least, self.largest = 0, np.inf, 0.0
 
     def add(self, sums: np.ndarray) -> None:
-        """Take in the sums of some rows."""
+        """Add the sums of some rows, [n]."""
         some = sums[sums > 0]
         if some.size:
             self.n += int(some.size)
@@ -71,7 +77,7 @@ class RowSums:
             self.largest = max(self.largest, float(some.max()))
 
     def refuse_normalised(self, name: str, where: object) -> None:
-        """Refuse decimals declared as counts whose rows all have the same sum.
+        """Refuse decimals declared as counts if all rows have the same sum.
 
         Parameters
         ----------
@@ -81,7 +87,7 @@ class RowSums:
         Raises
         ------
         DataError
-            They were divided by the total of their cell: what was counted is lost.
+            The values were divided by the total of their cell, so the counts are lost.
         """
         if self.n < FEW_ROWS or self.largest - self.least > EQUAL_SUMS * self.largest:
             return
@@ -95,23 +101,28 @@ class RowSums:
 
 
 def is_centred(below: float, above: float) -> bool:
-    """Whether negative values weigh so much that the values are no expression: scaled, centred.
+    """Return whether values look scaled or centred, so that they cannot be used as expression.
 
     Parameters
     ----------
-    below, above
-        Sums of the negative values, without their sign, and of the positive ones.
+    below
+        Absolute sum of the negative values.
+    above
+        Sum of the positive values.
     """
     return below > CENTRED * above
 
 
 def mend_negative(below: float, above: float) -> str:
-    """Return how to mend negative values: by clipping a few, or not at all; see `is_centred`."""
+    """Return how to fix negative values: clip them, or use other values if they are centred.
+
+    The arguments are those of `is_centred`.
+    """
     if is_centred(below, above):
         return (
             "these are scaled (z-scored), centred or batch-corrected values, which cannot be used"
         )
     return (
         "values slightly below 0 come from models and corrections: set them to 0 with "
-        "adata.X = adata.X.clip(0), of a sparse matrix adata.X.maximum(0)"
+        "adata.X = adata.X.clip(0), or adata.X.maximum(0) for a sparse matrix"
     )

@@ -1,8 +1,8 @@
-"""Open an h5ad and reach what lies in it: the one gate through which all commands read.
+"""Safe access to an h5ad and its elements. All commands read h5ads through this module.
 
-`opened` recognises what is not an h5ad. `child` finds an element and refuses what would lead out of
-the file, cannot be unpacked, or would fill the memory. `reading` turns whatever goes wrong while an
-element is read into one `DataError` that names it.
+`opened` refuses files that are not h5ads. `child` returns an element; it refuses links to other
+files, data that cannot be decompressed, and data that would fill the memory. `reading` converts any
+error while an element is read into a `DataError` that names the element.
 """
 
 from __future__ import annotations
@@ -22,24 +22,30 @@ from statetx.core.writes import disk_full
 from statetx.data.h5ad.foreign import refuse_foreign, refuse_other_hdf5
 
 IN_MEMORY, MOST_ROWS, RATIO = 1 << 28, 1 << 24, 32
-"""An array that is read as a whole is refused above so many bytes, or entries, where they are more
-than so many times the whole file: deflate makes gigabytes of megabytes, data does not."""
+"""Limits of an array that is read as a whole: bytes, entries, and bytes relative to the file.
+
+An array is refused if it exceeds one of the first two and the last. Deflate can turn megabytes into
+gigabytes, but real data does not compress that much.
+"""
 IN_PIECES, PIECES_RATIO = 1 << 32, 300
-"""The same, in bytes, for what is read in pieces: a dense matrix of few values packs well."""
+"""The same limits, in bytes, of an array that is read in pieces.
+
+They are higher, because a dense matrix with few different values compresses well.
+"""
 MOST_OBJECTS, DEEPEST = 200_000, 64
-"""Objects of a file, and groups inside each other: no writer of h5ads comes near."""
+"""Most objects of a file that `walk` visits, and deepest nesting of groups. h5ads stay far below."""
 
 _REWRITE = "read it with a current anndata and write it again"
 
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[h5py.File]:
-    """Open an h5ad for reading; whatever HDF5 cannot read inside the block is a DataError.
+    """Open an h5ad for reading, and convert errors of HDF5 inside the block to a DataError.
 
     Raises
     ------
     DataError
-        The file is not an h5ad, is locked, damaged, or ends in the middle.
+        The file is not an h5ad, or is locked, damaged or truncated.
     """
     path = Path(path)
     refuse_foreign(path)
@@ -55,7 +61,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
         except StatetxError:
             raise
         except Exception as error:
-            # Only what the readers of h5ads raised is a fault of this file.
+            # Only errors raised by h5py or anndata are due to this file.
             if disk_full(error) or not _from_reader(error):
                 raise
             raise unreadable(error, path, "this file") from error
@@ -63,26 +69,27 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
 
 @contextlib.contextmanager
 def reading(path: Path, element: str) -> Iterator[None]:
-    """Turn whatever goes wrong while an element is read into a DataError that names it.
+    """Convert any error while an element is read into a DataError that names the element.
 
     Parameters
     ----------
     path
         The file.
     element
-        What is read, as a user would write it: ``obs['drug']``.
+        Name of the element as a user writes it: ``obs['drug']``.
     """
     try:
         yield
     except StatetxError:
         raise
     except Exception as error:
-        if disk_full(error):  # of a write inside the block: nothing is wrong with this file
+        if disk_full(error):  # raised by a write inside the block, not by reading this file
             raise
         raise unreadable(error, path, element) from error
 
 
 def _from_reader(error: BaseException) -> bool:
+    """Return whether an error passed through code of h5py or anndata."""
     at = error.__traceback__
     while at is not None:
         if str(at.tb_frame.f_globals.get("__name__")).split(".")[0] in ("h5py", "anndata"):
@@ -96,7 +103,7 @@ def unreadable(error: BaseException, path: Path, element: str) -> DataError:
     said = " ".join(str(error.args[0] if error.args else "").split()) or type(error).__name__
     if isinstance(error, MemoryError):
         return DataError(
-            f"cannot read {element}: it takes more memory than there is ({said})",
+            f"cannot read {element}: it takes more memory than is available ({said})",
             where=path,
             fix="check its shape, or use a machine with more memory",
         )
@@ -126,21 +133,22 @@ def unreadable(error: BaseException, path: Path, element: str) -> DataError:
 
 
 def _closed(path: Path, error: BaseException) -> DataError:
-    """Say why HDF5 did not open a file."""
+    """Return the DataError that says why HDF5 did not open a file."""
     said = str(error)
     if "lock file" in said:
         return DataError(
             "cannot read this file: another process has it open for writing",
             where=path,
-            fix="close it there (in a notebook: adata.file.close(), or restart the kernel). If "
-            "nobody writes to it and the disk cannot lock files, set HDF5_USE_FILE_LOCKING=FALSE",
+            fix="close it in that process (in a notebook: adata.file.close(), or restart the kernel). "
+            "If no process writes to it and the disk cannot lock files, set "
+            "HDF5_USE_FILE_LOCKING=FALSE",
         )
     if "already open for" in said:
         return DataError(
-            "cannot read this file: it is marked as open for writing, by a program that writes to "
-            "it or that died",
+            "cannot read this file: it is marked as open for writing, by a program that is running "
+            "or was killed",
             where=path,
-            fix=f"close it there, or remove the mark: h5clear -s {path}",
+            fix=f"close it in that program, or remove the mark: h5clear -s {path}",
         )
     return unreadable(error, path, "this file")
 
@@ -150,7 +158,7 @@ def _closed(path: Path, error: BaseException) -> DataError:
 
 
 def has(group: h5py.Group, name: str) -> bool:
-    """Whether a group lists a name, even as a link that leads nowhere."""
+    """Return whether a group lists a name, even as a link without a target."""
     item: Any = group
     for part in name.split("/"):
         if part in ("", ".") or not isinstance(item, h5py.Group):
@@ -162,7 +170,7 @@ def has(group: h5py.Group, name: str) -> bool:
 
 
 def _target(group: h5py.Group, name: str) -> Any:
-    """Return what a link leads to; None where it leads nowhere, or in a circle."""
+    """Return the target of a link; None if it has no target or is circular."""
     with contextlib.suppress(KeyError, RuntimeError, OSError):
         return group[_bytes(name)]
     return None
@@ -171,11 +179,20 @@ def _target(group: h5py.Group, name: str) -> Any:
 def child(group: h5py.Group, name: str, path: Path) -> Any:
     """Return ``group[name]``, a group or a dataset that can be read.
 
+    Parameters
+    ----------
+    group
+        The open file, or a group of it.
+    name
+        Name inside the group, with ``/`` between levels.
+    path
+        The file, for messages.
+
     Raises
     ------
     DataError
-        There is none; a link leads out of the file or nowhere; its filter is not installed; it would
-        fill the memory.
+        The element does not exist, is a link to another file or without a target, needs a filter
+        that is not installed, or would fill the memory.
     """
     item: Any = group
     for part in name.split("/"):
@@ -193,7 +210,7 @@ def child(group: h5py.Group, name: str, path: Path) -> Any:
 
 
 def members(file: h5py.File, name: str, path: Path) -> list[str]:
-    """Return the names in a group of the file, [] where there is no such group."""
+    """Return the names in a group of the file; [] if the group does not exist."""
     if not has(file, name):
         return []
     group = child(file, name, path)
@@ -201,25 +218,25 @@ def members(file: h5py.File, name: str, path: Path) -> list[str]:
 
 
 def attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
-    """Return an attribute: text as str, lists as lists of str or numbers; None: there is none."""
+    """Return an attribute with text as str and arrays as lists; None if it does not exist."""
     if name not in item.attrs:
         return None
     value = item.attrs[name]
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
-        return [_text(one) for one in value]
+        return [_text(entry) for entry in value]
     return _text(value)
 
 
 def names_in(group: h5py.Group) -> list[str]:
-    """Return the names in a group as text, whatever their bytes."""
+    """Return the names in a group as text; bytes that are not UTF-8 become surrogates."""
     names = list(group)
     return [n.decode("utf-8", "surrogateescape") if isinstance(n, bytes) else n for n in names]
 
 
 def readable(name: str) -> str:
-    """Return a name of HDF5 with bytes that are not UTF-8 spelt out, so that it can be printed."""
+    """Return a printable name: bytes that are not UTF-8 are written as escapes."""
     return name.encode(errors="backslashreplace").decode()
 
 
@@ -236,12 +253,14 @@ def _place(item: Any) -> str:
 
 
 def refuse_link(group: h5py.Group, name: str, path: Path) -> None:
-    """Refuse a link that leads into another file, or nowhere.
+    """Refuse a link to another file or without a target.
+
+    Changes of data in another file would not be noticed.
 
     Raises
     ------
     DataError
-        The data is not in this file: whether it changed could not be told.
+        ``group[name]`` is such a link.
     """
     links = group.id.links
     kind = links.get_info(_bytes(name)).type
@@ -257,19 +276,20 @@ def refuse_link(group: h5py.Group, name: str, path: Path) -> None:
     if kind == h5py.h5l.TYPE_SOFT and _target(group, name) is None:
         target = _text(links.get_val(_bytes(name)))
         raise DataError(
-            f"{place!r} is a link to {target!r}, which leads nowhere",
+            f"{place!r} is a broken link to {target!r}",
             where=path,
             fix="copy or write the file again, with the data in it",
         )
 
 
 def sound(item: h5py.Dataset, path: Path) -> None:
-    """Refuse a dataset that lies elsewhere, cannot be unpacked, or would fill the memory in pieces.
+    """Check that a dataset can be read in pieces.
 
     Raises
     ------
     DataError
-        As said.
+        The dataset has an unreadable type, is stored in other files, needs a filter that is not
+        installed, or would fill the memory.
     """
     name = _place(item)
     try:
@@ -284,7 +304,7 @@ def sound(item: h5py.Dataset, path: Path) -> None:
         return
     if item.is_virtual or item.external:
         raise DataError(
-            f"{name!r} lies in other files",
+            f"{name!r} is stored in other files",
             where=path,
             fix="put the data into the file itself: anndata.read_h5ad(path).write_h5ad(new)",
         )
@@ -301,12 +321,12 @@ def sound(item: h5py.Dataset, path: Path) -> None:
 
 
 def in_memory(item: h5py.Dataset, path: Path) -> h5py.Dataset:
-    """Return a dataset that is about to be read as a whole.
+    """Return a dataset after a check that it can be read as a whole.
 
     Raises
     ------
     DataError
-        A small file would become gigabytes.
+        The dataset would unpack to many times the size of the file.
     """
     entries = int(np.prod(item.shape or (1,), dtype=object))
     size, held = entries * item.dtype.itemsize, item.file.id.get_filesize()
@@ -316,16 +336,26 @@ def in_memory(item: h5py.Dataset, path: Path) -> h5py.Dataset:
 
 
 def swollen(name: str, path: Path, size: int, held: int) -> DataError:
-    """Return the error about an element that would unpack to many times the file."""
+    """Return the error about an element that would unpack to many times the size of the file.
+
+    Parameters
+    ----------
+    name, path
+        Element and file.
+    size
+        Bytes of the element.
+    held
+        Bytes of the file.
+    """
     return DataError(
         f"{name!r} would unpack to {size / 1e9:,.3g} GB, but the whole file has {held / 1e6:,.3g} MB",
         where=path,
-        fix="no data looks like that: write the file again",
+        fix="real data does not compress that much: write the file again",
     )
 
 
 def _plugin(number: int) -> bool:
-    """Whether a filter is known once the package of filters is loaded, where it is installed."""
+    """Return whether a filter is available after importing hdf5plugin, if it is installed."""
     with contextlib.suppress(ImportError):
         importlib.import_module("hdf5plugin")
     return bool(h5py.h5z.filter_avail(number))
@@ -340,10 +370,10 @@ def _no_filter(element: str, path: Path, said: str) -> DataError:
 
 
 def walk(file: h5py.File, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (name, object) of groups and datasets, each once, groups before what lies in them.
+    """Yield (name, object) of all groups and datasets, each once, a group before its members.
 
-    In the order of names, as HDF5 visits them. Of a link that names its target, the target comes as
-    text. What lies deeper than `DEEPEST`, or after `MOST_OBJECTS`, is left out: nothing is read there.
+    The names are sorted, as HDF5 visits them. Soft and external links give their target as text.
+    Objects deeper than `DEEPEST`, or after the first `MOST_OBJECTS`, are skipped.
     """
     seen = {_address(file)}
     waiting = [(name, file, name) for name in sorted(names_in(file), key=_bytes, reverse=True)]
@@ -361,9 +391,9 @@ def walk(file: h5py.File, path: Path) -> Iterator[tuple[str, Any]]:
         yield full, item
         if isinstance(item, h5py.Group) and full.count("/") < DEEPEST:
             inside = sorted(names_in(item), key=_bytes, reverse=True)
-            waiting += [(f"{full}/{one}", item, one) for one in inside]
+            waiting += [(f"{full}/{part}", item, part) for part in inside]
 
 
 def _address(item: Any) -> tuple[int, int]:
-    found = h5py.h5o.get_info(item.id)
-    return found.fileno, found.addr
+    info = h5py.h5o.get_info(item.id)
+    return info.fileno, info.addr

@@ -1,4 +1,4 @@
-"""Names and labels as they are stored: text, categories, values with a mask, numbers, enumerations."""
+"""Names and labels as h5ads store them: text, categories, masked values, numbers, enumerations."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from statetx.data.h5ad.numbers import native
 from statetx.data.h5ad.open_h5ad import attribute, child, has, in_memory, readable
 
 _FIRST, _PIECE = 64, 1 << 18
-"""Texts read at first, and then at once: what is as long as a book is found before many of such fill
-the memory."""
+"""Texts in the first read, and in later ones. Overlong texts are found before they fill the memory."""
 LONGEST = 1 << 14
 """Characters of the longest name or label."""
 _NOT_LABELS = {
@@ -30,14 +29,24 @@ OLD_CATEGORIES = "__categories"
 
 
 def texts(item: h5py.Dataset, path: Path, rows: slice = slice(None)) -> np.ndarray:
-    """Return entries of a one-dimensional array as text (objects).
+    """Return entries of a one-dimensional array as text, in an object array.
 
-    Numbers are spelt without needless decimals (1.0 is ``1``), entries of an enumeration by name.
+    Whole numbers have no decimals (1.0 is ``1``). Entries of an enumeration give their names.
+
+    Parameters
+    ----------
+    item
+        The array.
+    path
+        The file, for messages.
+    rows
+        Rows to read.
 
     Raises
     ------
     DataError
-        Bytes that are not UTF-8, a text as long as a book, or values that have no text.
+        Bytes are not UTF-8, a text has more than `LONGEST` characters, or the values are neither
+        text nor numbers.
     """
     if item.ndim != 1:
         raise DataError(
@@ -61,7 +70,7 @@ def texts(item: h5py.Dataset, path: Path, rows: slice = slice(None)) -> np.ndarr
             raise DataError(
                 f"{place_of(item)} holds a text of {longest:,} characters, in rows {at} to {end}",
                 where=path,
-                fix=f"names and labels have at most {LONGEST:,}: is it the right column?",
+                fix=f"names and labels have at most {LONGEST:,}: check that this is the right column",
             )
         out[at - start : end - start] = part
         at, step = end, _PIECE
@@ -69,7 +78,7 @@ def texts(item: h5py.Dataset, path: Path, rows: slice = slice(None)) -> np.ndarr
 
 
 def _not_text(item: h5py.Dataset, path: Path, start: int, stop: int) -> DataError:
-    """Name the first entry that is not UTF-8."""
+    """Return the error about the first entry that is not UTF-8."""
     for row, raw in enumerate(item[start:stop].tolist(), start):
         try:
             raw.decode()
@@ -77,12 +86,13 @@ def _not_text(item: h5py.Dataset, path: Path, start: int, stop: int) -> DataErro
             return DataError(
                 f"{place_of(item)} holds bytes that are not UTF-8: {raw[:60]!r} in row {row}",
                 where=path,
-                fix=f"store it as UTF-8; in Latin-1 these bytes read {raw[:60].decode('latin-1')!r}",
+                fix=f"store it as UTF-8; as Latin-1 these bytes are {raw[:60].decode('latin-1')!r}",
             )
     raise AssertionError("every entry can be decoded")
 
 
 def _spelt(item: h5py.Dataset, path: Path, rows: slice) -> np.ndarray:
+    """Return numbers or entries of an enumeration as text."""
     names = h5py.check_enum_dtype(item.dtype)
     if names is None and item.dtype.kind not in "biuf":
         what = _NOT_LABELS.get(item.dtype.kind, f"values of type {item.dtype}")
@@ -93,14 +103,15 @@ def _spelt(item: h5py.Dataset, path: Path, rows: slice) -> np.ndarray:
         )
     values = item[rows].tolist()
     if names is not None:
-        called = {number: name for name, number in names.items()}
-        return np.asarray([called.get(value, str(value)) for value in values], dtype=object)
+        name_of = {number: name for name, number in names.items()}
+        return np.asarray([name_of.get(value, str(value)) for value in values], dtype=object)
     return np.asarray([number_text(value) for value in values], dtype=object)
 
 
 def number_text(value: Any) -> str:
-    """Return a number as text; a whole one without decimals, as pandas adds them to every number
-    of a column that once had a gap.
+    """Return a number as text, without decimals if it is whole.
+
+    pandas stores whole numbers as decimals in a column that once had a missing value.
     """
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
@@ -108,7 +119,7 @@ def number_text(value: Any) -> str:
 
 
 def place_of(item: h5py.Group | h5py.Dataset) -> str:
-    """Name an element as a user writes it: ``obs['drug']``; its parts after a comma."""
+    """Return the name of an element as a user writes it: ``obs['drug']``, ``obs['drug'] (codes)``."""
     parts = readable(str(item.name)).strip("/").split("/")
     if parts[0] not in ("obs", "var", "uns", "obsm") or len(parts) < 2:
         return repr("/".join(parts))
@@ -120,16 +131,16 @@ def place_of(item: h5py.Group | h5py.Dataset) -> str:
 
 @dataclass(frozen=True)
 class Stored:
-    """How a column or an index is stored.
+    """The arrays of a column or an index.
 
     Attributes
     ----------
     values
-        One entry per row: the values, or codes into `categories`.
+        One entry per row: a value, or a code into `categories`.
     categories
-        What the codes stand for; None: `values` stand for themselves.
+        Values behind the codes; None: `values` holds the values.
     mask
-        True where a value is missing; None: nothing is.
+        True where a value is missing; None: no value is.
     """
 
     values: h5py.Dataset
@@ -143,12 +154,19 @@ class Stored:
 
 
 def stored(item: h5py.Group | h5py.Dataset, path: Path) -> Stored:
-    """Return the arrays behind a column, whichever way it is stored.
+    """Return the arrays of a column, for all encodings of h5ad.
+
+    Parameters
+    ----------
+    item
+        Element of the column or index.
+    path
+        The file, for messages.
 
     Raises
     ------
     DataError
-        An unknown way, or arrays that do not fit together.
+        The encoding is unknown, or its arrays do not fit together.
     """
     if isinstance(item, h5py.Dataset):
         found = Stored(item)
@@ -164,7 +182,7 @@ def stored(item: h5py.Group | h5py.Dataset, path: Path) -> Stored:
             found = Stored(item, categories)
     elif has(item, "codes") and has(item, "categories"):
         found = Stored(child(item, "codes", path), child(item, "categories", path))
-        if isinstance(found.categories, h5py.Group):  # themselves values with a mask
+        if isinstance(found.categories, h5py.Group):  # categories stored as values with a mask
             inner = stored(found.categories, path)
             if inner.categories is not None:
                 raise DataError(
@@ -206,12 +224,21 @@ def stored(item: h5py.Group | h5py.Dataset, path: Path) -> Stored:
 
 
 def codes_of(found: Stored, path: Path, rows: slice = slice(None)) -> np.ndarray:
-    """Return the codes of some rows in the machine's byte order, checked.
+    """Return the checked codes of some rows, in the byte order of the machine.
+
+    Parameters
+    ----------
+    found
+        A column with categories.
+    path
+        The file, for messages.
+    rows
+        Rows to read.
 
     Raises
     ------
     DataError
-        A code beyond the categories.
+        A code is larger than the number of categories allows.
     """
     assert found.categories is not None
     codes = native(found.values[rows])
@@ -228,13 +255,23 @@ def codes_of(found: Stored, path: Path, rows: slice = slice(None)) -> np.ndarray
 
 
 def entries(found: Stored, path: Path, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
-    """Return some rows as text (objects), and where they are missing (bool)."""
+    """Return some rows as text, in an object array [n], and whether each is missing, bool [n].
+
+    Parameters
+    ----------
+    found
+        The column or index.
+    path
+        The file, for messages.
+    rows
+        Rows to read.
+    """
     whole = rows == slice(None)
     values = in_memory(found.values, path) if whole else found.values
     if found.categories is not None:
         codes = codes_of(found, path, rows)
         listed = texts(in_memory(found.categories, path), path)
-        if not len(listed):  # all codes are negative, and there is nothing that they could index
+        if not len(listed):  # all codes are negative: no category exists that they could index
             return np.full(len(codes), "", dtype=object), codes < 0
         return listed[codes], codes < 0
     out = texts(values, path, rows)

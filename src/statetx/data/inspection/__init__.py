@@ -1,0 +1,1 @@
+"""Checks of h5ad files before they are packed."""

@@ -1,4 +1,4 @@
-"""Checks of input files beyond their headers: values, scale, and what must agree between files."""
+"""Checks of input files beyond their headers: scale of the values, agreement between files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ from statetx.shared.expression import refuse_impossible
 
 
 def check_scales(path: Path, settings: Dataset) -> None:
-    """Compare a sample of X, and of the expression matrix, with the declared scale.
+    """Check that samples of X and of the expression matrix agree with the declared scale.
+
+    Parameters
+    ----------
+    path
+        The h5ad.
+    settings
+        Settings of the data set.
 
     Raises
     ------
     DataError
-        The values contradict the declaration, or are no expression at all.
+        The values contradict the declared scale, or cannot be expression.
     """
     with opened(path) as file:
         names = genes(file, path)
@@ -38,14 +45,22 @@ def check_scales(path: Path, settings: Dataset) -> None:
 
 
 def check_together(headers: Sequence[Header], settings: Dataset) -> None:
-    """Check what must agree between files: genes, matrices, controls.
+    """Check that files agree in genes and matrices, and that every line has control cells.
+
+    Genes in another order are not an error: they are aligned by name.
+
+    Parameters
+    ----------
+    headers
+        Headers of the files of a data set.
+    settings
+        Settings of the data set.
 
     Raises
     ------
     DataError
-        No gene is in all files. Genes differ (unless the settings say ``genes: intersect``; another order of var_names is
-        aligned by name), a matrix differs in width or genes, no cell has the control label, or a
-        line has no control cell.
+        No gene is in all files; genes differ without ``genes: intersect``; a matrix differs in width
+        or genes; no cell has the control label; or a line has no control cell.
     """
     first = headers[0]
     for other in headers[1:]:
@@ -64,9 +79,9 @@ def check_together(headers: Sequence[Header], settings: Dataset) -> None:
                 )
     if not set(first.genes).intersection(*(found.genes for found in headers[1:])):
         raise DataError(
-            "no gene is in all files" if len(headers) > 1 else "the file holds no genes",
+            "no gene is in all files" if len(headers) > 1 else "the file contains no genes",
             where=", ".join(str(found.path) for found in headers[:3]),
-            fix="name genes in the same way in all files (symbols or Ensembl ids)",
+            fix="use the same kind of gene names in all files (symbols or Ensembl ids)",
         )
     declared = labels.controls(settings.control_pert)
     known = sorted({name for h in headers for name in h.perturbation.names})
@@ -89,12 +104,13 @@ def check_together(headers: Sequence[Header], settings: Dataset) -> None:
             f"{len(without)} of {len(cells)} cell lines have no control cell: "
             f"{', '.join(repr(name) for name in without[:5])}",
             where=", ".join(where[:3]),
-            fix="add their control cells, drop these lines, or list the spelling of their control "
+            fix="add their control cells, remove these lines, or list the spelling of their control "
             "label as an alias in `control_pert`",
         )
 
 
 def _same_genes(first: Header, other: Header, what: str, a: list[str], b: list[str]) -> None:
+    """Check that two files have equal lists of genes, `a` and `b`; `what` names the lists."""
     if a == b:
         return
     missing, extra = [n for n in a if n not in set(b)], [n for n in b if n not in set(a)]
@@ -108,23 +124,36 @@ def _same_genes(first: Header, other: Header, what: str, a: list[str], b: list[s
             f"{what} differ from those of {first.path}: {', '.join(parts)}",
             where=other.path,
             fix=common_names(other.path, b, first.path, a)
-            or "bring all files to the same genes: adata[:, genes]; or set `genes: intersect` of the "
-            "data set to keep those that all files have"
+            or "select the same genes in all files: adata[:, genes]; or set `genes: intersect` of the "
+            "data set to keep the genes that all files have"
             if what == "var_names"
-            else "bring all files to the same genes in the same order",
+            else "use the same genes in the same order in all files",
         )
     at = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
     raise DataError(
         f"{what} are ordered differently than in {first.path}: number {at} is {b[at]!r} instead "
         f"of {a[at]!r}",
         where=other.path,
-        fix="bring all files to the same order: adata[:, genes]",
+        fix="use the same order of genes in all files: adata[:, genes]",
     )
 
 
 def refuse_repeat(path: Path, seen: dict[Path, Path]) -> None:
-    """Note a file in `seen`; refuse it when it is there already, under whatever name."""
-    place = Path(os.path.realpath(path))  # which, unlike `resolve`, takes links in a circle
+    """Check that a file is not in `seen`, under this or another name, and add it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    seen
+        Given path of each file so far, by its real path; changed in place.
+
+    Raises
+    ------
+    DataError
+        The file is listed twice.
+    """
+    place = Path(os.path.realpath(path))  # `resolve` raises an error for circular links
     if place in seen:
         raise DataError(
             "the same file is listed twice, which would double its cells",

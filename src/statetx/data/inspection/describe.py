@@ -1,4 +1,4 @@
-"""What one h5ad holds, whatever its columns mean: read with h5py from samples, never as a whole."""
+"""Description of one h5ad from samples of its rows, without knowledge of its columns."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from statetx.data.h5ad.stored_text import Stored, codes_of, number_text, stored,
 from statetx.data.inspection.scale import Seen, look
 
 LABEL_ROWS = 1 << 16
-"""Rows of a column of text or numbers that are looked at: text takes a microsecond a label."""
+"""Rows that are read of a column of text or numbers: text takes a microsecond per label."""
 LABELS_READ = 1 << 16
-"""Categories of a column that are read; more than so many are names of cells, not labels."""
+"""Most categories that are read of a column. A column with more holds cell names, not labels."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class ObsColumn:
     kind
         ``labels`` (categorical), ``text``, or the type of its numbers.
     n_labels
-        Different values; of a column of decimals 0.
+        Number of different values; 0 for decimals.
     complete
-        Whether all of them are known; otherwise there may be more.
+        Whether all values are known. False: a sample was read, and the column may have more.
     names
-        Labels, those with most sampled cells first; empty for decimals.
+        Labels, sorted by the number of sampled cells, largest first; empty for decimals.
     low, high
-        Range of numbers.
+        Range of the numbers.
     """
 
     kind: str
@@ -54,32 +54,36 @@ class ObsColumn:
 
 @dataclass
 class FileReport:
-    """What a file holds.
+    """The content of a file.
 
     Attributes
     ----------
-    path, bytes
-        The file and its size.
+    path
+        The file.
+    bytes
+        Size of the file.
     n_cells, n_genes
         Rows and columns of X.
     genes
-        Names of the genes; empty where they are unusable.
-    layout, dtype
-        Of X: csr, csc or dense; type of its values.
+        Names of the genes; empty if they are unusable.
+    layout
+        Layout of X: ``csr``, ``csc`` or ``dense``.
+    dtype
+        Type of the values of X.
     nonzeros
-        Stored values of X; of a dense one, estimated from a sample of rows.
+        Stored values of X; estimated from a sample of rows if X is dense.
     seen
-        What a sample of X shows, or all of it.
+        What a sample of X, or all of X, shows.
     obs
         Columns of obs.
     obsm
-        Width and type of each obsm matrix; width 0: it is no matrix.
+        Width and type of each obsm matrix; width 0 if the element is not a matrix.
     uns
         Keys of uns, with the number of entries of lists.
     layers
-        Layers, and ``raw`` where it exists. Packing reads X only.
+        Layers, and ``raw`` if it exists. Packing reads X only.
     unread
-        What could not be read of what no setting needs, with the reason.
+        Elements of obs, obsm and uns that could not be read, with the reason.
     """
 
     path: Path
@@ -99,17 +103,22 @@ class FileReport:
 
     @property
     def looks_like(self) -> str:
-        """The scale that X looks like: ``counts`` or ``log1p``."""
+        """Scale that X looks like: ``counts`` or ``log1p``."""
         return self.seen.scale
 
 
 def describe(path: Path) -> FileReport:
-    """Look into a file. Takes seconds, whatever its size.
+    """Describe a file from samples, which takes seconds for any size.
+
+    Parameters
+    ----------
+    path
+        The h5ad.
 
     Raises
     ------
     DataError
-        Unreadable file, no h5ad, or an X that is no matrix.
+        The file is unreadable or not an h5ad, or X is not a matrix.
     """
     with opened(path) as file:
         for rows in _sampled(n_rows(file, "obs", path)):
@@ -142,7 +151,7 @@ def describe(path: Path) -> FileReport:
 
 @contextlib.contextmanager
 def _noting(report: FileReport, element: str) -> Iterator[None]:
-    """Note what cannot be read: packing may never look at it."""
+    """Record an element that cannot be read instead of failing: packing may not need it."""
     try:
         with reading(report.path, element):
             yield
@@ -156,17 +165,18 @@ def gene_names(path: Path) -> list[str]:
     Raises
     ------
     DataError
-        A name occurs twice.
+        A name occurs twice, is missing or cannot be read.
     """
     with opened(path) as file:
         return genes(file, path)
 
 
 def _width(file: h5py.File, name: str, path: Path) -> tuple[int, str]:
+    """Return width and type of an element of obsm; width 0 if it is not a matrix."""
     item = child(file, f"obsm/{name}", path)
     kind = str(attribute(item, "encoding-type") or "")
     if isinstance(item, h5py.Group) and kind not in ("csr_matrix", "csc_matrix"):
-        return 0, kind or "other"  # a data frame: nothing that could be packed
+        return 0, kind or "other"  # such as a data frame, which cannot be packed
     if isinstance(item, h5py.Dataset) and (item.shape is None or item.ndim != 2):
         return 0, kind or "other"
     matrix = Matrix(file, f"obsm/{name}", path)
@@ -174,11 +184,13 @@ def _width(file: h5py.File, name: str, path: Path) -> tuple[int, str]:
 
 
 def _length(item: Any) -> int | None:
+    """Return the number of entries of an array, or None."""
     listed = isinstance(item, h5py.Dataset) and item.shape
     return int(item.shape[0]) if listed else None
 
 
 def _obs_column(file: h5py.File, name: str, path: Path) -> ObsColumn:
+    """Describe a column of obs."""
     found = stored(child(file, f"obs/{name}", path), path)
     n = n_rows(file, "obs", path)
     if found.length != n:
@@ -206,6 +218,7 @@ def _obs_column(file: h5py.File, name: str, path: Path) -> ObsColumn:
 
 
 def _labels(found: Stored, path: Path) -> ObsColumn:
+    """Describe a column of categories."""
     assert found.categories is not None
     n = int(found.categories.shape[0])
     names = texts(found.categories, path, slice(0, LABELS_READ)).tolist()
@@ -216,7 +229,7 @@ def _labels(found: Stored, path: Path) -> ObsColumn:
 
 
 def _sampled(n: int) -> list[slice]:
-    """Return up to `LABEL_ROWS` rows in four runs spread over a column."""
+    """Return slices with at most `LABEL_ROWS` rows, in up to four runs spread over n rows."""
     run = LABEL_ROWS // 4
     if n <= LABEL_ROWS:
         return [slice(0, n)]

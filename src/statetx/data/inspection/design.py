@@ -1,4 +1,4 @@
-"""What the labels of a data set say: who was treated with what, where, and who has controls."""
+"""Design of a data set from its labels: lines, perturbations, batches, controls."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PIECE = 1 << 22
-"""Cells counted at once."""
+"""Cells that are counted at once."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What somebody said about the columns of obs and about X; None: nothing was said.
+    """Settings of single columns of obs and of X; None: not given.
 
-    Attributes are named like those of a data set in the configuration.
+    The attributes have the names of the settings of a data set in the configuration.
     """
 
     pert_col: str | None = None
@@ -37,28 +37,33 @@ class Columns:
 
 
 def declared(config: Path | None, dataset: str | None, columns: Columns) -> Dataset | Columns:
-    """Return what is known of some files: from a configuration, or from single columns.
+    """Return the settings of some files: from a configuration, or from single columns.
 
     Parameters
     ----------
-    config, dataset
-        Configuration and the name of its data set, which may be omitted where it has only one.
+    config
+        Configuration file, or None.
+    dataset
+        Name of its data set; may be omitted if the configuration has only one.
     columns
-        What was said without a configuration; as much as a data set needs becomes one.
+        Settings without a configuration. If they contain all that a data set needs, a `Dataset` is
+        returned.
 
     Raises
     ------
     ConfigError
-        The configuration is wrong, or has no such data set.
+        The configuration is wrong, or does not contain the data set.
     """
     if config is not None:
         known = load(config).datasets
         name = dataset or (next(iter(known)) if len(known) == 1 else "")
         if name not in known:
             raise ConfigError(
-                f"no data set {name!r}" if name else "there are several data sets: choose one",
+                f"there is no data set {name!r}"
+                if name
+                else "there are several data sets: choose one",
                 where=config,
-                fix=f"--dataset: {did_you_mean(name, known)}",
+                fix=f"use --dataset: {did_you_mean(name, known)}",
             )
         return known[name]
     needed = (columns.pert_col, columns.cell_type_key, columns.control_pert, columns.scale)
@@ -66,16 +71,19 @@ def declared(config: Path | None, dataset: str | None, columns: Columns) -> Data
 
 
 def tally(head: Header) -> pd.DataFrame:
-    """Return the cells of every (line, perturbation, batch) of a file: columns so named, `cells`."""
-    import pandas as pd  # only naming the lines of a file must not pay for it
+    """Return the number of cells of every condition and batch of a file.
+
+    Columns: ``line``, ``perturbation``, ``batch``, ``cells``.
+    """
+    import pandas as pd  # slow to import, and reading the lines of a file does not need it
 
     lines, labels, batches = head.line.names, head.perturbation.names, head.batch.names
-    found = []
+    pieces = []
     for start in range(0, head.n_cells, _PIECE):
         rows = slice(start, start + _PIECE)
         key = head.line.codes[rows].astype(np.int64) * len(labels) + head.perturbation.codes[rows]
-        found.append(pd.Series(key * len(batches) + head.batch.codes[rows]).value_counts())
-    counts = pd.concat(found).groupby(level=0).sum() if found else pd.Series(dtype=np.int64)
+        pieces.append(pd.Series(key * len(batches) + head.batch.codes[rows]).value_counts())
+    counts = pd.concat(pieces).groupby(level=0).sum() if pieces else pd.Series(dtype=np.int64)
     pair, batch = np.divmod(counts.index.to_numpy(dtype=np.int64), max(1, len(batches)))
     line, label = np.divmod(pair, max(1, len(labels)))
     return pd.DataFrame(
@@ -89,12 +97,19 @@ def tally(head: Header) -> pd.DataFrame:
 
 
 class Design:
-    """The cells of all files by line, perturbation and batch.
+    """Numbers of cells of all files by line, perturbation and batch.
+
+    Parameters
+    ----------
+    tallies
+        Tables of `tally`, one per file.
+    controls
+        Control labels.
 
     Attributes
     ----------
     table
-        One row per (line, perturbation, batch) with `cells` and `is_control`.
+        One row per (line, perturbation, batch) with ``cells`` and ``is_control``.
     """
 
     def __init__(self, tallies: Sequence[pd.DataFrame], controls: Iterable[str]) -> None:
@@ -107,11 +122,11 @@ class Design:
 
     @property
     def treated(self) -> pd.DataFrame:
-        """Rows of `table` that are no controls."""
+        """Rows of `table` that are not controls."""
         return self.table[~self.table["is_control"]]
 
     def lines(self) -> pd.DataFrame:
-        """Return `cells`, `perturbations`, `controls` and `batches` per line, sorted by name."""
+        """Return the numbers of cells, perturbations, controls and batches per line, sorted by name."""
         import pandas as pd
 
         cells, control = self.table, self.table[self.table["is_control"]]
@@ -126,12 +141,15 @@ class Design:
         return out.fillna(0).astype(np.int64).sort_index()
 
     def conditions(self) -> pd.DataFrame:
-        """Return `line`, `perturbation`, `cells` of the treated conditions, the smallest first."""
+        """Return ``line``, ``perturbation``, ``cells`` of the treated conditions, smallest first."""
         sizes = self.treated.groupby(["line", "perturbation"])["cells"].sum().reset_index()
         return sizes.sort_values(["cells", "line", "perturbation"], ignore_index=True)
 
     def matching(self) -> pd.DataFrame:
-        """Return `line`, `batch`, `treated`, `controls` where cells were treated, least controls first."""
+        """Return treated and control cells of each line and batch with treated cells.
+
+        Columns: ``line``, ``batch``, ``treated``, ``controls``; fewest controls first.
+        """
         import pandas as pd
 
         names = ["line", "batch"]
@@ -147,7 +165,7 @@ class Design:
 
 
 # ---------------------------------------------------------------------------------------------
-# columns that look like something
+# guesses from names of columns and labels
 
 _CONTROL = re.compile(
     r"(?<![a-z])(dmso|control|controls|ctrl|ctl|vehicle|untreated|unperturbed|unstimulated|mock|pbs|"
@@ -165,22 +183,24 @@ _ENDING = r"(?:[-_ .]?(?:id|name|key|label|orig|barcode|[0-9]+))?"
 
 
 def looks_like_control(label: str) -> bool:
-    """Whether a label reads like that of control cells; combinations (``A+control``) do not."""
+    """Return whether a label looks like that of control cells; combinations (``A+control``) do not."""
     return "+" not in label and _CONTROL.search(label) is not None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A column that may be what an option asks for.
+    """A column that may be right for an option.
 
     Attributes
     ----------
     option
         ``pert_col``, ``cell_type_key`` or ``batch_col``.
-    column, n_labels
-        The obs column.
+    column
+        Name of the obs column.
+    n_labels
+        Number of its labels.
     controls
-        Its labels that read like those of controls, the one with most cells first.
+        Labels of the column that look like controls, most cells first.
     """
 
     option: str
@@ -192,14 +212,14 @@ class Candidate:
 def candidates(labels: Mapping[str, Sequence[str]]) -> list[Candidate]:
     """Return columns that may hold perturbations, cell lines or batches, the likeliest first.
 
-    Names of columns and labels suggest it; nothing is decided by them.
+    The guesses use the names of columns and labels. They are suggestions only.
 
     Parameters
     ----------
     labels
-        Labels of every column that has some, those with most cells first.
+        Labels of every column that has labels, most cells first.
     """
-    found = []
+    ranked = []
     for column, names in labels.items():
         named = [
             option
@@ -209,9 +229,9 @@ def candidates(labels: Mapping[str, Sequence[str]]) -> list[Candidate]:
         controls = tuple(name for name in names if looks_like_control(name))
         if controls and len(names) > 1:
             # A batch may be named after its treatment, so such a column comes last.
-            found.append(
+            ranked.append(
                 ((1, bool(named), -len(names)), Candidate("pert_col", column, len(names), controls))
             )
         rank = (2, bool(controls), -len(names))
-        found += [(rank, Candidate(option, column, len(names))) for option in named]
-    return [one for _, one in sorted(found, key=lambda pair: pair[0])]
+        ranked += [(rank, Candidate(option, column, len(names))) for option in named]
+    return [candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0])]

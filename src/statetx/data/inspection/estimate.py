@@ -1,6 +1,6 @@
-"""What packing and training take, from counts alone: pure functions, nothing is read.
+"""Estimates of disk and memory for packing and training: pure functions of numbers of cells.
 
-The layouts that these numbers describe are those of `statetx.data.pack.scatter` (parts) and
+The bytes per cell follow the layouts of `statetx.data.pack.scatter` (parts) and
 `statetx.data.pack.gather` (store).
 """
 
@@ -10,28 +10,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 PART_ROW_BYTES = 36
-"""Record of a cell in a part: two codes, non-zeros, row, total, factor; its name comes on top."""
+"""Bytes of a cell in a part without its name: two codes, non-zeros, row, total, factor."""
 STORE_ROW_BYTES = 8 + 8 + 8 + 4
-"""Of a cell in the store: row pointer, total, factor, label codes; its name comes on top."""
+"""Bytes of a cell in the store without its name: row pointer, total, factor, label codes."""
 PACK_BASE_BYTES = 600_000_000
-"""Memory of a packing process apart from its cells: libraries, one chunk, one block. 440 to 530 MB
-were measured with 500,000 cells x 2,000 genes."""
+"""Memory of a packing process that does not grow with the cells: libraries, one chunk, one block.
+
+Measured: 440 to 530 MB with 500,000 cells x 2,000 genes.
+"""
 PACK_CELL_BYTES = 40
 """Memory of packing per cell of the largest file or line: labels, order, names."""
 RING = 4 + 2 + 1
 """Batches in memory at once: one for each of at most four threads, two waiting, one in use."""
 GPU_SHARE = 0.5
-"""Largest share of GPU memory for packed cells: the rest is for the model and its batches."""
+"""Largest share of GPU memory for packed cells; the rest is for the model and its batches."""
 
 
 @dataclass(frozen=True)
 class PackNeed:
-    """Bytes on disk.
+    """Disk space of packing, in bytes.
 
     Attributes
     ----------
     parts
-        Temporary parts, which lie beside the store until it is finished.
+        Temporary parts, which exist until the store is finished.
     store
         The finished store.
     """
@@ -42,16 +44,17 @@ class PackNeed:
 
 @dataclass(frozen=True)
 class TrainingNeed:
-    """Memory of training.
+    """Memory of training, in bytes.
 
     Attributes
     ----------
     mapped
-        Bytes of the store, mapped from disk: the operating system keeps as many in memory as fit.
+        Bytes of the store. It is mapped from disk, and the operating system keeps a part of it in
+        memory.
     ring
-        Bytes of the batches that are gathered, wait or are in use, pinned where there is a GPU.
+        Bytes of the batches that are being gathered, waiting or in use; pinned with a GPU.
     on_gpu
-        Whether the cells fit into the memory of the GPU, beside the model.
+        Whether the cells and the model fit together into the memory of the GPU.
     """
 
     mapped: int
@@ -80,20 +83,24 @@ def pack_bytes(
     dense: Mapping[str, int],
     name_bytes: int = 24,
 ) -> PackNeed:
-    """Return what packing takes on disk, to about 2 %.
+    """Return the disk space that packing takes, to about 2 %.
 
-    What a line takes however many cells it has, above all some 60 bytes per gene name, is left out.
+    The fixed cost per line, mainly about 60 bytes per gene name, is left out.
 
     Parameters
     ----------
-    n_cells, nonzeros, n_genes
-        Cells, non-zero values and columns of X.
+    n_cells
+        Rows of X.
+    nonzeros
+        Non-zero values of X.
+    n_genes
+        Columns of X.
     value_bytes
-        Of a stored value, see `value_bytes`.
+        Bytes of a stored value, see `value_bytes`.
     dense
         Bytes per cell of each packed obsm matrix.
     name_bytes
-        Of the longest cell name.
+        Bytes of the longest cell name.
     """
     place_bytes = 2 if n_genes < 1 << 16 else 4
     cells = nonzeros * (place_bytes + value_bytes) + n_cells * sum(dense.values())
@@ -104,7 +111,7 @@ def pack_bytes(
 
 
 def pack_memory_bytes(most_cells: int) -> int:
-    """Return the memory of packing.
+    """Return the memory that packing takes, in bytes.
 
     Parameters
     ----------
@@ -123,7 +130,7 @@ def training_bytes(
     n_batches: int = RING,
     gpu_bytes: float = 80e9,
 ) -> TrainingNeed:
-    """Return the memory that training takes apart from the model.
+    """Return the memory that training takes, without that of the model.
 
     Parameters
     ----------
@@ -131,12 +138,14 @@ def training_bytes(
         Bytes of the store.
     width
         Features of a cell, D.
-    n_sets, cell_set_len
-        Sets of a batch, B, and cells of a set, S.
+    n_sets
+        Sets of a batch, B.
+    cell_set_len
+        Cells of a set, S.
     n_batches
-        Batches in memory at once; each holds float32 [B, S, D] twice, basal and real cells.
+        Batches in memory at once. Each holds two float32 [B, S, D]: basal and real cells.
     gpu_bytes
-        Memory of the GPU.
+        Bytes of memory of the GPU.
     """
     batch = 2 * 4 * n_sets * cell_set_len * width
     return TrainingNeed(mapped=store, ring=n_batches * batch, on_gpu=store <= GPU_SHARE * gpu_bytes)

@@ -1,6 +1,6 @@
-"""Look into h5ad files without loading them: labels, genes, scale, and whatever is wrong.
+"""Report on h5ad files without loading them: labels, genes, scale, problems.
 
-Kept apart from what `pack` runs on, so that a better report repacks, and hence retrains, nothing.
+Packing does not import this module, so a change of the report repacks and retrains nothing.
 """
 
 from __future__ import annotations
@@ -37,34 +37,43 @@ from statetx.shared import labels
 __all__ = ["Needs", "Report", "cell_lines", "identity", "inspect"]
 
 ALL = "all cells"
-"""Stands for the labels of a column that nobody named."""
+"""Label of all cells for a column that was not given."""
 
 
 def cell_lines(paths: Sequence[str | Path], cell_type_key: str) -> list[str]:
-    """Return the sorted cell lines that occur in the files; reads one obs column of each.
+    """Return the sorted cell lines of the files, from one obs column of each.
+
+    Parameters
+    ----------
+    paths
+        h5ad files.
+    cell_type_key
+        Column of obs with the cell line.
 
     Raises
     ------
     DataError
-        Unreadable file, no such column, or cells without a label.
+        A file is unreadable, does not have the column, or has cells without a label.
     """
-    found: set[str] = set()
+    lines: set[str] = set()
     for path in paths:
         with opened(path) as file:
-            found |= set(column(file, Path(path), cell_type_key, "cell_type_key").names)
-    return sorted(found)
+            lines |= set(column(file, Path(path), cell_type_key, "cell_type_key").names)
+    return sorted(lines)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What packing and training would take.
+    """Disk space and memory that packing and training would take.
 
     Attributes
     ----------
     pack
-        Bytes on disk.
-    free, place
-        Bytes free where results go, and where that is.
+        Disk space of packing.
+    free
+        Bytes free on the disk of the results.
+    place
+        Existing directory on that disk.
     memory
         Bytes of memory for packing.
     cells
@@ -83,22 +92,22 @@ class Needs:
 
 @dataclass
 class Report:
-    """What `inspect` found.
+    """Result of `inspect`.
 
     Attributes
     ----------
     full
-        Whether every value was checked, or a sample of rows.
+        Whether every value was checked. False: only a sample of rows.
     declared
-        What was said about columns and scale.
+        Settings of columns and scale.
     files
         One entry per readable file.
     design
-        Who was treated with what, as far as the columns are known, or None.
+        Cells by line, perturbation and batch, if a column of them is known, or None.
     needs
-        What packing and training would take; None without a readable file.
+        Disk space and memory of packing and training; None without a readable file.
     problems
-        Everything that would stop `pack`.
+        All errors that would stop `pack`.
     """
 
     full: bool
@@ -110,7 +119,7 @@ class Report:
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
-        """Note an error that ends the block, once."""
+        """Add an error of the block to `problems`, unless it is listed already, and go on."""
         try:
             yield
         except StatetxError as error:
@@ -124,17 +133,17 @@ def inspect(
     full: bool = True,
     place: str | Path = ".",
 ) -> Report:
-    """Describe files and collect everything that would stop `pack`.
+    """Describe files and collect all errors that would stop `pack`.
 
     Parameters
     ----------
     paths
         h5ad files of one data set.
     settings
-        What their columns mean: a data set of a configuration, or as much as is known.
+        A data set of a configuration, or the settings that are known.
     full
-        Check every value of X and of the declared matrices (in chunks, in bounded memory), not
-        only a sample of rows.
+        Check every value of X and of the declared matrices, in bounded memory. False: check a
+        sample of rows.
     place
         Directory of the results, which need not exist.
     """
@@ -179,6 +188,7 @@ def inspect(
 
 
 def _once(paths: list[Path], report: Report) -> Iterator[Path]:
+    """Yield each file once; repeats become problems of the report."""
     seen: dict[Path, Path] = {}
     for path in paths:
         with report.noting():
@@ -187,7 +197,7 @@ def _once(paths: list[Path], report: Report) -> Iterator[Path]:
 
 
 def _partial_header(found: FileReport, declared: Columns) -> Header | None:
-    """Read the columns that somebody named; the others say the same of all cells."""
+    """Read the given columns; all cells have the label `ALL` in other columns. None without any."""
     if not (declared.pert_col or declared.cell_type_key or declared.batch_col):
         return None
     nothing = Column(np.zeros(found.n_cells, dtype=np.int32), [ALL])
@@ -204,7 +214,7 @@ def _partial_header(found: FileReport, declared: Columns) -> Header | None:
 
 
 def _name_labels(found: FileReport, head: Header, declared: Dataset | Columns) -> None:
-    """Put the exact labels of the declared columns in place of those of a sample."""
+    """Replace the sampled labels of the declared columns by the exact ones."""
     for name, exact in (
         (declared.pert_col, head.perturbation),
         (declared.cell_type_key, head.line),
@@ -222,7 +232,7 @@ def _name_labels(found: FileReport, head: Header, declared: Dataset | Columns) -
 
 
 def _check_matrices(report: Report, found: FileReport, head: Header | None) -> None:
-    """Check values and scale of X and of the declared obsm matrices: a sample, or all."""
+    """Check values and scale of X and of the declared obsm matrices, in a sample or in full."""
     declared = report.declared
     expression = declared.expression_key if isinstance(declared, Dataset) else None
     widths = {} if head is None else head.widths
@@ -249,6 +259,7 @@ def _check_matrices(report: Report, found: FileReport, head: Header | None) -> N
 def _check_sample(
     matrix: Matrix, scale: str | None, known: list[str] | None, found: FileReport
 ) -> None:
+    """Check the values of a sample, and the scale of expression."""
     if matrix.name != "X" and known is None:
         for first_row, part in matrix.sample():
             check_values(part, matrix.path, matrix.name, first_row, None)
@@ -258,7 +269,7 @@ def _check_sample(
 
 
 def _check_labels(report: Report, declared: Columns) -> None:
-    """Without a whole declaration: are there controls, as far as the columns say."""
+    """Check that the given control label and columns give every line control cells."""
     if report.design is None or declared.pert_col is None or not declared.control_pert:
         return
     shown = " or ".join(repr(name) for name in declared.control_pert)
@@ -267,7 +278,7 @@ def _check_labels(report: Report, declared: Columns) -> None:
         raise DataError(
             f"no cell has the control label {shown}",
             where=f"{report.files[0].path}, obs[{declared.pert_col!r}]",
-            fix=f"{did_you_mean(declared.control_pert[0], known)} Give it with --control-pert",
+            fix=f"{did_you_mean(declared.control_pert[0], known)} Set it with --control-pert",
         )
     lines = report.design.lines()
     without = lines.index[lines["controls"] == 0].tolist()
@@ -276,12 +287,13 @@ def _check_labels(report: Report, declared: Columns) -> None:
             f"{len(without)} of {len(lines)} cell lines have no control cell: "
             f"{', '.join(repr(name) for name in without[:5])}",
             where=f"obs[{declared.cell_type_key!r}]",
-            fix="add their control cells, drop these lines, or give the spelling of their control "
-            "label with a further --control-pert",
+            fix="add their control cells, remove these lines, or give the spelling of their control "
+            "label with another --control-pert",
         )
 
 
 def _check_genes(report: Report) -> None:
+    """Check that all files have the genes of the first one."""
     named = [found for found in report.files if found.genes]
     for other in named[1:]:
         missing, extra = gene_difference(named[0], other)
@@ -292,20 +304,20 @@ def _check_genes(report: Report) -> None:
                     f"{len(extra)} more",
                     where=other.path,
                     fix=common_names(other.path, other.genes, named[0].path, named[0].genes)
-                    or "bring all files to the same genes: adata[:, genes]; or set "
-                    "`genes: intersect` of the data set to keep those that all files have",
+                    or "select the same genes in all files: adata[:, genes]; or set "
+                    "`genes: intersect` of the data set to keep the genes that all files have",
                 )
 
 
 def gene_difference(first: FileReport, other: FileReport) -> tuple[list[str], list[str]]:
-    """Return the genes of `first` that `other` lacks, and those that it has besides."""
-    here, there = set(first.genes), set(other.genes)
-    missing = [name for name in first.genes if name not in there]
-    return missing, [name for name in other.genes if name not in here]
+    """Return the genes that only `first` has, and those that only `other` has."""
+    known, others = set(first.genes), set(other.genes)
+    missing = [name for name in first.genes if name not in others]
+    return missing, [name for name in other.genes if name not in known]
 
 
 def _weigh(report: Report, place: Path) -> None:
-    """Estimate disk and memory, and note when the disk has not enough room."""
+    """Estimate disk space and memory; too little disk space becomes a problem of the report."""
     declared, parts, store, width = report.declared, 0, 0, report.files[0].n_genes
     for found in report.files:
         dense = {}
@@ -324,14 +336,14 @@ def _weigh(report: Report, place: Path) -> None:
             dense,
         )
         parts, store = parts + need.parts, store + need.store
-    here = next(path for path in (place, *place.absolute().parents) if path.exists())
+    directory = next(path for path in (place, *place.absolute().parents) if path.exists())
     most = max(found.n_cells for found in report.files)
     if report.design is not None and declared.cell_type_key is not None:
         most = max([most, *map(int, report.design.lines()["cells"])])
     report.needs = Needs(
         pack=PackNeed(parts, store),
-        free=shutil.disk_usage(here).free,
-        place=here,
+        free=shutil.disk_usage(directory).free,
+        place=directory,
         memory=pack_memory_bytes(most),
         cells=sum(found.n_cells for found in report.files),
         training=training_bytes(store, width),
@@ -341,6 +353,6 @@ def _weigh(report: Report, place: Path) -> None:
             raise ResultsError(
                 f"packing needs {(parts + store) / 1e9:,.3g} GB of disk, but only "
                 f"{report.needs.free / 1e9:,.3g} GB are free",
-                where=here.absolute(),
+                where=directory.absolute(),
                 fix="free disk space, or run in a directory on another disk",
             )

@@ -1,4 +1,4 @@
-"""What the values of a matrix are, with the evidence that a person needs to believe it."""
+"""Scale of the values of a matrix, with the evidence for it."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a look at some rows, or at all of them, showed. Not finite values are left out.
+    """Summary of the finite values of some rows, or of all rows.
 
     Attributes
     ----------
     cells
-        Rows looked at; 0 when stored values were read without their rows (a CSC matrix).
+        Number of rows; 0 for a CSC matrix, whose stored values are read without their rows.
     values
-        Non-zero values looked at.
-    integral, low, largest
-        Whether all values are whole numbers; the least and the largest.
+        Number of non-zero values.
+    integral
+        Whether all values are whole numbers, but for rounding.
+    low, largest
+        Smallest and largest value.
     zeros
         Share of zeros.
     sums
-        Least, median and largest sum of a sampled row that is not empty: of the values, or of
-        exp(value) - 1 where they look like log1p. None without rows.
+        Smallest, median and largest sum of the sampled rows that are not empty: of the values, or
+        of exp(value) - 1 if they look like log1p. None without rows.
     empty
         Sampled rows without any value.
     largest_count
-        Largest whole number: of the values themselves, or of those behind sampled log1p values
-        (value = ln(1 + factor * count), one factor per row). None: there are none.
+        Largest count: of the values themselves, or of the counts that are recovered from sampled
+        log1p values (value = ln(1 + factor * count), one factor per row). None: no counts.
     """
 
     cells: int
@@ -57,19 +59,19 @@ class Seen:
 
     @property
     def scale(self) -> str:
-        """The scale that the values look like: ``counts`` or ``log1p``."""
+        """Scale that the values look like: ``counts`` or ``log1p``."""
         return looks_like(self.integral, self.largest)
 
     @property
     def target_sum(self) -> float | None:
-        """The sum that sampled rows share to 0.1 %, or None."""
+        """Median sum of the sampled rows if all sums agree to 0.1 %, or None."""
         if self.sums is None or self.sums[2] - self.sums[0] > 1e-3 * self.sums[1]:
             return None
         return self.sums[1]
 
 
 def look(matrix: Matrix) -> Seen:
-    """Look at a sample of rows, in bounded memory whatever the size of the matrix."""
+    """Summarise a sample of rows, in bounded memory for any size of the matrix."""
     rows: list[sparse.csr_matrix] = []
     known: list[np.ndarray] = []
     numbers: list[np.ndarray] = []
@@ -111,28 +113,29 @@ def look(matrix: Matrix) -> Seen:
 
 
 def _row_sums(part: sparse.csr_matrix) -> np.ndarray:
+    """Return the sum of each row, float64 [n]."""
     return np.asarray(part.sum(axis=1), dtype=np.float64).ravel()
 
 
 def _count_behind(rows: list[sparse.csr_matrix]) -> float | None:
-    """Return the largest count behind log1p values, as packing would recover it, or None."""
+    """Return the largest count that packing would recover from log1p values, or None."""
     from statetx.data.h5ad import count_kernels  # numba takes half a second to import
 
     most = 0
     for part in rows:
-        found, factor = np.empty(part.nnz, dtype=np.int32), np.empty(part.shape[0])
+        counts, factor = np.empty(part.nnz, dtype=np.int32), np.empty(part.shape[0])
         if not count_kernels.recover_counts(
-            part.indptr, part.data, int(np.iinfo(np.uint16).max), found, factor
+            part.indptr, part.data, int(np.iinfo(np.uint16).max), counts, factor
         ):
             return None
-        most = max(most, int(found.max(initial=0)))
+        most = max(most, int(counts.max(initial=0)))
     return float(most)
 
 
 def check_every_value(
     matrix: Matrix, known: list[str] | None, scale: str | None, seen: Seen | None
 ) -> Seen | None:
-    """Read a whole matrix in chunks, with a progress bar, and refuse what would stop packing.
+    """Read a whole matrix in chunks, with a progress bar, and check its values as packing does.
 
     Parameters
     ----------
@@ -141,19 +144,19 @@ def check_every_value(
     known
         Gene names of an expression matrix; None: an embedding, which may be negative.
     scale
-        The declared scale of expression, or None.
+        Declared scale of expression, or None.
     seen
-        What a sample showed, or None.
+        Summary of a sample, or None.
 
     Returns
     -------
-    Seen
-        `seen`, with all rows looked at.
+    Seen or None
+        `seen`, updated with all rows.
 
     Raises
     ------
     DataError
-        Values that are not finite, negative expression, or another scale than declared.
+        A value is not finite or negative expression, or the values contradict the declared scale.
     """
     low, largest, values, integral, sums = 0.0, 0.0, 0, True, RowSums()
     for first_row, part in _parts(matrix):
@@ -183,7 +186,10 @@ def check_every_value(
 
 
 def _parts(matrix: Matrix) -> Iterator[tuple[int | None, sparse.csr_matrix | np.ndarray]]:
-    """Yield (first row, rows), or (None, stored values) of a CSC matrix: its rows lie all over."""
+    """Yield (first row, rows) in chunks, or (None, stored values) for a CSC matrix.
+
+    The values of a row of a CSC matrix are spread over the file.
+    """
     from tqdm import tqdm
 
     title = f"check {matrix.path.name} {matrix.name}"

@@ -1,8 +1,8 @@
-"""What the cells of a source file are, so that a copy repacks nothing and a changed count does.
+"""Digest of the content of a source file: a copy repacks nothing, a changed count does.
 
 The digest covers all that packing reads: genes, the declared columns of obs, cell names, X and the
-declared matrices. It does not depend on how the file is laid out: compression, dense or sparse,
-types of numbers, further columns, its name.
+declared matrices. It does not depend on compression, layout of matrices, types of numbers, other
+columns or the file name.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
     from statetx.config import Dataset
 
 CHUNK_ROWS = 4096
+"""Most rows that `content_of` reads at once."""
 
 
 class Content:
-    """Digest of a source file, fed with its cells in order, chunk by chunk of any size.
+    """Digest of a source file, computed from its cells in order, in chunks of any size.
 
     Parameters
     ----------
     found
-        The header of the file.
+        Header of the file.
     """
 
     def __init__(self, found: Header) -> None:
@@ -47,7 +48,17 @@ class Content:
     def add(
         self, x: sparse.csr_matrix, dense: Mapping[str, np.ndarray], names: Sequence[bytes]
     ) -> None:
-        """Add some cells: their rows of X and of the matrices, and their names."""
+        """Add the next cells of the file.
+
+        Parameters
+        ----------
+        x
+            Rows of X, CSR [n, genes].
+        dense
+            Rows of each declared obsm matrix, [n, width].
+        names
+            Cell names, UTF-8.
+        """
         update = self._hashes
         update["lengths"].update(np.diff(x.indptr).astype(np.int64).data)
         update["genes"].update(np.ascontiguousarray(x.indices, dtype=np.int32).data)
@@ -57,28 +68,36 @@ class Content:
             update[f"obsm/{key}"].update(np.ascontiguousarray(rows, dtype=np.float64).data)
 
     def hexdigest(self) -> str:
-        """Return the digest of all that was added."""
+        """Return the digest of the header and of all cells added so far."""
         return digest([self._fixed, {k: h.hexdigest() for k, h in self._hashes.items()}], 32)
 
 
 def _of_column(column: Column) -> list[object]:
+    """Return the labels of a column and a digest of its codes."""
     codes = np.ascontiguousarray(column.codes, dtype=np.int32)
     return [column.names, xxhash.xxh3_128(codes.data).hexdigest()]
 
 
 def stamp(path: Path) -> list[int]:
-    """Return size, modification time in ns and inode: while they stay, so does the content."""
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ino]
+    """Return size, modification time in ns and inode; equal stamps are taken as equal content."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def content_of(path: Path, settings: Dataset) -> str:
-    """Read a whole source file and return its digest, as `scatter` finds it while it packs.
+    """Read a whole source file and return its digest, which equals that of `scatter`.
+
+    Parameters
+    ----------
+    path
+        The h5ad.
+    settings
+        Settings of the data set.
 
     Raises
     ------
     DataError
-        The file is not what `settings` declares, or cannot be read.
+        The file contradicts the settings, or cannot be read.
     """
     from tqdm import tqdm
 

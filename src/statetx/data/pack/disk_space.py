@@ -1,6 +1,6 @@
-"""Whether there is disk enough to pack, asked before the work begins.
+"""Check of free disk space before packing begins.
 
-Apart from packing itself: a better estimate must not make stores stale.
+Packing does not import this module, so a change of the estimate makes no store stale.
 """
 
 from __future__ import annotations
@@ -21,29 +21,40 @@ log = logging.getLogger("statetx.pack")
 
 
 def need(files: Sequence[str | Path], settings: Dataset) -> PackNeed:
-    """Return what packing the files takes on disk, from their headers and a sample of cells."""
+    """Return the disk space that packing takes, from headers and a sample of cells.
+
+    Parameters
+    ----------
+    files
+        h5ad files.
+    settings
+        Settings of the data set.
+
+    Raises
+    ------
+    DataError
+        A file contradicts the settings, or cannot be read.
+    """
     parts, store, spill = 0, 0, 0
     for path in map(Path, files):
         found = header(path, settings)
         with opened(path) as file:
             x = Matrix(file, "X", path)
             seen = look(x)
-            if (
-                x.layout == "csc"
-            ):  # dealt into rows beside the part, with two numbers of 4 bytes each
+            if x.layout == "csc":  # a temporary file holds each value with two 4-byte numbers
                 spill = max(spill, (8 + x.dtype.itemsize) * (x.nonzeros or 0))
         nonzeros = found.nonzeros
         if nonzeros is None:
             nonzeros = round((1.0 - seen.zeros) * found.n_cells * len(found.genes))
         dense = {key: width * bytes_each(key, settings) for key, width in found.widths.items()}
         kind = value_bytes(seen.largest_count)
-        one = pack_bytes(found.n_cells, nonzeros, len(found.genes), kind, dense)
-        parts, store = parts + one.parts, store + one.store
+        file_need = pack_bytes(found.n_cells, nonzeros, len(found.genes), kind, dense)
+        parts, store = parts + file_need.parts, store + file_need.store
     return PackNeed(parts + spill, store)
 
 
 def bytes_each(key: str, settings: Dataset) -> int:
-    """Return the bytes of a stored number of an obsm matrix: only embeddings may be narrowed."""
+    """Return the bytes per number of a packed obsm matrix: 2 for an embedding as float16, else 4."""
     narrow = settings.embed_dtype == "float16" and key != settings.expression_key
     return 2 if narrow else 4
 
@@ -54,41 +65,46 @@ def check_room(
     place: str | Path,
     parts: str | Path | None = None,
 ) -> None:
-    """Say what packing takes on disk, and refuse to begin where that is not free.
+    """Log the disk space that packing takes, and check that it is free.
 
     Parameters
     ----------
-    files, settings
-        What is to be packed.
+    files
+        h5ad files to pack.
+    settings
+        Settings of the data set.
     place
-        Directory where the store will lie; need not exist.
+        Directory of the store, which need not exist.
     parts
-        Directory of the parts of an interrupted packing: what lies there, and packed lines, is
-        used again or replaced, so its room counts as free.
+        Directory of the parts of an interrupted packing. Parts and packed lines are used again or
+        replaced, so their space counts as free.
 
     Raises
     ------
     DataError
-        The files cannot be read.
+        A file contradicts the settings, or cannot be read.
     ResultsError
-        The disk has not enough room.
+        The disk does not have enough free space.
     """
     wanted = need(files, settings)
-    here = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
-    lying = [*Path(place).glob("*.h5ad"), *(Path(parts).rglob("*") if parts else ())]
-    free = shutil.disk_usage(here).free + sum(map(_size, lying))
+    directory = next(p for p in (Path(place), *Path(place).absolute().parents) if p.exists())
+    earlier = [*Path(place).glob("*.h5ad"), *(Path(parts).rglob("*") if parts else ())]
+    free = shutil.disk_usage(directory).free + sum(map(_size, earlier))
     total = wanted.parts + wanted.store
-    said = f"{in_words(total)} of disk ({in_words(wanted.store)} for the store, the rest while it is made)"
-    log.info("packing takes about %s; %s are free", said, in_words(free))
+    needed = (
+        f"{in_words(total)} of disk ({in_words(wanted.store)} for the store, the rest is temporary)"
+    )
+    log.info("packing takes about %s; %s are free", needed, in_words(free))
     if total > free:
         raise ResultsError(
-            f"packing needs about {said}, but only {in_words(free)} are free",
-            where=here.absolute(),
+            f"packing needs about {needed}, but only {in_words(free)} are free",
+            where=directory.absolute(),
             fix="free disk space, or run in a directory on another disk",
         )
 
 
 def _size(path: Path) -> int:
+    """Return the size of a file; 0 if it is not a file or was just removed."""
     try:
         return path.stat().st_size if path.is_file() else 0
     except OSError:  # another process has just removed it
@@ -96,7 +112,7 @@ def _size(path: Path) -> int:
 
 
 def in_words(n_bytes: float) -> str:
-    """Return bytes in words: ``3.2 GB``."""
+    """Return a number of bytes as text: ``3.2 GB``."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if n_bytes >= factor:
             return f"{n_bytes / factor:.1f} {unit}"

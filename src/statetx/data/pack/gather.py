@@ -1,13 +1,14 @@
-"""Third step of packing: the segments of one line, from all parts, into its sorted h5ad.
+"""Third step of packing: write the segments of one line, from all parts, as one sorted h5ad.
 
-The order of the rows is found from small arrays (16 bytes per cell); cells are then copied block by
-block from the mapped parts to where they belong, so that memory is that of one block.
+The order of the rows is computed from small arrays (16 bytes per cell). Cells are then copied block
+by block from the mapped parts to their rows, so memory is bounded by one block.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from statetx.data.store.layout import ALIGNMENT
 from statetx.shared import labels
 
 BLOCK_BYTES = 24 << 20
-"""Stored values, and dense matrices, that are copied at once."""
+"""Most bytes of stored values, or of dense matrices, in one block."""
 
 
 def gather(
@@ -42,20 +43,24 @@ def gather(
     Parameters
     ----------
     survey
-        What the files hold together.
+        Survey of the source files.
     parts
         Directories that `scatter` wrote, one per source file, in the order of the survey.
     line
-        Which line.
+        Name of the cell line.
     settings
-        What the columns mean.
+        Settings of the data set.
     out
         File to write, whole or not at all.
 
     Raises
     ------
     ResultsError
-        A part is missing, of other data, or holds no cell of the line; the disk is full.
+        A part is missing, damaged or made from other data; no part holds a cell of the line; or the
+        disk is full.
+    DataError
+        The values of the line are log1p although counts are declared, or a value of obsm does not
+        fit into float16.
     """
     aliases = labels.controls(settings.control_pert)
     segments = list(read_segments(survey, parts, line))
@@ -85,16 +90,18 @@ def _created(path: Path) -> h5py.File:
 
 
 def _blocks(ends: np.ndarray, bytes_each: int, row_bytes: int) -> Iterator[slice]:
-    """Yield runs of rows that hold about `BLOCK_BYTES`.
+    """Yield runs of rows of at most `BLOCK_BYTES` of stored values and as many of dense matrices.
+
+    A row that is larger is a run of its own.
 
     Parameters
     ----------
     ends
-        Stored values up to each row of the store, int64 [n].
+        Stored values up to and including each row, int64 [n].
     bytes_each
-        Of a stored value with its place.
+        Bytes of a stored value and its column number.
     row_bytes
-        Of a row's dense matrices and label codes.
+        Bytes of a row of the dense matrices and label codes.
     """
     start, n = 0, len(ends)
     values = max(1, BLOCK_BYTES // bytes_each)
@@ -107,6 +114,60 @@ def _blocks(ends: np.ndarray, bytes_each: int, row_bytes: int) -> Iterator[slice
         start = stop
 
 
+@dataclass(frozen=True)
+class _Arrays:
+    """Arrays of the packed file that are filled block by block, and where rows lie in them.
+
+    Attributes
+    ----------
+    lengths
+        Stored values of each row, int32 [n].
+    ends
+        Stored values up to and including each row, int64 [n].
+    indices, values
+        Column and value of each stored value, [nnz].
+    dense
+        Matrices of obsm by key, float32 or float16 [n, width].
+    obs
+        Group with the float64 columns ``total_counts`` and ``scale``, [n].
+    """
+
+    lengths: np.ndarray
+    ends: np.ndarray
+    indices: h5py.Dataset
+    values: h5py.Dataset
+    dense: dict[str, h5py.Dataset]
+    obs: h5py.Group
+
+    def stored(self, rows: slice) -> slice:
+        """Return where the values of some rows lie in `indices` and `values`."""
+        first = int(self.ends[rows.start] - self.lengths[rows.start])
+        return slice(first, int(self.ends[rows.stop - 1]))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Cells of a run of m rows of the store, in the order of the rows.
+
+    Attributes
+    ----------
+    indices, values
+        Column and value of each stored value, [nnz of the block].
+    dense
+        Matrices of obsm by key, float32 [m, width].
+    total
+        Total counts of each cell, float64 [m].
+    scale
+        Factor that turns counts into expression, float64 [m]; NaN where values are expression.
+    """
+
+    indices: np.ndarray
+    values: np.ndarray
+    dense: dict[str, np.ndarray]
+    total: np.ndarray
+    scale: np.ndarray
+
+
 def _write(
     file: h5py.File,
     cells: Cells,
@@ -116,10 +177,41 @@ def _write(
     counts: bool,
 ) -> None:
     """Write X, obsm and the columns of obs that have a number or a code per cell."""
+    arrays = _create_arrays(file, cells, survey, settings, line, counts)
+    kind = arrays.values.dtype
+    # One logged line among lines of counts: the file as a whole still looked like counts.
+    unsure = counts and kind.kind == "f" and settings.scale == "counts"
+    largest, whole_numbers = 0.0, True
+    bytes_each = arrays.indices.dtype.itemsize + kind.itemsize
+    row_bytes = 64 + 4 * sum(survey.widths.values())
+    with tqdm(total=len(cells.order), unit="cell", desc=f"pack {line}", disable=None) as bar:
+        for rows in _blocks(arrays.ends, bytes_each, row_bytes):
+            block = _gather_block(cells, rows, arrays, survey.widths)
+            if not counts:
+                _as_expression(block.values, np.repeat(block.scale, arrays.lengths[rows]))
+            if unsure:
+                largest = max(largest, float(block.values.max(initial=0)))
+                whole_numbers = whole_numbers and is_whole(block.values)
+            _store_block(block, rows, arrays, line, counts)
+            del block  # or two blocks would be in memory
+            bar.update(rows.stop - rows.start)
+    if unsure:
+        refuse_other_scale(whole_numbers, largest, "counts", "X", f"cell line {line!r}")
+
+
+def _create_arrays(
+    file: h5py.File,
+    cells: Cells,
+    survey: Survey,
+    settings: Dataset,
+    line: str,
+    counts: bool,
+) -> _Arrays:
+    """Create X, obsm and obs, and write the row pointers and label codes.
+
+    Their order decides the layout of the file, and so its bytes.
+    """
     n, genes = len(cells.order), len(survey.genes)
-    kind = np.result_type(*{segment.values.dtype for segment in cells.segments})
-    if not counts or kind.kind == "f":
-        kind = np.dtype(np.float32)
     lengths = cells.nonzeros[cells.order]
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1])
@@ -128,70 +220,85 @@ def _write(
     x.attrs["shape"] = np.asarray((n, genes), dtype=np.int64)
     x.create_dataset("indptr", data=np.r_[0, ends])
     indices = x.create_dataset("indices", total, index_type(genes))
-    values = x.create_dataset("data", total, kind)
+    values = x.create_dataset("data", total, _value_type(cells, counts))
     obsm = file.create_group("obsm")
     obsm.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
     dense = {
         key: array(obsm, key, (n, width), _dense_type(key, settings))
         for key, width in sorted(survey.widths.items())
     }
-    obs = write_frame(file, cells, line)
-    row_bytes = 64 + 4 * sum(survey.widths.values())
-    largest, rounded = 0.0, True
-    bar = tqdm(total=n, unit="cell", desc=f"pack {line}", disable=None)
-    for rows in _blocks(ends, indices.dtype.itemsize + kind.itemsize, row_bytes):
-        first = int(ends[rows.start] - lengths[rows.start])
-        size = int(ends[rows.stop - 1]) - first
-        block_indices, block_values = np.empty(size, indices.dtype), np.empty(size, kind)
-        block_dense = {
-            key: np.empty((rows.stop - rows.start, width), np.float32)
-            for key, width in survey.widths.items()
-        }
-        at = ends[rows] - lengths[rows] - first
-        numbers = {name: np.empty(rows.stop - rows.start) for name in ("total", "scale")}
-        for segment, inside, source, places in cells.taken(rows):
-            long = segment.records["nonzeros"][inside].astype(np.int64)
-            kernels.take_rows(
-                source.astype(np.int64),
-                long,
-                segment.indices,
-                segment.values,
-                at[places],
-                block_indices,
-                block_values,
-            )
-            for key, matrix in segment.dense.items():
-                block_dense[key][places] = matrix[inside]
-            for name, found in numbers.items():
-                found[places] = segment.records[name][inside]
-            if not segment.counts:
-                numbers["scale"][places] = np.nan
-        if not counts:
-            _as_expression(block_values, np.repeat(numbers["scale"], lengths[rows]))
-        largest = max(largest, float(block_values.max(initial=0)))
-        rounded = rounded and is_whole(block_values)
-        indices[first : first + size] = block_indices
-        values[first : first + size] = block_values
-        for key, block in block_dense.items():
-            _fits(block, dense[key].dtype, f"obsm[{key!r}]", line)
-            dense[key][rows] = block
-        obs["total_counts"][rows] = numbers["total"]
-        obs["scale"][rows] = numbers["scale"] if counts else np.nan
-        del block_indices, block_values, block_dense, numbers  # or two blocks would lie in memory
-        bar.update(rows.stop - rows.start)
-    bar.close()
-    if counts and kind.kind == "f" and settings.scale == "counts":
-        # One logged line among lines of counts: the file as a whole still looked like counts.
-        refuse_other_scale(rounded, largest, "counts", "X", f"cell line {line!r}")
+    return _Arrays(lengths, ends, indices, values, dense, write_frame(file, cells, line))
+
+
+def _value_type(cells: Cells, counts: bool) -> np.dtype:
+    """Return the type of the stored values: float32 unless all segments hold whole counts."""
+    kind = np.result_type(*{segment.values.dtype for segment in cells.segments})
+    return np.dtype(np.float32) if not counts or kind.kind == "f" else kind
+
+
+def _gather_block(cells: Cells, rows: slice, arrays: _Arrays, widths: dict[str, int]) -> _Block:
+    """Copy the cells of m rows from their segments into new arrays."""
+    m, stored = rows.stop - rows.start, arrays.stored(rows)
+    size = stored.stop - stored.start
+    block = _Block(
+        indices=np.empty(size, arrays.indices.dtype),
+        values=np.empty(size, arrays.values.dtype),
+        dense={key: np.empty((m, width), np.float32) for key, width in widths.items()},
+        total=np.empty(m),
+        scale=np.empty(m),
+    )
+    at = arrays.ends[rows] - arrays.lengths[rows] - stored.start  # int64 [m]
+    for segment, inside, source, places in cells.taken(rows):
+        kernels.take_rows(
+            source.astype(np.int64),
+            segment.records["nonzeros"][inside].astype(np.int64),
+            segment.indices,
+            segment.values,
+            at[places],
+            block.indices,
+            block.values,
+        )
+        for key, matrix in segment.dense.items():
+            block.dense[key][places] = matrix[inside]
+        block.total[places] = segment.records["total"][inside]
+        block.scale[places] = segment.records["scale"][inside] if segment.counts else np.nan
+    return block
+
+
+def _store_block(block: _Block, rows: slice, arrays: _Arrays, line: str, counts: bool) -> None:
+    """Write a block into the file.
+
+    Raises
+    ------
+    DataError
+        A value of obsm does not fit into float16.
+    """
+    stored = arrays.stored(rows)
+    arrays.indices[stored] = block.indices
+    arrays.values[stored] = block.values
+    for key, matrix in block.dense.items():
+        _check_fits(matrix, arrays.dense[key].dtype, f"obsm[{key!r}]", line)
+        arrays.dense[key][rows] = matrix
+    arrays.obs["total_counts"][rows] = block.total
+    arrays.obs["scale"][rows] = block.scale if counts else np.nan
 
 
 def _as_expression(values: np.ndarray, scale: np.ndarray) -> None:
-    """Turn counts into ln(1 + scale * count) in place; values without a scale are expression."""
+    """Replace counts by ln(1 + scale * count), in place.
+
+    Parameters
+    ----------
+    values
+        Stored values, [nnz].
+    scale
+        Factor of each value, [nnz]; NaN where the value is expression already.
+    """
     known = ~np.isnan(scale)
     values[known] = np.log1p(values[known] * scale[known])
 
 
-def _fits(values: np.ndarray, kind: np.dtype, name: str, line: str) -> None:
+def _check_fits(values: np.ndarray, kind: np.dtype, name: str, line: str) -> None:
+    """Check that no value overflows the type in which it is stored."""
     if kind != np.float16 or not values.size:
         return
     largest = max(float(values.max()), -float(values.min()))
@@ -204,5 +311,5 @@ def _fits(values: np.ndarray, kind: np.dtype, name: str, line: str) -> None:
 
 
 def _dense_type(key: str, settings: Dataset) -> np.dtype:
-    """Expression stays as it was stored; embeddings may be narrowed."""
+    """Return the type of a matrix of obsm: float32 for expression, `embed_dtype` for others."""
     return np.dtype("float32" if key == settings.expression_key else settings.embed_dtype)

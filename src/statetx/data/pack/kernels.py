@@ -1,4 +1,7 @@
-"""Compiled loops of packing. Apart from those of reading: a better reader must not pack again."""
+"""Compiled loops of packing.
+
+Those of reading are in `statetx.data.store.kernels`, so that a change of the reader repacks nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,20 @@ def take_rows(
     out_indices: np.ndarray,
     out_values: np.ndarray,
 ) -> None:
-    """Copy stored values of rows to other places.
+    """Copy the stored values of n rows of a CSR matrix into other arrays.
 
     Parameters
     ----------
-    starts, lengths
-        Where each row lies in `indices` and `values`, [n].
+    starts
+        Position of the first value of each row in `indices` and `values`, int64 [n].
+    lengths
+        Stored values of each row, int64 [n].
+    indices, values
+        Column and value of each stored value of the source, [nnz].
     at
-        Where it goes in `out_indices` and `out_values`, [n].
+        Position of the first value of each row in `out_indices` and `out_values`, int64 [n].
+    out_indices, out_values
+        Columns and values of the target, written here, [nnz of the target].
     """
     for i in range(starts.shape[0]):
         source, target = starts[i], at[i]
@@ -38,11 +47,17 @@ def take_rows(
 
 @_compiled
 def hash_rows(rows: np.ndarray) -> np.ndarray:
-    """Return a 64-bit hash (FNV-1a) of each row of bytes, uint8 [n, width]."""
-    out = np.empty(rows.shape[0], dtype=np.uint64)
+    """Return a 64-bit hash (FNV-1a) of each row, uint64 [n].
+
+    Parameters
+    ----------
+    rows
+        Bytes of each row, uint8 [n, width].
+    """
+    out = np.empty(rows.shape[0], dtype=np.uint64)  # [n]
     for i in range(rows.shape[0]):
-        found = np.uint64(14695981039346656037)
+        value = np.uint64(14695981039346656037)
         for j in range(rows.shape[1]):
-            found = (found ^ np.uint64(rows[i, j])) * np.uint64(1099511628211)
-        out[i] = found
+            value = (value ^ np.uint64(rows[i, j])) * np.uint64(1099511628211)
+        out[i] = value
     return out

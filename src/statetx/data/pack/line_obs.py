@@ -1,4 +1,4 @@
-"""``obs`` of a packed line, written without a Python object per cell: names have a fixed width."""
+"""Writer of ``obs`` of a packed line; names of fixed width need no Python object per cell."""
 
 from __future__ import annotations
 
@@ -13,14 +13,34 @@ from statetx.data.pack.segments import Cells, per_file, used
 
 
 def array(group: h5py.Group, name: str, shape: Any, kind: Any, encoding: str = "array") -> Any:
-    """Create an array of a valid h5ad, contiguous and uncompressed."""
+    """Create an array of an h5ad, contiguous and uncompressed.
+
+    Parameters
+    ----------
+    group, name
+        Group of the file, and name of the array in it.
+    shape, kind
+        Shape and type.
+    encoding
+        Its ``encoding-type``.
+    """
     made = group.create_dataset(name, shape, kind)
     made.attrs.update({"encoding-type": encoding, "encoding-version": "0.2.0"})
     return made
 
 
 def write_frame(file: h5py.File, cells: Cells, line: str) -> h5py.Group:
-    """Create ``obs`` with its label columns; the columns of numbers are filled later."""
+    """Create ``obs`` and write its label columns; the columns of numbers are filled later.
+
+    Parameters
+    ----------
+    file
+        The packed file.
+    cells
+        Cells of the line.
+    line
+        Name of the line.
+    """
     obs = file.create_group("obs")
     obs.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.2.0"})
     obs.attrs["_index"] = "_index"
@@ -36,6 +56,17 @@ def write_frame(file: h5py.File, cells: Cells, line: str) -> h5py.Group:
 
 
 def categorical(obs: h5py.Group, name: str, codes: np.ndarray, names: list[str]) -> None:
+    """Write a column of categories.
+
+    Parameters
+    ----------
+    obs, name
+        Group ``obs``, and name of the column.
+    codes
+        Code of each cell in the order of the store, [n].
+    names
+        Labels of the codes.
+    """
     group = obs.create_group(name)
     group.attrs.update({"encoding-type": "categorical", "encoding-version": "0.2.0"})
     group.attrs["ordered"] = False
@@ -45,9 +76,18 @@ def categorical(obs: h5py.Group, name: str, codes: np.ndarray, names: list[str])
 
 
 def write_names(obs: h5py.Group, cells: Cells, aliases: list[str]) -> None:
-    """Write the barcodes, and the labels as they were where a control alias was replaced.
+    """Write the cell names, and ``raw_label`` if a control alias was replaced.
 
-    Where a barcode repeats inside the line, it becomes ``barcode#<file>.<row>``.
+    A cell name that repeats inside the line becomes ``barcode#<file>.<row>``.
+
+    Parameters
+    ----------
+    obs
+        Group ``obs``.
+    cells
+        Cells of the line.
+    aliases
+        Control labels; the first is the canonical one.
     """
     names = _names(cells)
     again = _repeated(names)
@@ -67,6 +107,7 @@ def write_names(obs: h5py.Group, cells: Cells, aliases: list[str]) -> None:
 
 
 def _names(cells: Cells) -> np.ndarray:
+    """Return the names of all cells in the order of the segments, bytes [n]."""
     width = max(segment.records["name"].dtype.itemsize for segment in cells.segments)
     names = np.empty(len(cells.order), dtype=f"S{width}")
     for segment, at in zip(cells.segments, cells.first[:-1], strict=True):
@@ -75,9 +116,10 @@ def _names(cells: Cells) -> np.ndarray:
 
 
 def _repeated(names: np.ndarray) -> np.ndarray:
-    """Return which names occur more than once, bool [n]; 16 bytes per name while it looks.
+    """Return which names occur more than once, bool [n]; takes 16 bytes per name.
 
-    By 64-bit hashes: should two names share one, both are told apart, which harms nobody.
+    Names are compared by 64-bit hashes. Two different names with equal hashes both count as
+    repeated, and only get a longer name.
     """
     hashes = kernels.hash_rows(names.view(np.uint8).reshape(len(names), names.dtype.itemsize))
     ordered = np.sort(hashes)
@@ -90,8 +132,8 @@ def _told_apart(names: np.ndarray, cells: Cells, chosen: np.ndarray) -> np.ndarr
     inside = np.searchsorted(cells.first, chosen, side="right") - 1
     rows = np.empty(len(chosen), dtype=np.int64)
     for k in np.unique(inside):
-        here = np.flatnonzero(inside == k)
-        rows[here] = cells.segments[k].records["row"][chosen[here] - cells.first[k]]
+        members = np.flatnonzero(inside == k)
+        rows[members] = cells.segments[k].records["row"][chosen[members] - cells.first[k]]
     files = np.asarray([segment.file for segment in cells.segments])[inside]
     parts = (names, np.bytes_(b"#"), files.astype("S"), np.bytes_(b"."), rows.astype("S"))
     out = parts[0]
@@ -101,14 +143,14 @@ def _told_apart(names: np.ndarray, cells: Cells, chosen: np.ndarray) -> np.ndarr
 
 
 def _write_raw_labels(obs: h5py.Group, cells: Cells, aliases: set[str]) -> None:
+    """Write the labels of the source files as ``raw_label`` if one of them is an alias."""
     if not any(aliases & set(s.perturbations.tolist()) for s in per_file(cells.segments)):
         return
     names = sorted({str(x) for s in per_file(cells.segments) for x in s.perturbations})
     codes = np.empty(len(cells.order), dtype=np.int32)
     for segment, at in zip(cells.segments, cells.first[:-1], strict=True):
         place = np.searchsorted(names, segment.perturbations)
-        here = slice(at, at + len(segment.records))
-        codes[here] = place[segment.records["perturbation"]]
+        codes[at : at + len(segment.records)] = place[segment.records["perturbation"]]
     codes, names = used(codes, names)
     if not aliases & set(names):
         return

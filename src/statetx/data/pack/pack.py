@@ -1,8 +1,8 @@
 """Pack h5ad files into the store: one h5ad per cell line, sorted by condition, mappable.
 
-An external sort in three steps, each a job of its own in the workflow: `survey` reads the headers,
-`scatter` deals one source file out by line, `gather` sorts one line. `finish` then writes what binds
-the lines together. `pack` does all of it in one process.
+Packing is an external sort in three steps, each a separate job in the workflow. `survey` reads the
+headers, `scatter` splits one source file by line, `gather` sorts one line. `finish` then writes the
+tables of the whole store. `pack` runs all steps in one process.
 """
 
 from __future__ import annotations
@@ -56,36 +56,36 @@ def pack(
 ) -> None:
     """Write the store of a data set: ``<cell line>.h5ad``, ``conditions.parquet``, ``manifest.json``.
 
-    Equal data gives equal bytes, whatever the modification times and paths. Every file appears
-    whole or not at all, the manifest last: a directory without it is no store. What was finished
-    before an interruption is kept and used by the next attempt, if it is of the same data.
+    Equal data gives equal bytes, for any modification times and paths. Every file appears whole or
+    not at all. The manifest is written last, and a directory without it is not a store. After an
+    interruption, the next attempt uses the finished parts and lines of the same data.
 
-    Memory: that of one chunk of a file or one block of a line, and some 30 bytes per cell of the
-    largest file or line.
+    Memory is bounded by one chunk of a file or one block of a line, and about 30 bytes per cell of
+    the largest file or line.
 
     Parameters
     ----------
     files
-        h5ad files, never written to.
+        h5ad files, which are only read.
     settings
-        What their columns mean.
+        Settings of the data set.
     name
         Name of the data set.
     out_dir
-        Directory, made if need be.
+        Directory of the store, created if it does not exist.
     parts_dir
-        Where parts lie until the store is finished; beside `out_dir` without it.
+        Directory of the parts until the store is finished; None: ``<out_dir>.parts``.
     packed_as
-        What ``content.json`` says, in the workflow.
+        Content of ``content.json``, in the workflow.
     provenance
-        Goes into the manifest beside the versions.
+        Entries to add to ``provenance`` in the manifest.
 
     Raises
     ------
     DataError
-        The files are not what `settings` declares.
+        The files contradict the settings.
     ResultsError
-        `out_dir` cannot be written to, or has not enough room.
+        `out_dir` cannot be written to, or its disk is full.
     """
     out = Path(out_dir)
     home = out.with_name(out.name + ".parts") if parts_dir is None else Path(parts_dir)
@@ -99,7 +99,7 @@ def pack(
 
 
 def _pack_lines(found: Survey, settings: Dataset, out: Path, home: Path) -> list[Path]:
-    """Pack the lines that an earlier attempt has not finished; return the parts they came from."""
+    """Pack the lines that no earlier attempt has finished, and return the directories of the parts."""
     _make(home)
     check_case(map(file_name, found.cells), out)
     (out / "manifest.json").unlink(missing_ok=True)
@@ -119,40 +119,42 @@ def _pack_lines(found: Survey, settings: Dataset, out: Path, home: Path) -> list
             write_text(done[line], _mark(lines[line], found.digest))
     finally:
         with contextlib.suppress(OSError):
-            home.rmdir()  # succeeds when nothing was finished
+            home.rmdir()  # succeeds only if nothing was finished
     return parts
 
 
 def _make(directory: Path) -> None:
+    """Create a directory and its parents."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultsError(
-            f"cannot write here: {error.strerror}",
+            f"cannot create this directory: {error.strerror}",
             where=directory,
-            fix="make the directory writable, or choose another results directory",
+            fix="make its parent writable, or choose another results directory",
         ) from error
 
 
 def _make_parent(directory: Path) -> None:
-    """Make the directory that the lock lies in; `directory` itself only once the files are sound."""
+    """Create the directory of the lock. `directory` itself is created after the survey."""
     if not directory.parent.is_dir():
         _make(directory)
 
 
 def _mark(path: Path, digest: str) -> str:
-    """What says that this very file was packed from this very survey."""
+    """Return the content of a mark: digest of the survey, size and modification time of the file."""
     stat = path.stat()
     return f"{digest} {stat.st_size} {stat.st_mtime_ns}"
 
 
 def _finished(mark: Path, path: Path, digest: str) -> bool:
-    there = mark.is_file() and path.is_file()
-    return there and mark.read_bytes() == _mark(path, digest).encode()
+    """Return whether a packed line exists and its mark says that it was made from this survey."""
+    exist = mark.is_file() and path.is_file()
+    return exist and mark.read_bytes() == _mark(path, digest).encode()
 
 
 def _is_part_of(part: Path, digest: str) -> bool:
-    """Whether an earlier attempt at the same data has left a whole part."""
+    """Return whether an earlier attempt has left a whole part of the same data."""
     if not part.exists():
         return False
     try:
@@ -173,11 +175,25 @@ def finish(
     packed_as: Any = None,
     provenance: dict[str, Any] | None = None,
 ) -> None:
-    """Write what binds the packed lines together.
+    """Write the tables of the whole store.
 
-    ``conditions.parquet``; ``sources.json``, which files these cells came from and how to recognise
-    them; and ``manifest.json``, which says nothing of files, so that moving them changes nothing.
-    `packed_as` is what ``content.json`` said when packing was asked for.
+    They are ``conditions.parquet``; ``sources.json`` with the paths, stamps and digests of the source
+    files; and ``manifest.json`` without paths, so that moving the source files does not change it.
+
+    Parameters
+    ----------
+    survey
+        Survey of the source files.
+    settings
+        Settings of the data set.
+    out_dir
+        Directory of the store with its packed lines.
+    parts
+        Directories that `scatter` wrote, in the order of the survey.
+    packed_as
+        Content of ``content.json`` when packing began.
+    provenance
+        Entries to add to ``provenance`` in the manifest.
 
     Raises
     ------
@@ -227,7 +243,7 @@ def finish(
 
 
 def _line(path: Path, line: str, settings: Dataset) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return a packed line's conditions, without drugs, and its entry in the manifest."""
+    """Return the conditions of a packed line, without drugs, and its entry in the manifest."""
     with h5py.File(path, "r") as file:
         obs = file["obs"]
         perturbation, batch = obs["perturbation/codes"][()], obs["batch/codes"][()]
@@ -268,6 +284,7 @@ def _manifest(
     contents: list[str],
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
+    """Return the content of ``manifest.json`` without the reading of labels."""
     declared = labels.controls(settings.control_pert)
     hvg = survey.expression_genes
     return {

@@ -1,6 +1,6 @@
-"""First step of packing: read every header, check what must agree, decide what the store will hold.
+"""First step of packing: read and check every header, and decide the content of the store.
 
-Nothing of a cell is read but samples, so that what is wrong is said before hours of work.
+Only samples of cells are read, so that errors are reported before hours of work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from statetx.data.store.layout import FORMAT
 log = logging.getLogger("statetx.pack")
 
 CODE = ("statetx.data.pack.scatter", "statetx.data.pack.gather")
-"""What decides the bytes of a store: parts of an interrupted packing by other code are not used."""
+"""Modules that decide the bytes of a store. Parts of an interrupted packing by other code are not used."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,16 @@ class Source:
 
     Attributes
     ----------
-    path, stamp, identity
-        Which file; `stamp` is that of `statetx.data.pack.content`, `identity` that of
-        `statetx.data.h5ad.identity`.
+    path
+        Path of the file.
+    stamp
+        Size, modification time and inode, see `statetx.data.pack.content.stamp`.
+    identity
+        Size and digest, see `statetx.data.h5ad.identity`.
     n_cells
-        Its cells.
+        Number of cells.
     lines
-        Its cell lines.
+        Cell lines in the file.
     """
 
     path: str
@@ -54,14 +57,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the files hold together, and what is made of them.
+    """Content of the source files of a data set, and of the store that is made from them.
 
     Attributes
     ----------
     dataset
         Name of the data set.
     sources
-        The files, in the order of the list.
+        Source files, in the order in which they are listed.
     genes
         Genes of the store, in the order of the first file.
     expression_genes
@@ -69,9 +72,9 @@ class Survey:
     widths
         Columns of each packed obsm matrix.
     cells
-        Cells per line.
+        Number of cells per line.
     settings
-        The settings that packing reads.
+        Settings of the data set that packing reads.
     """
 
     dataset: str
@@ -84,36 +87,36 @@ class Survey:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of all that parts depend on, code included; paths do not count."""
+        """Digest of all that parts depend on, including code but not paths."""
         files = [(source.identity, source.stamp) for source in self.sources]
         return digest([FORMAT, files, self.genes, self.settings, code_fingerprint(CODE)])
 
     def write(self, path: str | Path) -> None:
-        """Write as JSON."""
+        """Write the survey as JSON."""
         write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: str | Path) -> Survey:
-        """Read what `write` wrote.
+        """Read a survey that `write` wrote.
 
         Raises
         ------
         ResultsError
-            No such file, or another one.
+            The file is missing or is not a survey.
         """
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(**{**raw, "sources": [Source(**source) for source in raw["sources"]]})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ResultsError(
-                f"this is no survey of source files: {error}",
+                f"cannot read this survey of source files: {error}",
                 where=path,
-                fix="run packing from its start",
+                fix="pack from the start",
             ) from error
 
 
 def watched(settings: Dataset) -> list[str | None]:
-    """Columns of obs whose whole content counts in the identity of a source file."""
+    """Return the columns of obs that enter the identity of a source file as a whole."""
     return [
         settings.pert_col,
         settings.cell_type_key,
@@ -123,32 +126,32 @@ def watched(settings: Dataset) -> list[str | None]:
 
 
 def packed_settings(settings: Dataset) -> dict[str, Any]:
-    """The settings that decide what a store holds: not where files are, not how controls match."""
+    """Return the settings that decide the content of a store, without paths and control matching."""
     unread = ("files", "simulate", "control_match")
     return {key: value for key, value in settings.changed().items() if key not in unread}
 
 
 def declared(settings: dict[str, Any]) -> Dataset:
-    """Return the section behind `packed_settings`."""
+    """Return the data set that `packed_settings` was made from, without its files."""
     return Dataset.model_validate({"files": ["*"], **settings})
 
 
 def survey(files: Sequence[str | Path], settings: Dataset, name: str) -> Survey:
-    """Check source files and decide what their store will hold.
+    """Check source files and decide the content of their store.
 
     Parameters
     ----------
     files
         h5ad files.
     settings
-        What their columns mean.
+        Settings of the data set.
     name
         Name of the data set.
 
     Raises
     ------
     DataError
-        The files are not what `settings` declares.
+        The files contradict the settings or each other.
     """
     paths = [Path(path) for path in files]
     _no_repeats(paths)
@@ -181,20 +184,24 @@ def survey(files: Sequence[str | Path], settings: Dataset, name: str) -> Survey:
 
 
 def _no_repeats(paths: list[Path]) -> None:
+    """Check that there are files, each listed once."""
     if not paths:
-        raise DataError("no files to pack", fix="give `files` of the data set paths or globs")
+        raise DataError("no files to pack", fix="set `files` of the data set to paths or globs")
     seen: dict[Path, Path] = {}
     for path in paths:
         refuse_repeat(path, seen)
 
 
 def _common_genes(headers: Sequence[Header]) -> list[str]:
-    """Genes that all files have (`check_together` refused differences that are not wanted)."""
+    """Return the genes that all files have.
+
+    `check_together` has refused different genes unless the settings allow them.
+    """
     common = set(headers[0].genes).intersection(*(found.genes for found in headers[1:]))
     genes = [name for name in headers[0].genes if name in common]
     if len(genes) < max(len(found.genes) for found in headers):
         log.info("genes: %d are in all files and are kept", len(genes))
     for found in headers[1:]:
         if [name for name in found.genes if name in common] != genes:
-            log.info("genes of %s are ordered differently: aligned by name", found.path)
+            log.info("genes of %s have another order: they are aligned by name", found.path)
     return genes

@@ -1,0 +1,1 @@
+"""Sets of cells, drawn from the store as batches."""

@@ -1,7 +1,7 @@
-"""Memory for batches that is used again as soon as nobody holds the batch.
+"""Reusable memory for batches: it is free again as soon as no reference to the batch exists.
 
-Fresh memory costs a page fault per 4 KB: measured, filling new arrays takes twice as long as filling
-used ones. Page-locked memory, which copies to a GPU in the background, costs more still.
+New memory costs a page fault per 4 KB; filling new arrays was measured to take twice as long as
+filling used ones. Page-locked memory, which allows background copies to a GPU, costs even more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class _Loan:
-    """Owner of an array on loan: when the last view of it is gone, the memory goes back."""
+    """Owner of an array that returns its memory when the last view of the array is deleted."""
 
     def __init__(self, block: np.ndarray, shelf: deque[np.ndarray]) -> None:
         self.__array_interface__ = block.__array_interface__
@@ -24,12 +24,12 @@ class _Loan:
 
 
 class Buffers:
-    """Arrays by shape and type.
+    """Pool of arrays by shape and type.
 
     Parameters
     ----------
     pinned
-        Page-locked memory (needs a GPU).
+        Use page-locked memory, which needs a GPU.
     """
 
     def __init__(self, pinned: bool = False) -> None:
@@ -37,7 +37,13 @@ class Buffers:
         self._shelves: dict[Any, deque[np.ndarray]] = defaultdict(deque)
 
     def empty(self, shape: tuple[int, ...], kind: Any = np.float32) -> np.ndarray:
-        """Return an uninitialised array; its memory is lent until the array and all views die."""
+        """Return an uninitialised array, whose memory is reused once the array and its views are gone.
+
+        Parameters
+        ----------
+        shape, kind
+            Shape and type of the array.
+        """
         key = (shape, np.dtype(kind).str)
         try:
             block = self._shelves[key].popleft()
@@ -46,6 +52,7 @@ class Buffers:
         return np.asarray(_Loan(block, self._shelves[key]))
 
     def _make(self, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
+        """Allocate an array."""
         if not self._pinned:
             return np.empty(shape, dtype=kind)
         import torch

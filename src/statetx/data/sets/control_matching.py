@@ -1,7 +1,8 @@
-"""Which controls a cell may be given: those of its line and batch, else of its line, else none.
+"""Control pools: the control cells that a treated cell may be paired with.
 
-The order of preference is that of ``control_match`` of the data set; a cell for which the list is
-exhausted is an error, and controls never come from another line.
+The levels of ``control_match`` of the data set are tried in their order: controls of the same line
+and batch, or of the same line. A cell that no level matches is an error. Controls never come from
+another line.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Pools:
     Parameters
     ----------
     by_batch
-        Levels of matching in order of preference: whether the batch must agree.
+        Levels of matching in order of preference. True: same line and batch; False: same line.
     """
 
     def __init__(self, by_batch: Sequence[bool] = (True, False)) -> None:
@@ -30,7 +31,7 @@ class Pools:
         self._known: dict[tuple[str, str | None], int] = {}
 
     def find(self, line: str, runs: Runs, batch: str) -> tuple[int, int] | None:
-        """Return (pool, level) for cells of a batch of a line; None: the list is exhausted."""
+        """Return (pool, level) for the cells of a batch of a line; None if no level matches."""
         for level, same_batch in enumerate(self.by_batch):
             chosen = [runs[batch]] if batch in runs else []
             if not same_batch:
@@ -44,15 +45,15 @@ class Pools:
                 return self._known[key], level
         return None
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ``pool_first``, ``run_start``, ``run_before``, see `draws.controls`."""
+    def runs(self) -> draws.ControlRuns:
+        """Return the pools as arrays."""
         first = np.cumsum([0, *(len(runs) for runs in self._runs)])
         start = [a for runs in self._runs for a, _ in runs]
         before = [np.cumsum([0, *(b - a for a, b in runs)]) for runs in self._runs]
-        return (
-            first.astype(np.int64),
-            np.asarray(start, dtype=np.int64),
-            np.concatenate([np.empty(0, dtype=np.int64), *before]).astype(np.int64),
+        return draws.ControlRuns(
+            first_run=first.astype(np.int64),
+            run_start=np.asarray(start, dtype=np.int64),
+            run_before=np.concatenate([np.empty(0, dtype=np.int64), *before]).astype(np.int64),
         )
 
 
@@ -62,10 +63,10 @@ def no_control(line: str, batch: str, by_batch: Sequence[bool]) -> ResultsError:
     return ResultsError(
         f"cells of line {line!r}, batch {batch!r} have no control cell to start from",
         where="control_match" if strict else f"controls of line {line!r}",
-        fix="add a last entry with the cell line alone to `control_match` of the data set, or drop "
+        fix="add a last entry with only the cell line to `control_match` of the data set, or drop "
         "this batch"
         if strict
-        else "add controls of this line; with `controls: partition` a line needs ten or more",
+        else "add controls of this line; with `controls: partition` a line needs at least ten",
     )
 
 
@@ -77,24 +78,24 @@ def draw_controls(
     name: object,
     by_batch: Sequence[bool] = (True, False),
 ) -> np.ndarray:
-    """Draw one control cell of the line for every cell, matched in the order of preference.
+    """Draw one control cell of the line for every cell.
 
-    Inside a pool, cells are drawn without replacement until all were used, then again.
+    Inside a pool, controls are drawn without replacement until all were used, then again.
 
     Parameters
     ----------
     line
         Name of the line.
     runs
-        Its controls, see `control_runs`.
+        Controls of the line, see `control_runs`.
     batches
-        Batch label of each cell [n].
+        Batch label of each cell, [n].
     seed
         Seed of the draw.
     name
-        Of what is drawn for, such as the perturbation: equal names draw equally.
+        Name of the draw, such as the perturbation. Equal names and seeds give equal draws.
     by_batch
-        Levels of matching: whether the batch must agree.
+        Levels of matching, see `Pools`.
 
     Returns
     -------
@@ -104,18 +105,18 @@ def draw_controls(
     Raises
     ------
     ResultsError
-        No control matches some cell.
+        No control matches some of the cells.
     """
     pools = Pools(by_batch)
     labels, codes = np.unique(np.asarray(batches).astype(str), return_inverse=True)
-    own = np.empty(len(labels), dtype=np.int64)
+    pool_of_label = np.empty(len(labels), dtype=np.int64)  # [batch labels]
     for i, batch in enumerate(labels.tolist()):
-        found = pools.find(line, runs, batch)
-        if found is None:
+        match = pools.find(line, runs, batch)
+        if match is None:
             raise no_control(line, batch, by_batch)
-        own[i] = found[0]
+        pool_of_label[i], _ = match
     out = np.empty(len(batches), dtype=np.int64)
     if len(out):
         key = draws.name_key("control", seed, line, name)
-        draws.controls(key, own[codes], *pools.arrays(), True, out)
+        draws.controls(key, pool_of_label[codes], pools.runs(), True, out)
     return out

@@ -1,6 +1,6 @@
-"""Packed cells on their way into a GPU: few bytes travel, the device makes them dense.
+"""Transfer of packed cells to a device: non-zero values are copied, and the device makes them dense.
 
-Torch operations only, so that the same code runs, and is tested, on any device.
+The module uses torch operations only, so the same code runs and is tested on any device.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from statetx.data.store import kernels
 from statetx.data.store.store import LineStore
 
 UPLOAD_ROWS = 1 << 16
-"""Rows that a resident store takes to the device at once."""
+"""Rows of a resident store that are copied to the device at once."""
 
 _SIGNED = {np.dtype(np.uint16): np.dtype(np.int16)}
-"""Torch computes with no uint16: the same bits travel as int16."""
+"""torch cannot compute with uint16, so its bits are sent as int16."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,12 @@ class Packed:
     Attributes
     ----------
     indptr
-        int64 [n + 1].
+        Row pointers, int64 [n + 1].
     columns, values
-        Place and value of each stored number; 16-bit ones as int16 with the bits of uint16.
+        Column and value of each stored number, [nnz]; uint16 is kept as int16 with the same bits.
     scale
-        float32 [n]: expression is ln(1 + scale * value), or value itself where it is NaN.
+        Factor of each row, float32 [n]: expression is ln(1 + scale * value), or the value itself
+        where `scale` is NaN.
     """
 
     indptr: Tensor
@@ -44,7 +45,7 @@ class Packed:
     scale: Tensor
 
     def rows(self, wanted: Tensor) -> Packed:
-        """Return some rows, int64 [m], in that order."""
+        """Return the rows `wanted`, int64 [m], in that order."""
         start = self.indptr[wanted]
         lengths = self.indptr[wanted + 1] - start
         indptr = torch.zeros(len(wanted) + 1, dtype=torch.int64, device=wanted.device)
@@ -67,27 +68,28 @@ class Packed:
 
 
 def _unsigned(numbers: Tensor) -> Tensor:
+    """Return int16 with the bits of uint16 as int32; other types unchanged."""
     return numbers.to(torch.int32) & 0xFFFF if numbers.dtype == torch.int16 else numbers
 
 
 def pack_rows(
     parts: Iterable[tuple[LineStore, np.ndarray]], buffers: Buffers, device: torch.device
 ) -> Packed:
-    """Gather rows of lines, of the chosen genes, and send them to a device.
+    """Gather rows of lines, with the chosen genes, and send them to a device.
 
     Parameters
     ----------
     parts
-        Lines and rows of them; the result holds the rows in this order.
+        Lines and their rows, [m] each. The result contains the rows in this order.
     buffers
-        Where they are gathered; page-locked for a GPU.
+        Memory in which the rows are gathered; page-locked for a GPU.
     device
-        Where to.
+        Device of the result.
     """
     parts = [(line, np.ascontiguousarray(rows, dtype=np.int64)) for line, rows in parts]
     n = sum(len(rows) for _, rows in parts)
     most = sum(int((line.csr[0][rows + 1] - line.csr[0][rows]).sum()) for line, rows in parts)
-    # A capacity in steps, or no two batches would share a buffer.
+    # Capacities are rounded up to a step, or each batch would need a buffer of another size.
     capacity = -(-max(1, most) // (1 << 20)) << 20
     columns = buffers.empty((capacity,), parts[0][0].csr[1].dtype)
     kind = np.result_type(*(line.csr[2].dtype for line, _ in parts))
@@ -95,7 +97,7 @@ def pack_rows(
     indptr, scale = buffers.empty((n + 1,), np.int64), buffers.empty((n,), np.float32)
     indptr[0] = done = 0
     for line, rows in parts:
-        here = slice(done, done + len(rows))
+        target = slice(done, done + len(rows))
         kernels.pack_rows(
             *line.csr,
             rows,
@@ -103,10 +105,10 @@ def pack_rows(
             int(indptr[done]),
             columns,
             values,
-            indptr[here.start + 1 : here.stop + 1],
+            indptr[target.start + 1 : target.stop + 1],
         )
-        scale[here] = line.scale[rows] if line.meaning == kernels.COUNTS else np.nan
-        done = here.stop
+        scale[target] = line.scale[rows] if line.meaning == kernels.COUNTS else np.nan
+        done = target.stop
     total = int(indptr[n])
     packed = Packed(
         *(send(part, device) for part in (indptr, columns[:total], values[:total], scale))
@@ -116,35 +118,38 @@ def pack_rows(
 
 
 def send(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy an array to a device, in the background where its memory is page-locked."""
+    """Copy an array to a device, in the background if its memory is page-locked.
+
+    uint16 is sent as int16 with the same bits.
+    """
     kind = _SIGNED.get(array.dtype)
     tensor = torch.from_numpy(array if kind is None else array.view(kind))
     return tensor.to(device, non_blocking=True)
 
 
 def settle(device: torch.device) -> None:
-    """Wait until copies to the device are through.
+    """Wait until copies to the device are finished.
 
-    To be called while the arrays that were sent are still held: their memory is lent again, and
-    filled by another thread, as soon as they are not.
+    Call this while the arrays that were sent are still referenced. Afterwards their memory is reused,
+    and another thread may overwrite it.
     """
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 
 
 class Resident:
-    """All packed cells of some lines, in the memory of a device.
+    """All packed cells of some lines in the memory of a device.
 
     Parameters
     ----------
     lines
         Packed lines.
     device
-        Where.
+        Device that holds the cells.
     embed_key
-        An obsm matrix that goes along; None: none.
+        Matrix of obsm to copy; None: none.
     expression
-        Whether X goes along.
+        Whether to copy X.
     """
 
     def __init__(
@@ -165,6 +170,7 @@ class Resident:
             self.dense = torch.cat(matrices)
 
     def _upload(self, lines: list[LineStore], device: torch.device) -> Packed:
+        """Copy X of all lines to the device in pieces, and join the pieces there."""
         pieces, buffers = [], Buffers()
         for line in lines:
             for start in range(0, line.n_cells, UPLOAD_ROWS):
@@ -183,20 +189,22 @@ class Resident:
         )
 
     def rows(self, parts: Iterable[tuple[LineStore, np.ndarray]], device: torch.device) -> Tensor:
-        """Return the numbers of rows inside this store, int64, on the device."""
+        """Return the numbers of rows of lines inside this store, int64, on the device."""
         return send(np.concatenate([rows + self.first[line.name] for line, rows in parts]), device)
 
 
 def _order(dtype: torch.dtype) -> int:
+    """Return the rank of a type of values, from the narrowest; int16 has the bits of uint16."""
     return [torch.uint8, torch.int16, torch.int32, torch.float32].index(dtype)
 
 
 def _widened(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert values to a type of a higher rank."""
     return values if values.dtype == dtype else _unsigned(values).to(dtype)
 
 
 def bytes_needed(lines: list[LineStore], embed_key: str | None, expression: bool) -> int:
-    """Return how much device memory `Resident` takes, in bytes."""
+    """Return the device memory that `Resident` takes, in bytes; the parameters are the same."""
     total = 0
     for line in lines:
         if expression:

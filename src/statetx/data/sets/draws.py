@@ -1,14 +1,16 @@
-"""Compiled draws: which cells form a set, and which controls go with them.
+"""Compiled draws of sets: the cells of each set and a control for each cell.
 
 Every number comes from a counter: ``bits(key, i)`` is the i-th output of SplitMix64 (Steele, Lea,
-Flood 2014) seeded with `key`, and the key is made of what is drawn (seed, epoch, condition, window).
-So a draw does not depend on the order of draws, on threads, on ranks, or on where a run was resumed.
+Flood 2014) seeded with `key`. The key is made of seed, epoch, condition and window. A draw therefore
+does not depend on the order of draws, the threads, the ranks, or the step at which a run resumed.
+
+Shapes: B sets of S cells; C conditions, K blocks, P control pools, R runs of controls.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -19,8 +21,63 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 _LOW = np.uint64(32)
 
 
+class Conditions(NamedTuple):
+    """Conditions and the blocks of rows that hold their cells.
+
+    A block is a run of rows of one condition and one batch. The blocks of a condition are adjacent.
+    Build it with keywords: six of its arrays have the same type.
+
+    Attributes
+    ----------
+    keys
+        Key of each condition, uint64 [C].
+    n_cells
+        Cells of each condition, int64 [C].
+    windows
+        Windows per round of each condition, int64 [C].
+    identity
+        Whether each cell of the condition is its own control, bool [C].
+    first_block
+        First block of each condition, and K at the end, int64 [C + 1].
+    block_row
+        First row of each block in the store of its line, int64 [K].
+    block_before
+        Cells of the same condition in earlier blocks, int64 [K].
+    block_pool
+        Control pool of each block, int64 [K].
+    """
+
+    keys: np.ndarray
+    n_cells: np.ndarray
+    windows: np.ndarray
+    identity: np.ndarray
+    first_block: np.ndarray
+    block_row: np.ndarray
+    block_before: np.ndarray
+    block_pool: np.ndarray
+
+
+class ControlRuns(NamedTuple):
+    """Control pools, each a list of runs of rows. Build it with keywords.
+
+    Attributes
+    ----------
+    first_run
+        First run of each pool, and R at the end, int64 [P + 1].
+    run_start
+        First row of each run, int64 [R].
+    run_before
+        Controls of the pool before each run, then the size of the pool, int64 [R + P].
+        ``run_before[r + p]`` belongs to run r of pool p.
+    """
+
+    first_run: np.ndarray
+    run_start: np.ndarray
+    run_before: np.ndarray
+
+
 def name_key(*parts: object) -> np.uint64:
-    """Return a 64-bit key of names and numbers."""
+    """Return a 64-bit key made of names and numbers."""
     text = "\0".join(f"{type(part).__name__}:{part}" for part in parts).encode()
     return np.frombuffer(hashlib.blake2b(text, digest_size=8).digest(), dtype=np.uint64)[0]
 
@@ -34,7 +91,7 @@ def _mix(z: np.uint64) -> np.uint64:
 
 @_compiled
 def bits(key: np.uint64, counter: int) -> np.uint64:
-    """Return 64 random bits."""
+    """Return 64 random bits: output `counter` of SplitMix64 seeded with `key`."""
     return _mix(np.uint64(key) + (np.uint64(counter) + np.uint64(1)) * _STEP)
 
 
@@ -46,14 +103,14 @@ def sub_key(key: np.uint64, value: int) -> np.uint64:
 
 @_compiled
 def below(key: np.uint64, counter: int, n: int) -> Any:
-    """Return a number in [0, n), n < 2^32; its bias is below n / 2^32."""
+    """Return a random number in [0, n) for n < 2^32, with a bias below n / 2^32."""
     return np.int64(((bits(key, counter) >> _LOW) * np.uint64(n)) >> _LOW)
 
 
 @_compiled
 def shuffled(key: np.uint64, n: int) -> np.ndarray:
-    """Return a random permutation of n numbers (Fisher-Yates), int64."""
-    out = np.arange(n)
+    """Return a random permutation of 0 … n - 1 (Fisher-Yates), int64 [n]."""
+    out = np.arange(n)  # int64 [n]
     for i in range(n - 1):
         j = i + below(key, i, n - i)
         out[i], out[j] = out[j], out[i]
@@ -71,16 +128,16 @@ def window(
     wrap: bool,
     out: np.ndarray,
 ) -> int:
-    """Return the cells of one window of a condition.
+    """Write the cells of one window of a condition into `out`.
 
-    The condition is a ring of n cells, turned to a random start, and cut into windows of `size`.
-    `mix` neighbouring windows share their cells anew. The ring, its start and the mixing are a
-    function of `key`, the same for all windows of a condition and epoch.
+    The condition is a ring of n cells with a random start, cut into windows of `size` cells. The
+    cells of `mix` neighbouring windows are shuffled together. Ring, start and shuffle depend on
+    `key` and the round alone, so all windows of a round share them.
 
     Parameters
     ----------
     key
-        Of condition and epoch.
+        Key of condition and epoch.
     n
         Cells of the condition.
     size
@@ -88,29 +145,30 @@ def window(
     windows
         Windows of one round, at least 1.
     number
-        Which window. Numbers beyond the last start a new round with a new ring.
+        Number of the window. A number of `windows` or more belongs to a later round, with a new
+        ring.
     mix
-        Windows whose cells are mixed.
+        Neighbouring windows that are shuffled together.
     wrap
-        Fill the last window from the start of the ring, so that every set is full; a condition of
-        fewer cells than S then repeats them, each as often as any other, to one.
+        Fill the last window from the start of the ring, so that every set is full. A condition of
+        fewer than S cells then repeats its cells; their frequencies differ by one at most.
     out
-        int64 [S], gets the cells as numbers in [0, n).
+        Cells as numbers in [0, n), int64 [S], written here.
 
     Returns
     -------
     int
-        How many of `out` are cells; S when `wrap`.
+        Number of cells written to `out`; S when `wrap`.
     """
     round_key = sub_key(key, number // windows)
     number %= windows
     if n < size:
         if not wrap:
-            order = shuffled(round_key, n)
+            order = shuffled(round_key, n)  # [n]
             out[:n] = order
             return n
         for start in range(0, size, n):
-            order = shuffled(sub_key(round_key, start), n)
+            order = shuffled(sub_key(round_key, start), n)  # [n]
             stop = min(size, start + n)
             out[start:stop] = order[: stop - start]
         return size
@@ -121,14 +179,14 @@ def window(
         for i in range(length):
             out[i] = (turn + first + i) % n
     elif windows <= mix:
-        order = shuffled(sub_key(round_key, 0), n)
+        order = shuffled(sub_key(round_key, 0), n)  # [n]
         for i in range(length):
             out[i] = order[(first + i) % n]
     else:
         group = number // mix
         start = group * mix * size
         stop = min(start + mix * size, windows * size if wrap else n)
-        order = shuffled(sub_key(round_key, 1 + group), stop - start)
+        order = shuffled(sub_key(round_key, 1 + group), stop - start)  # [mix * S or fewer]
         for i in range(length):
             out[i] = (turn + start + order[first - start + i]) % n
     return length
@@ -138,9 +196,7 @@ def window(
 def controls(
     key: np.uint64,
     pool: np.ndarray,
-    pool_first: np.ndarray,
-    run_start: np.ndarray,
-    run_before: np.ndarray,
+    runs: ControlRuns,
     paired: bool,
     out: np.ndarray,
 ) -> None:
@@ -149,68 +205,54 @@ def controls(
     Parameters
     ----------
     key
-        Of the set.
+        Key of the set.
     pool
-        Pool of every cell, [n].
-    pool_first
-        First run of every pool, [pools + 1].
-    run_start
-        First row of every run of controls, [runs].
-    run_before
-        Controls of the pool before each run, [runs + 1 per pool]: ``run_before[r + p]`` for run r of
-        pool p, and behind its last run the size of the pool.
+        Pool of each cell, int64 [n].
+    runs
+        Control pools.
     paired
-        Without replacement inside the set until the pool is exhausted, then again; else
-        independent draws.
+        Draw without replacement until the pool is exhausted, then start again. False: independent
+        draws.
     out
-        int64 [n], gets rows.
+        Row of each cell's control, int64 [n], written here.
     """
-    done = np.zeros(pool.shape[0], dtype=np.bool_)
+    done = np.zeros(pool.shape[0], dtype=np.bool_)  # [n]
     for begin in range(pool.shape[0]):
         if done[begin]:
             continue
         p = pool[begin]
-        first, last = pool_first[p], pool_first[p + 1]
-        size = run_before[last + p]
-        own = sub_key(key, p)
-        taken = np.zeros(size if paired else 0, dtype=np.uint8)
+        first, last = runs.first_run[p], runs.first_run[p + 1]
+        size = runs.run_before[last + p]
+        pool_key = sub_key(key, p)
+        taken = np.zeros(size if paired else 0, dtype=np.uint8)  # [controls of the pool]
         used, counter = 0, 0
         for i in range(begin, pool.shape[0]):
             if pool[i] != p:
                 continue
             done[i] = True
-            number = below(own, counter, size)
+            number = below(pool_key, counter, size)
             counter += 1
             if paired:
                 if used == size:  # all were taken: the next round
                     taken[:] = 0
                     used = 0
                 while taken[number]:
-                    number = below(own, counter, size)
+                    number = below(pool_key, counter, size)
                     counter += 1
                 taken[number] = 1
                 used += 1
             run = first
-            while run_before[run + 1 + p] <= number:
+            while runs.run_before[run + 1 + p] <= number:
                 run += 1
-            out[i] = run_start[run] + number - run_before[run + p]
+            out[i] = runs.run_start[run] + number - runs.run_before[run + p]
 
 
 @_compiled
 def draw_sets(
     chosen: np.ndarray,
     number: np.ndarray,
-    keys: np.ndarray,
-    n_cells: np.ndarray,
-    windows: np.ndarray,
-    identity: np.ndarray,
-    first_block: np.ndarray,
-    block_row: np.ndarray,
-    block_before: np.ndarray,
-    block_pool: np.ndarray,
-    pool_first: np.ndarray,
-    run_start: np.ndarray,
-    run_before: np.ndarray,
+    conditions: Conditions,
+    runs: ControlRuns,
     seed: int,
     epoch: int,
     mix: int,
@@ -224,45 +266,51 @@ def draw_sets(
 
     Parameters
     ----------
-    chosen, number
-        Condition, and window of it, of every set, [B].
-    keys, n_cells, windows, identity
-        Of every condition: its key, cells, windows per round, whether a cell is its own control.
-    first_block
-        First block of every condition, [conditions + 1]. A block is a run of rows of one batch.
-    block_row, block_before, block_pool
-        Of every block: first row, cells of the condition before it, pool of its controls.
-    pool_first, run_start, run_before
-        Pools, see `controls`.
-    seed, epoch, mix, wrap, paired
-        See `window` and `controls`.
-    rows, basal
-        int64 [B, S], get the rows of cells and of their controls.
+    chosen
+        Condition of each set, int64 [B].
+    number
+        Window of that condition, int64 [B], see `window`.
+    conditions
+        Conditions and their blocks.
+    runs
+        Control pools.
+    seed, epoch
+        Part of every key.
+    mix, wrap
+        See `window`.
+    paired
+        See `controls`.
+    rows
+        Row of each cell, int64 [B, S], written here.
+    basal
+        Row of each cell's control, int64 [B, S], written here.
     length
-        int64 [B], gets the number of cells of every set; what lies behind is its first cell.
+        Number of cells of each set, int64 [B], written here. Later entries of `rows` and `basal`
+        repeat the first one.
     """
     size = rows.shape[1]
-    pool = np.empty(size, dtype=np.int64)
+    pool = np.empty(size, dtype=np.int64)  # [S]
     for b in range(chosen.shape[0]):
         c = chosen[b]
-        key = sub_key(sub_key(keys[c], seed), epoch)
-        n = window(key, n_cells[c], size, windows[c], number[b], mix, wrap, rows[b])
+        key = sub_key(sub_key(conditions.keys[c], seed), epoch)
+        n_cells, windows = conditions.n_cells[c], conditions.windows[c]
+        n = window(key, n_cells, size, windows, number[b], mix, wrap, rows[b])
         length[b] = n
         for i in range(n):
             cell = rows[b, i]
-            low, high = first_block[c], first_block[c + 1] - 1
+            low, high = conditions.first_block[c], conditions.first_block[c + 1] - 1
             while low < high:  # the last block that starts at or before the cell
                 middle = (low + high + 1) // 2
-                if block_before[middle] <= cell:
+                if conditions.block_before[middle] <= cell:
                     low = middle
                 else:
                     high = middle - 1
-            rows[b, i] = block_row[low] + cell - block_before[low]
-            pool[i] = block_pool[low]
-        if identity[c]:
+            rows[b, i] = conditions.block_row[low] + cell - conditions.block_before[low]
+            pool[i] = conditions.block_pool[low]
+        if conditions.identity[c]:
             basal[b, :n] = rows[b, :n]
         else:
-            own = sub_key(sub_key(key, number[b]), -2)
-            controls(own, pool[:n], pool_first, run_start, run_before, paired, basal[b, :n])
+            set_key = sub_key(sub_key(key, number[b]), -2)
+            controls(set_key, pool[:n], runs, paired, basal[b, :n])
         rows[b, n:] = rows[b, 0]
         basal[b, n:] = basal[b, 0]

@@ -1,8 +1,8 @@
-"""Batches of sets: drawn, gathered and made dense by threads that run ahead of the model.
+"""Batches of sets, prepared by threads ahead of the model.
 
-No worker processes: the compiled loops release the interpreter lock, so that threads of this process
-read the mapped store side by side and nothing is copied between processes. On a GPU, the packed
-non-zero values travel and the device makes them dense; or the store lies there altogether.
+The compiled loops release the interpreter lock. Threads therefore read the mapped store in parallel,
+and no data is copied between processes. For a GPU, the non-zero values are copied and made dense on
+the device; or the whole store is in GPU memory.
 """
 
 from __future__ import annotations
@@ -29,35 +29,38 @@ from statetx.data.store.plan import Plan
 from statetx.data.store.store import LineStore, Store
 
 AHEAD = 2
-"""Batches that wait for the model, besides those that threads are working on."""
+"""Batches that wait for the model, in addition to one batch per thread."""
 GPU_SHARE = 0.5
-"""Largest share of free GPU memory for a resident store: it takes twice its size while it is sent."""
+"""Largest share of free GPU memory for a resident store, which takes twice its size while it is sent."""
 
 
 @dataclass
 class SetBatch:
-    """B sets of S cells.
+    """A batch of B sets of S cells.
 
-    The memory is used again once nobody holds the batch or a view of it.
+    The memory is reused once no reference to the batch or a view of it exists.
 
     Attributes
     ----------
     control
-        Basal cells, [B, S, D]; row i is the control drawn for row i of `target`.
+        Basal cells, [B, S, D]. ``control[b, i]`` is the control drawn for ``target[b, i]``.
     target
         Real cells, [B, S, D].
     perturbation
-        Ids into the vocabulary, int64 [B].
+        Index into the vocabulary, int64 [B].
     line
-        Ids into `SetLoader.lines`, int64 [B].
+        Index into `SetLoader.lines`, int64 [B].
     expression
-        Expression of the target cells, [B, S, G], where D is an embedding and it was asked for.
+        Expression of the target cells, [B, S, G], for a loader of an embedding with
+        `with_expression`; else None.
     mask
-        Which rows are cells, bool [B, S]; None: all (always, unless ``short: mask``).
-    rows, control_rows
-        Row of every cell in its line's store, int64 [B, S], on the CPU.
+        True where a row is a cell, bool [B, S]; None unless ``short: mask``: all rows are cells.
+    rows
+        Row of each target cell in the store of its line, int64 [B, S], on the CPU.
+    control_rows
+        Row of each basal cell in the store of its line, int64 [B, S], on the CPU.
     batches
-        Ids of the target cells' batches, int64 [B, S], if they were asked for.
+        Index of the batch of each target cell, int64 [B, S], for a loader with `batches`; else None.
     """
 
     control: Tensor
@@ -72,11 +75,10 @@ class SetBatch:
 
 
 class SetLoader:
-    """The sets of one role, as batches, epoch by epoch.
+    """Loader of the sets of one role, as batches, epoch by epoch.
 
-    ``for batch in loader.epoch(3)`` gives the same batches whenever and however often it is asked
-    for, with any number of threads: nothing but (seed, epoch) enters. Validation uses ``epoch(0)``
-    every time.
+    ``loader.epoch(3)`` always gives the same batches, with any number of threads: they depend on
+    seed and epoch only. Validation uses ``epoch(0)`` every time.
 
     Parameters
     ----------
@@ -85,36 +87,38 @@ class SetLoader:
     plan
         Roles of the conditions.
     role
-        ``train`` (with control sets as further targets) or ``val``.
+        ``train`` (also with sets of control cells as targets) or ``val``.
     vocabulary
         Perturbations in the order of their ids.
     cell_set_len
         Cells per set, S.
     batch_size
-        Sets per batch and rank, B; the last batch of an epoch may be smaller.
+        Sets per batch and rank, B. The last batch of an epoch may be smaller.
     seed
-        Of sets, order and controls.
+        Seed of sets, order and controls.
     sets
         How sets are drawn.
     match_by_batch
-        Levels of control matching: whether the batch must agree.
+        Levels of control matching, see `control_matching.Pools`.
     embed_key
-        Matrix that the model works in; None, or the data set's ``expression_key``: expression.
+        Matrix of obsm that the model works in; None, or the ``expression_key`` of the data set:
+        expression.
     with_expression
-        Give the expression of the targets too, where the model works in an embedding.
+        Load the expression of the targets too, if the model works in an embedding.
     batches
-        Batches (plates) in the order of their ids, for a model that learns of them.
+        Batches (plates) in the order of their ids, for a model that uses them; None: no ids.
     device
-        Where batches are wanted.
+        Device of the batches.
     dtype
-        Of cells: float32 or bfloat16.
+        Type of the cells, float32 or bfloat16.
     threads
-        Threads that work ahead; None: one per core up to four.
+        Threads that prepare batches; None: one per core, at most four.
     resident
-        Where packed cells lie: ``disk`` (mapped), ``ram``, ``gpu``, or ``auto``.
+        Where packed cells are kept: ``disk`` (mapped), ``ram``, ``gpu``, or ``auto``.
     rank, world
-        This process and how many there are: each set of the epoch goes to one of them (a few go to
-        two, so that all have equally many).
+        Index of this process and number of processes. The sets of an epoch are divided among the
+        processes. Sets from the start of the epoch are used twice if the number of sets is not a
+        multiple of `world`.
 
     Attributes
     ----------
@@ -124,10 +128,10 @@ class SetLoader:
     Raises
     ------
     ResultsError
-        The role has no condition that gives a set, a perturbation or a batch is not in its vocabulary,
-        a condition is not in the store, or cells have no control.
+        The role has no condition that gives a set, a perturbation or a batch is not in its
+        vocabulary, a condition is not in the store, or cells have no control.
     ConfigError
-        ``resident: gpu`` without a GPU or with too little memory there.
+        ``resident: gpu`` is set without a GPU, or the GPU has too little free memory.
     """
 
     def __init__(
@@ -161,7 +165,7 @@ class SetLoader:
         if not self.table.n_sets:
             raise ResultsError(
                 f"the split has no condition of role {role!r} that gives a set",
-                fix="change the split, do not ask for this role, or choose another `sets.short`",
+                fix="change the split, do not use this role, or choose another `sets.short`",
             )
         check_vocabulary(self.table.conditions["perturbation"], vocabulary)
         self._batches = None if batches is None else tuple(batches)
@@ -181,17 +185,19 @@ class SetLoader:
         self._resident = self._place(resident)
         self._stream: Any = None
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # the store is there before other streams read it
+            torch.cuda.synchronize(
+                self.device
+            )  # the store is complete before other streams read it
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self.waited_s = 0.0
 
     @property
     def n_sets(self) -> int:
-        """Sets of an epoch that this rank visits."""
+        """Sets per epoch of this rank."""
         return -(-self.table.n_sets // self.world)
 
     def __len__(self) -> int:
-        """Number of batches of an epoch; the same in all epochs and on all ranks."""
+        """Return the number of batches per epoch, the same in all epochs and on all ranks."""
         return -(-self.n_sets // self.batch_size)
 
     @property
@@ -202,7 +208,15 @@ class SetLoader:
         return len(self.store.genes)
 
     def batch(self, condition: np.ndarray, window: np.ndarray, epoch: int) -> SetBatch:
-        """Draw and gather the given sets of an epoch, see `SetTable.epoch`."""
+        """Draw and gather the given sets of an epoch.
+
+        Parameters
+        ----------
+        condition, window
+            Condition and window of each set, [B], as `SetTable.epoch` gives them.
+        epoch
+            Number of the epoch.
+        """
         drawn = self.table.draw(condition, window, epoch)
         if self.device.type == "cpu":
             control, target, expression = self._on_cpu(drawn)
@@ -226,6 +240,7 @@ class SetLoader:
         )
 
     def _batch_ids(self, drawn: Drawn) -> Tensor | None:
+        """Return the batch ids of the target cells, int64 [B, S], or None."""
         if self._batches is None:
             return None
         lines = (self._opened[int(i)] for i in self._line[drawn.condition])
@@ -234,16 +249,25 @@ class SetLoader:
         return torch.from_numpy(ids).to(self.device)
 
     def epoch(self, number: int = 0, first_batch: int = 0) -> Iterator[SetBatch]:
-        """Yield the batches of an epoch, from `first_batch` on (for a run that was interrupted)."""
+        """Yield the batches of an epoch.
+
+        Parameters
+        ----------
+        number
+            Number of the epoch.
+        first_batch
+            First batch to yield, for a run that resumes inside an epoch.
+        """
         condition, window = self.table.epoch(number)
-        own = np.arange(self.rank, self.n_sets * self.world, self.world) % len(condition)
+        sets = np.arange(self.rank, self.n_sets * self.world, self.world) % len(condition)
         chunks = [
-            own[at : at + self.batch_size]
-            for at in range(first_batch * self.batch_size, len(own), self.batch_size)
+            sets[at : at + self.batch_size]
+            for at in range(first_batch * self.batch_size, len(sets), self.batch_size)
         ]
         yield from self._ahead([(condition[c], window[c]) for c in chunks], number)
 
     def _ahead(self, chunks: list[tuple[np.ndarray, np.ndarray]], epoch: int) -> Iterator[SetBatch]:
+        """Yield the batches in order, while threads prepare the next ones."""
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="statetx-loader")
         waiting: deque[Future[SetBatch]] = deque()
         following = iter(chunks)
@@ -260,12 +284,12 @@ class SetLoader:
                 batch = waiting.popleft().result()
                 self.waited_s += time.perf_counter() - begin
                 order_one()
-                if self._stream is not None:  # the memory belongs to the other stream's pool
+                if self._stream is not None:  # the memory was allocated in the stream of the loader
                     for tensor in (batch.control, batch.target, batch.expression):
                         if tensor is not None:
                             tensor.record_stream(torch.cuda.current_stream(self.device))
                 yield batch
-                del batch  # or its memory would be held while the next is made
+                del batch  # or its memory could not be reused for the next batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -273,6 +297,7 @@ class SetLoader:
     # gathering
 
     def _on_cpu(self, drawn: Drawn) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return control [B, S, D], target [B, S, D] and expression [B, S, G], or None, on the CPU."""
         shape = (*drawn.rows.shape, self.width)
         control, target = self._buffers.empty(shape), self._buffers.empty(shape)
         expression = None
@@ -297,13 +322,14 @@ class SetLoader:
         return torch.from_numpy(array).to(self.dtype)
 
     def _on_device(self, drawn: Drawn) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return control [B, S, D], target [B, S, D] and expression [B, S, G], or None, on the GPU."""
         lines = [self._opened[int(i)] for i in self._line[drawn.condition]]
         target = list(zip(lines, drawn.rows, strict=True))
         both = [*zip(lines, drawn.controls, strict=True), *target]
         key = self._embed_key
         cells = self._expression(both) if key is None else self._matrix(both, key)
         expression = self._expression(target) if self._with_expression else None
-        on_device.settle(self.device)  # the batch is there before another stream reads it
+        on_device.settle(self.device)  # the batch is complete before another stream reads it
         n, shape = drawn.rows.size, (*drawn.rows.shape, -1)
         return (
             cells[:n].view(shape),
@@ -312,7 +338,7 @@ class SetLoader:
         )
 
     def _expression(self, parts: list[tuple[LineStore, np.ndarray]]) -> Tensor:
-        """Return what `LineStore.expression` gives, [rows, G], on the device."""
+        """Return the expression of rows of lines, as `LineStore.expression`, [rows, G] on the device."""
         key, width = self.store.manifest["expression_key"], len(self.store.genes)
         if key is not None:
             return self._matrix(parts, key)
@@ -322,7 +348,7 @@ class SetLoader:
         return on_device.pack_rows(parts, self._buffers, self.device).dense(width, self.dtype)
 
     def _matrix(self, parts: list[tuple[LineStore, np.ndarray]], key: str) -> Tensor:
-        """Return rows of an obsm matrix, [rows, D], on the device."""
+        """Return rows of an obsm matrix, [rows, D] on the device."""
         if self._resident is not None and self._resident.key == key:
             wanted = self._resident.rows(parts, self.device)
             return self._resident.dense[wanted].to(self.dtype)
@@ -335,9 +361,10 @@ class SetLoader:
         return sent.to(self.dtype)
 
     # ------------------------------------------------------------------------------------------
-    # where packed cells lie
+    # placement of packed cells
 
     def _place(self, resident: str) -> on_device.Resident | None:
+        """Load packed cells into RAM or GPU memory as `resident` says; None: not on the GPU."""
         if resident == "ram":
             for line in self._opened.values():
                 line.load()
@@ -350,7 +377,7 @@ class SetLoader:
         if self.device.type != "cuda":
             if resident == "gpu":
                 raise ConfigError(
-                    "`resident: gpu` needs a GPU, and there is none",
+                    "`resident: gpu` needs a GPU, but none is available",
                     fix="set `resident: auto`, or run on a machine with a GPU",
                 )
             return None
@@ -361,7 +388,7 @@ class SetLoader:
         if need > free * GPU_SHARE:
             if resident == "gpu":
                 raise ConfigError(
-                    f"`resident: gpu`: the packed cells take {need / 1e9:.1f} GB, twice that while "
+                    f"`resident: gpu`: the packed cells take {need / 1e9:.1f} GB, and twice that while "
                     f"they are sent; the GPU has {free / 1e9:.1f} GB free",
                     fix="set `resident: auto`",
                 )

@@ -1,11 +1,11 @@
 """Sets of cells and their controls, drawn as a pure function of (seed, epoch, names).
 
-A *set* is S cells of one condition: cell line and perturbation, and the batch too if asked for. Each
-epoch lays the cells of a condition on a ring with a new start and cuts it into windows, so that every
-cell is visited and membership changes; neighbouring windows share their cells anew (`mix_windows`).
-A window is contiguous on disk up to that mixing.
+A *set* is S cells of one condition: cell line and perturbation, and the batch too if the settings
+say so. Each epoch lays the cells of a condition on a ring with a new start and cuts it into windows.
+Every cell is visited, and the members of a set change. The cells of `mix_windows` neighbouring
+windows are shuffled together; apart from that, a window is contiguous on disk.
 
-The draws themselves are compiled (`statetx.data.sets.draws`); here is the table that they work on.
+This module builds the table of conditions. `statetx.data.sets.draws` holds the compiled draws.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from statetx.shared.seeds import generator
 
 @dataclass(frozen=True)
 class Drawn:
-    """Sets of a batch.
+    """The sets of a batch.
 
     Attributes
     ----------
     condition
         Index into `SetTable.conditions`, int64 [B].
-    rows, controls
-        Rows in the condition's line, int64 [B, S].
+    rows
+        Row of each cell in the store of its line, int64 [B, S].
+    controls
+        Row of each cell's control in the store of its line, int64 [B, S].
     length
-        Cells of each set, int64 [B]; less than S only with ``short: mask``. Behind them, the first
-        cell is repeated.
+        Cells of each set, int64 [B]; less than S only with ``short: mask``. The remaining entries of
+        `rows` and `controls` repeat the first one.
     """
 
     condition: np.ndarray
@@ -49,20 +51,24 @@ class Drawn:
 
 
 class SetTable:
-    """Everything that the sets of one role are drawn from.
+    """Table of the conditions of one role, from which its sets are drawn.
 
     Parameters
     ----------
-    store, plan, role
-        Cells, roles, and which role.
+    store
+        The packed cells.
+    plan
+        Roles of the conditions.
+    role
+        ``train``, ``val`` or ``test``.
     cell_set_len
         Cells per set, S.
     settings
         How sets are drawn.
     by_batch
-        Levels of control matching: whether the batch must agree.
+        Levels of control matching, see `control_matching.Pools`.
     seed
-        Of everything drawn.
+        Seed of all draws.
 
     Attributes
     ----------
@@ -70,9 +76,9 @@ class SetTable:
         One row per condition that gives sets: ``line, perturbation, batch`` (None: all batches),
         ``n_cells, windows``.
     left_out
-        Conditions that are too short for a set (with ``short: drop``).
+        Number of conditions with fewer than S cells, which give no set with ``short: drop``.
     n_sets
-        Sets of an epoch, the same in all epochs.
+        Sets per epoch, the same in all epochs.
     batches
         Sorted batches of the cells that sets are drawn from (not of their controls).
 
@@ -117,21 +123,24 @@ class SetTable:
         self.conditions = table[kept].reset_index(drop=True)
         blocks = blocks[kept[group]]
         self.batches = sorted(blocks["batch"].astype(str).unique())
-        self._arrays = _arrays(blocks, self.conditions, store.control, self.settings)
-        self._pool_arrays = self.pools.arrays()
+        self._drawn_from = _arrays(blocks, self.conditions, store.control, self.settings)
+        self._control_runs = self.pools.runs()
         self.n_sets = int(self.conditions["windows"].sum())
 
     def _blocks(
         self, store: Store, plan: Plan, role: str, pairs: list[tuple[str, str]]
     ) -> pd.DataFrame:
-        """Return runs of rows of one batch, those of controls cut to the share of the role."""
+        """Return one row per run of rows of a condition and batch.
+
+        With ``controls: partition``, runs of controls are cut to the share of the role.
+        """
         wanted = pd.DataFrame(pairs, columns=["line", "perturbation"])
         columns = ["line", "perturbation", "batch", "row_start", "n_cells"]
         blocks = wanted.merge(store.conditions[columns], on=["line", "perturbation"], how="left")
-        gone = blocks["n_cells"].isna()
-        if gone.any():
-            line, label = blocks.loc[gone, ["line", "perturbation"]].iloc[0]
-            store.line(line).run(label)  # raises with the nearest name
+        missing = blocks["n_cells"].isna()
+        if missing.any():
+            line, label = blocks.loc[missing, ["line", "perturbation"]].iloc[0]
+            store.line(line).run(label)  # raises an error that suggests the nearest name
         blocks = blocks.astype({"row_start": np.int64, "n_cells": np.int64})
         if plan.controls == "partition":
             control = np.flatnonzero(blocks["perturbation"] == store.control)
@@ -149,8 +158,8 @@ class SetTable:
         return control_runs(store.line(line), store.control, role, plan.controls)
 
     def _pools(self, store: Store, plan: Plan, role: str, blocks: pd.DataFrame) -> np.ndarray:
-        """Return the pool of every block."""
-        found = np.empty(len(blocks), dtype=np.int64)
+        """Return the control pool of every block, int64 [K], and count the cells per level."""
+        pools = np.empty(len(blocks), dtype=np.int64)
         runs = {line: self._runs(store, plan, role, line) for line in blocks["line"].unique()}
         known: dict[tuple[str, str], tuple[int, int]] = {}
         columns = blocks[["line", "batch", "n_cells"]].itertuples(index=False)
@@ -160,12 +169,12 @@ class SetTable:
                 if pool is None:
                     raise no_control(line, str(batch), self.pools.by_batch)
                 known[line, batch] = pool
-            found[i], level = known[line, batch]
+            pools[i], level = known[line, batch]
             self._coverage[level] += n
-        return found
+        return pools
 
     def coverage(self) -> list[dict[str, Any]]:
-        """Return how cells find their controls: ``level, cells, share`` in order of preference."""
+        """Return how many cells each level of control matching serves: ``level, cells, share``."""
         total = max(1, int(self._coverage.sum()))
         names = ["line and batch" if level else "line" for level in self.pools.by_batch]
         return [
@@ -174,14 +183,15 @@ class SetTable:
         ]
 
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return condition and window of every set of an epoch, in the order of visits, int64."""
+        """Return condition and window of every set of an epoch, in visiting order, int64 [n_sets]."""
         windows = self.conditions["windows"].to_numpy()
         if self.settings.weights != "size":
             size = self.conditions["n_cells"].to_numpy().astype(np.float64)
             weight = np.sqrt(size) if self.settings.weights == "sqrt" else np.ones(len(size))
             ends = np.cumsum(weight) * (self.n_sets / weight.sum())
             ends[-1] = self.n_sets
-            # Systematic sampling: the expected number of sets, and the same total in every epoch.
+            # Systematic sampling: a condition gets its expected number of sets, rounded up or down,
+            # and all epochs have the same total.
             offset = generator("weights", self.seed, number).random()
             windows = np.diff(np.floor(np.r_[0.0, ends] + offset)).astype(np.int64)
         condition = np.repeat(np.arange(len(windows)), windows)
@@ -190,7 +200,17 @@ class SetTable:
         return condition[order], (np.arange(len(condition)) - first)[order]
 
     def draw(self, condition: np.ndarray, window: np.ndarray, epoch: int) -> Drawn:
-        """Draw sets: a function of (seed, epoch, condition, window) alone."""
+        """Draw sets as a pure function of (seed, epoch, condition, window).
+
+        Parameters
+        ----------
+        condition
+            Index into `conditions`, [B].
+        window
+            Window of the condition, [B].
+        epoch
+            Number of the epoch.
+        """
         shape = (len(condition), self.cell_set_len)
         drawn = Drawn(
             np.asarray(condition, dtype=np.int64),
@@ -201,46 +221,61 @@ class SetTable:
         draws.draw_sets(
             drawn.condition,
             np.asarray(window, dtype=np.int64),
-            *self._arrays,
-            *self._pool_arrays,
-            self.seed,
-            epoch,
-            self.settings.mix_windows,
-            self.settings.short != "mask",
-            self.settings.controls == "paired",
-            drawn.rows,
-            drawn.controls,
-            drawn.length,
+            self._drawn_from,
+            self._control_runs,
+            seed=self.seed,
+            epoch=epoch,
+            mix=self.settings.mix_windows,
+            wrap=self.settings.short != "mask",
+            paired=self.settings.controls == "paired",
+            rows=drawn.rows,
+            basal=drawn.controls,
+            length=drawn.length,
         )
         return drawn
 
 
 def _arrays(
     blocks: pd.DataFrame, table: pd.DataFrame, control: str, settings: Sets
-) -> tuple[np.ndarray, ...]:
-    """Return the arrays that `draws.draw_sets` wants of conditions and blocks."""
+) -> draws.Conditions:
+    """Return conditions (C rows of `table`) and blocks (K rows) as arrays."""
     names = table[["line", "perturbation", "batch"]].itertuples(index=False)
     keys = np.asarray([draws.name_key("set", *name) for name in names], dtype=np.uint64)
     n_cells, sizes = table["n_cells"].to_numpy(), blocks["n_cells"].to_numpy()
-    ends = np.cumsum(sizes)
-    # Blocks lie in the order of the conditions: where a condition starts, so does a block.
-    starts = np.cumsum(n_cells) - n_cells
-    first = np.r_[np.searchsorted(ends - sizes, starts), len(blocks)]
-    before = ends - sizes - np.repeat(starts, np.diff(first))
-    identity = (table["perturbation"] == control).to_numpy() & (settings.control_sets == "identity")
-    arrays = (n_cells, table["windows"].to_numpy(), first, blocks["row_start"].to_numpy(), before)
-    n_cells, windows, first, row, before = (np.asarray(a, dtype=np.int64) for a in arrays)
-    pool = blocks["pool"].to_numpy(dtype=np.int64)
-    return keys, n_cells, windows, identity, first, row, before, pool
+    # Blocks are sorted like the conditions, so every condition starts at a block. Both starts count
+    # the cells of all conditions before.
+    starts = np.cumsum(n_cells) - n_cells  # [C]
+    block_starts = np.cumsum(sizes) - sizes  # [K]
+    first = np.r_[np.searchsorted(block_starts, starts), len(blocks)]  # [C + 1]
+    is_control = (table["perturbation"] == control).to_numpy()
+    return draws.Conditions(
+        keys=keys,
+        n_cells=np.asarray(n_cells, dtype=np.int64),
+        windows=table["windows"].to_numpy(dtype=np.int64),
+        identity=is_control & (settings.control_sets == "identity"),
+        first_block=first.astype(np.int64),
+        block_row=blocks["row_start"].to_numpy(dtype=np.int64),
+        block_before=(block_starts - np.repeat(starts, np.diff(first))).astype(np.int64),
+        block_pool=blocks["pool"].to_numpy(dtype=np.int64),
+    )
 
 
 def check_vocabulary(labels: Iterable[str], known: list[str], what: str = "perturbations") -> None:
-    """Refuse perturbations, or batches, that have no id.
+    """Check that perturbations, or batches, have an id.
+
+    Parameters
+    ----------
+    labels
+        Labels of the sets.
+    known
+        Labels that have an id.
+    what
+        Kind of the labels, for the message.
 
     Raises
     ------
     ResultsError
-        One of them is not in `known`.
+        A label is not in `known`.
     """
     unknown = sorted(set(labels) - set(known))
     if unknown:

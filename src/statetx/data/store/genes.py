@@ -1,4 +1,4 @@
-"""The genes stage: highly variable genes of X, chosen on the training cells of a split alone."""
+"""The genes stage: choice of highly variable genes of X on the training cells of a split."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from statetx.data.store.store import LineStore, Store, open_store
 log = logging.getLogger("statetx.genes")
 
 ROWS_AT_ONCE = 1 << 16
-"""Bounds the memory: with 200 values a cell, 13 million values."""
+"""Rows read at once. Bounds memory: 13 million values at 200 values per cell."""
 
 
 def genes(store_dir: str | Path, plan_path: str | Path, n_hvg: int, out: str | Path) -> list[str]:
     """Choose genes and write ``genes/{n}.txt``, one name per line in the order of the store.
 
-    Counts: variance of standardised, clipped counts (`hvg.choose`, seurat_v3). Values on the log
-    scale: normalised dispersion (seurat). All cells that training sees take part, each once.
+    Counts are ranked by the variance of standardised, clipped counts (seurat_v3), log1p values by
+    the normalised dispersion (seurat); see `hvg.choose`. Every training cell is used once.
 
     Parameters
     ----------
-    store_dir, plan_path
-        Store and plan.
+    store_dir
+        Directory of the store.
+    plan_path
+        Path of the plan.
     n_hvg
-        How many.
+        Number of genes to choose.
     out
         File to write, whole or not at all.
 
@@ -45,25 +47,27 @@ def genes(store_dir: str | Path, plan_path: str | Path, n_hvg: int, out: str | P
     Raises
     ------
     ResultsError
-        The data set is modelled in a matrix whose genes were chosen outside.
-    DataError, ConfigError
-        More genes are wanted than vary, or there are too few to compare.
+        The data set has an ``expression_key``: its genes were chosen outside statetx.
+    ConfigError
+        `n_hvg` is not between 1 and the number of genes that vary.
+    DataError
+        There are fewer than two training cells, or too few genes that vary.
     """
     store, plan = open_store(store_dir), read_plan(plan_path)
     key = store.manifest["expression_key"]
     if key is not None:
         raise ResultsError(
-            f"this data set is modelled in obsm {key!r}, whose genes were chosen outside",
+            f"this data set is modelled in obsm {key!r}, whose genes were chosen outside statetx",
             where=store_dir,
             fix="set `expression_key` of the data set to null to choose genes of X",
         )
     names = store.manifest["genes"]
     kind: Literal["counts", "log1p"] = store.manifest["scale"]
     chosen = hvg.choose(lambda: _parts(store, plan, kind), len(names), n_hvg, kind)
-    found = [str(names[i]) for i in chosen]
-    write_text(out, "\n".join(found) + "\n")
-    log.info("%d of %d genes chosen on training cells (%s)", len(found), len(names), kind)
-    return found
+    labels = [str(names[i]) for i in chosen]
+    write_text(out, "\n".join(labels) + "\n")
+    log.info("%d of %d genes chosen on training cells (%s)", len(labels), len(names), kind)
+    return labels
 
 
 def _parts(store: Store, plan: Plan, kind: str) -> Iterator[hvg.Part]:
@@ -79,11 +83,12 @@ def _parts(store: Store, plan: Plan, kind: str) -> Iterator[hvg.Part]:
 
 
 def _part(cells: LineStore, start: int, stop: int, kind: str) -> hvg.Part:
+    """Return rows [start, stop) of a line as CSR, as counts or as log1p values."""
     indptr, indices, values = cells.csr
     pointers = indptr[start : stop + 1]
-    here = slice(int(pointers[0]), int(pointers[-1]))
-    stored = values[here]
+    span = slice(int(pointers[0]), int(pointers[-1]))
+    stored = values[span]
     if kind == "log1p" and cells.meaning == kernels.COUNTS:
         scale = np.repeat(cells.scale[start:stop], np.diff(pointers))
         stored = np.log1p(stored * scale).astype(np.float32)
-    return pointers, indices[here], stored
+    return pointers, indices[span], stored

@@ -1,9 +1,8 @@
-"""Compiled loops over packed cells. They release the interpreter lock, so threads run side by side.
+"""Compiled loops over packed cells. They release the interpreter lock, so threads run in parallel.
 
-Rows of a CSR matrix are copied, densified or turned into expression one at a time: each row is
-written once and read once, so that the speed is that of memory. Measured on two cores with 2,000
-genes of which 10 % are not zero: 1.6 million rows per second, where copying the same dense bytes
-gives 1.4 to 3.2.
+Each row of a CSR matrix is read once and written once, so memory limits the speed. Measured on two
+cores with 2,000 genes, 10 % of them not zero: 1.6 million rows per second. Copying the same dense
+bytes gives 1.4 to 3.2 million.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import numba
 import numpy as np
 
 COUNTS, EXPRESSION = 0, 1
-"""What stored values mean: counts, or expression itself."""
+"""Meaning of stored values: counts, or expression."""
 
 HALF_VALUES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
-"""float32 value of every float16, by its bits: compiled CPU code knows no float16."""
+"""float32 value of every float16, indexed by its bits: numba cannot compute with float16 on a CPU."""
 
 _TABLE = 16
-"""Counts below this take their logarithm from a table made once per row; they are nearly all."""
+"""Counts below this, nearly all, take their logarithm from a table that is made once per row."""
 
 _compiled: Any = numba.njit(nogil=True, cache=True)
 
@@ -36,28 +35,31 @@ def expression_rows(
     meaning: int,
     out: np.ndarray,
 ) -> None:
-    """Write ln(1 + scale * count) of rows into a dense float32 matrix.
+    """Write the expression of rows into a dense matrix: ln(1 + scale * count), or the values.
 
     Parameters
     ----------
-    indptr, indices, values
-        The packed matrix.
+    indptr
+        Row pointers of the packed matrix, int64 [cells + 1].
+    indices, values
+        Column and value of each stored value, [nnz].
     scale
-        Factor of every packed row (not read where values are expression already).
+        Factor of each packed row, float64 [cells]; not read if values are expression.
     rows
-        Rows wanted, int64 [n].
+        Rows to write, int64 [n].
     columns
-        Output column of every gene, -1: none; empty: all genes in their order.
+        Output column of each packed gene, or -1 to leave it out, int64 [genes]; empty: all genes in
+        their order.
     meaning
         `COUNTS` or `EXPRESSION`.
     out
-        float32 [n, G], overwritten.
+        Expression, float32 [n, G], overwritten.
     """
-    table = np.zeros(_TABLE, dtype=np.float32)
+    table = np.zeros(_TABLE, dtype=np.float32)  # [_TABLE], expression by count
     subset = columns.shape[0] > 0
     for i in range(rows.shape[0]):
         row = rows[i]
-        target = out[i]
+        target = out[i]  # [G]
         target[:] = 0.0
         factor = 0.0
         if meaning == COUNTS:
@@ -84,9 +86,23 @@ def expression_rows(
 def dense_rows(
     matrix: np.ndarray, rows: np.ndarray, is_half: bool, half: np.ndarray, out: np.ndarray
 ) -> None:
-    """Write rows of a dense matrix (float32, or the bits of float16) into float32 [n, D]."""
+    """Write rows of a dense matrix as float32.
+
+    Parameters
+    ----------
+    matrix
+        float32, or the bits of float16 as uint16, [cells, D].
+    rows
+        Rows to write, int64 [n].
+    is_half
+        Whether `matrix` holds the bits of float16.
+    half
+        `HALF_VALUES`, float32 [65536].
+    out
+        float32 [n, D], overwritten.
+    """
     for i in range(rows.shape[0]):
-        source, target = matrix[rows[i]], out[i]
+        source, target = matrix[rows[i]], out[i]  # [D]
         if is_half:
             for j in range(source.shape[0]):
                 target[j] = half[int(source[j])]
@@ -107,16 +123,18 @@ def pack_rows(
     out_values: np.ndarray,
     out_ends: np.ndarray,
 ) -> None:
-    """Copy rows, of the chosen genes, one behind the other.
+    """Copy the stored values of rows, with the chosen genes, into contiguous arrays.
 
     Parameters
     ----------
     indptr, indices, values, rows, columns
         As in `expression_rows`.
     at
-        Where in `out_columns` and `out_values` the first row goes.
+        Position of the first row in `out_columns` and `out_values`.
+    out_columns, out_values
+        Column and value of each copied value, written here, [at + nnz of the rows, or longer].
     out_ends
-        Gets the place behind each row, int64 [n].
+        Position after the last value of each row, int64 [n], written here.
     """
     subset = columns.shape[0] > 0
     for i in range(rows.shape[0]):

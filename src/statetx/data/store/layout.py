@@ -1,7 +1,7 @@
 """Names and format number of the store on disk.
 
-Kept apart from its reader: whoever only writes a store, or only names its files, does not become
-stale when the reader changes.
+This module does not import the reader of the store. Stages that only write a store, or only name its
+files, therefore do not become stale when the reader changes.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from urllib.parse import quote
 from statetx.core.errors import DataError
 
 FORMAT = 2
-"""Of ``manifest.json`` and everything beside it."""
+"""Format number of the files of a store."""
 
 ALIGNMENT = 64
-"""Bytes: every large array starts on a cache line, so that a mapped array of any type is aligned."""
+"""Bytes of a cache line. Every large array starts on one, so a mapped array of any type is aligned."""
 
 LONGEST = 220
-"""Characters of a name; file systems take 255, of which logs and temporary files need some."""
+"""Most characters of a name. File systems allow 255; logs and temporary files add a suffix."""
 
 SAFE = "._+-"
 """Characters that a cell line keeps in file names; others are percent-encoded."""
 
 
 def file_name(line: str) -> str:
-    """Return the cell line as it stands in paths: percent-encoded, safe set ``A-Za-z0-9_.+-``.
+    """Return the name of a cell line in paths: percent-encoded, except ``A-Za-z0-9_.+-``.
 
-    Names of nothing but dots are encoded too.
+    A name that consists of dots is encoded too.
 
     Raises
     ------
@@ -40,15 +40,16 @@ def file_name(line: str) -> str:
     name = quote(line, safe=SAFE, errors="surrogatepass").replace("~", "%7E")
     if len(name) > LONGEST:
         raise DataError(
-            f"the cell line {line[:40]!r}… has a name of {len(name)} characters as a file name",
-            fix=f"rename it: {LONGEST} fit, and a character outside A-Za-z0-9_.+- takes 3 for each byte",
+            f"the file name of cell line {line[:40]!r}… would have {len(name)} characters",
+            fix=f"rename the line: at most {LONGEST} characters are allowed, and each byte of a "
+            "character outside A-Za-z0-9_.+- takes 3",
         )
-    # A line named ".." would otherwise write into the directory above.
+    # Files of a line named ".." would otherwise be written into the parent directory.
     return name if name.strip(".") else name.replace(".", "%2E")
 
 
 def folder_name(line: str) -> str:
-    """Return the cell line as cell-eval names its directory, or percent-encoded where that is not safe.
+    """Return the directory name that cell-eval gives a cell line, or `file_name` if it is unsafe.
 
     Raises
     ------
@@ -58,18 +59,25 @@ def folder_name(line: str) -> str:
     name = line.replace("/", "-")
     try:
         long = len(os.fsencode(name)) > 255
-    except UnicodeEncodeError:  # of an old locale
+    except UnicodeEncodeError:  # in a locale that is not UTF-8
         return file_name(line)
     return name if name.isprintable() and name.strip(".") and not long else file_name(line)
 
 
 def check_case(names: Iterable[str], home: Path) -> None:
-    """Check that names can be files or directories of their own in a directory.
+    """Check that no two names would be the same file on the file system of a directory.
+
+    Parameters
+    ----------
+    names
+        Names of files or directories.
+    home
+        Directory, which need not exist.
 
     Raises
     ------
     DataError
-        Two differ in upper and lower case only, and the file system does not tell them apart.
+        Two names differ in case only, and the file system ignores case.
     """
     seen: dict[str, str] = {}
     for name in names:
@@ -78,14 +86,15 @@ def check_case(names: Iterable[str], home: Path) -> None:
             raise DataError(
                 f"{other!r} and {name!r} differ in upper and lower case only",
                 where=home,
-                fix="rename one of them, or write to a file system that tells them apart",
+                fix="rename one of them, or write to a file system that distinguishes case",
             )
 
 
 def _ignores_case(home: Path) -> bool:
-    there = next(path for path in (home, *home.absolute().parents) if path.is_dir())
+    """Return whether the file system of a directory ignores case."""
+    existing = next(path for path in (home, *home.absolute().parents) if path.is_dir())
     try:
-        with tempfile.NamedTemporaryFile(prefix="case", dir=there) as file:
+        with tempfile.NamedTemporaryFile(prefix="case", dir=existing) as file:
             return Path(file.name).with_name(Path(file.name).name.upper()).exists()
     except OSError:
-        return False  # whoever writes there says so
+        return False  # the error is raised when the files are written

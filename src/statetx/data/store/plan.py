@@ -1,4 +1,4 @@
-"""The plan: which condition trains, validates or tests a model. A small table, read by every stage."""
+"""The plan: a small table that gives every condition a role (train, val or test)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Plan:
     Attributes
     ----------
     table
-        One row per condition, sorted: ``line``, ``perturbation``, ``role`` (train, val or test),
-        ``reason``. Controls are not listed.
+        One row per condition, sorted: ``line``, ``perturbation``, ``role``, ``reason``. Controls are
+        not listed.
     controls
         ``shared``: the controls of a line serve all three roles; ``partition``: each serves one.
     """
@@ -34,7 +34,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Digest of roles and controls; reasons are for people and do not count."""
+        """Digest of roles and controls, without the reasons."""
         roles = self.table[["line", "perturbation", "role"]].to_numpy().tolist()
         return digest(roles if self.controls == "shared" else [self.controls, roles])
 
@@ -43,7 +43,7 @@ class Plan:
         return sorted(self.table.loc[self.table["role"] == role, "line"].unique())
 
     def perturbations(self, role: str, line: str | None = None) -> list[str]:
-        """Return the sorted perturbations of `role`, of one line or of all."""
+        """Return the sorted perturbations of `role`, of one line or of all lines."""
         chosen = self.table["role"] == role
         if line is not None:
             chosen &= self.table["line"] == line
@@ -56,9 +56,16 @@ class Plan:
 
 
 def write_plan(table: pd.DataFrame, path: str | Path, controls: str = "shared") -> None:
-    """Write a plan, sorted, so that equal plans are equal bytes.
+    """Write a plan, sorted, so that equal plans give equal bytes.
 
-    What becomes of the controls stands in the metadata of the table.
+    Parameters
+    ----------
+    table
+        One row per condition with the columns `COLUMNS`.
+    path
+        File to write, whole or not at all.
+    controls
+        ``shared`` or ``partition``. ``partition`` is stored in the metadata of the table.
     """
     ordered = table[list(COLUMNS)].sort_values(["line", "perturbation"], ignore_index=True)
     ordered = ordered.astype(str)
@@ -74,7 +81,7 @@ def read_plan(path: str | Path) -> Plan:
     Raises
     ------
     ResultsError
-        The file is missing or is no plan.
+        The file is missing or is not a plan.
     """
     try:
         table = pd.read_parquet(verify(path))
@@ -84,7 +91,7 @@ def read_plan(path: str | Path) -> Plan:
         ) from error
     if list(table.columns) != list(COLUMNS) or not set(table["role"]) <= set(ROLES):
         raise ResultsError(
-            "this table is no plan", where=path, fix=f"expected the columns {', '.join(COLUMNS)}"
+            "this table is not a plan", where=path, fix=f"expected the columns {', '.join(COLUMNS)}"
         )
     controls = table.attrs.pop("controls", "shared")
     return Plan(table, controls)

@@ -1,6 +1,6 @@
-"""Which cells serve a role: its conditions, and the controls of a line that go with them.
+"""Cells of a role: its conditions, and the controls of each line that serve the role.
 
-Apart from the draws: a changed sampler must not make genes and scores stale.
+This module does not import the sampler, so a change of the sampler makes no genes or scores stale.
 """
 
 from __future__ import annotations
@@ -13,23 +13,25 @@ from statetx.data.store.plan import Plan
 from statetx.data.store.store import LineStore, Store
 
 Runs = Mapping[str, tuple[int, int]]
-"""Rows [start, stop) of the controls of every batch of a line."""
+"""Rows [start, stop) of the controls of a line, by batch."""
 
 CUTS = (0.8, 0.9)
-"""Where ``controls: partition`` cuts the controls of a line: training, validation, test."""
+"""Ends of the shares of training and validation with ``controls: partition``; the rest is for test."""
 
 
 def control_runs(
     line: LineStore, control: str, role: str, policy: str
 ) -> dict[str, tuple[int, int]]:
-    """Return the controls of a line that serve a role, per batch.
+    """Return the controls of a line that serve a role, by batch.
 
-    Rows of a batch are in random order, so that the first 80 % are a random sample.
+    The rows of a batch are in random order, so the first 80 % are a random sample.
 
     Parameters
     ----------
-    line, control
-        The packed line and the control label.
+    line
+        The packed line.
+    control
+        Control label.
     role
         ``train``, ``val`` or ``test``.
     policy
@@ -58,15 +60,15 @@ def control_rows(line: LineStore, control: str, role: str, policy: str) -> np.nd
 
 
 def shares(sizes: np.ndarray, role: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return which controls [first, last) of each batch of a line serve a role.
+    """Return which controls [first, last) of each batch of a line serve a role, int64 [batches].
 
-    The cuts are rounded along the line, not in each batch: ten batches of four controls would leave
-    nothing for validation otherwise.
+    The cuts are rounded over the whole line. Rounding in each batch would leave nothing for
+    validation if a line had ten batches of four controls.
 
     Parameters
     ----------
     sizes
-        Controls of each batch, int64.
+        Controls of each batch, int64 [batches].
     role
         ``train``, ``val`` or ``test``.
     """
@@ -81,8 +83,19 @@ def conditions(
 ) -> list[tuple[str, str]]:
     """Return the (line, perturbation) pairs whose sets belong to a role.
 
-    Training also reconstructs control cells, those of every line of the plan, unless `control_sets`
-    is ``none``; validation does not.
+    Training also has sets of control cells, from every line of the plan, unless `control_sets` is
+    ``none``.
+
+    Parameters
+    ----------
+    store
+        The packed cells.
+    plan
+        Roles of the conditions.
+    role
+        ``train``, ``val`` or ``test``.
+    control_sets
+        Setting of the same name.
     """
     pairs = plan.conditions(role)
     if role == "train" and pairs and control_sets != "none":

@@ -20,7 +20,7 @@ from statetx.shared.labels import Reading
 
 
 def _mapped(file: h5py.File, name: str, path: Path) -> np.ndarray:
-    """Map one contiguous dataset of an open file (an empty one has no place to map)."""
+    """Map one contiguous dataset of an open file; an empty one is read instead."""
     dataset = file[name]
     if dataset.size == 0:
         return np.asarray(dataset[()])
@@ -29,14 +29,16 @@ def _mapped(file: h5py.File, name: str, path: Path) -> np.ndarray:
         raise DataError(
             f"{name!r} is not contiguous, so it cannot be mapped",
             where=path,
-            fix="another program rewrote the file: pack it again",
+            fix="another program has rewritten the file: pack the data set again",
         )
     if path.stat().st_size < offset + dataset.size * dataset.dtype.itemsize:
         raise DataError(
-            f"the file ends inside {name!r}", where=path, fix="it is truncated: pack it again"
+            f"the file ends inside {name!r}",
+            where=path,
+            fix="the file is truncated: pack the data set again",
         )
     mapped = np.memmap(path, mode="r", dtype=dataset.dtype, shape=dataset.shape, offset=offset)
-    return np.asarray(mapped)  # a plain view: indexing the memmap subclass costs twice as much
+    return np.asarray(mapped)  # a plain view, because indexing a memmap takes twice as long
 
 
 def thinned(rows: np.ndarray, name: str, max_cells: int | None, seed: int) -> np.ndarray:
@@ -45,11 +47,11 @@ def thinned(rows: np.ndarray, name: str, max_cells: int | None, seed: int) -> np
     Parameters
     ----------
     rows
-        Sorted row numbers.
+        Sorted row numbers, [n].
     name, seed
         The draw is a function of both.
     max_cells
-        None: all.
+        Most rows to return; None: all.
     """
     if max_cells is None or len(rows) <= max_cells:
         return rows
@@ -60,8 +62,28 @@ def thinned(rows: np.ndarray, name: str, max_cells: int | None, seed: int) -> np
 class LineStore:
     """The packed cells of one cell line.
 
-    Rows are sorted by (perturbation, batch) and randomly permuted inside, so that any contiguous
-    run of rows inside one (perturbation, batch) is a random sample without replacement.
+    Rows are sorted by (perturbation, batch) and randomly permuted inside. Any contiguous run of rows
+    inside one (perturbation, batch) is therefore a random sample without replacement.
+
+    Parameters
+    ----------
+    path, name
+        The packed file, and the name of its cell line.
+    conditions, manifest
+        Rows of `Store.conditions` of this line, and the manifest of the store.
+    columns
+        Output column of each gene of X, or -1 to leave it out, int64 [genes]; None: all genes.
+
+    Attributes
+    ----------
+    csr
+        Row pointers int64 [cells + 1], columns [nnz] and values [nnz] of X, mapped.
+    obsm
+        Matrices of obsm by key, [cells, D], mapped.
+    total_counts, scale
+        Total counts, and factor that turns counts into expression, of each cell, float64 [cells].
+    meaning
+        Meaning of the values of X: `kernels.COUNTS` or `kernels.EXPRESSION`.
     """
 
     def __init__(
@@ -92,7 +114,7 @@ class LineStore:
             raise DataError(
                 f"cannot open the packed cells: {error}",
                 where=path,
-                fix="the file is missing, truncated or no store: pack the data set again",
+                fix="the file is missing, truncated or not a packed line: pack the data set again",
             ) from error
         self.meaning = kernels.COUNTS if counts else kernels.EXPRESSION
         self.n_cells, self.n_genes = shape
@@ -100,7 +122,7 @@ class LineStore:
         self._ends = (ordered["row_start"] + ordered["n_cells"]).to_numpy()
         self._batch_of_block = ordered["batch"].to_numpy(dtype=object)
         self._numbers: dict[tuple[str, ...], np.ndarray] = {}
-        # Rows are sorted by perturbation, then batch: each is one run of rows.
+        # Rows are sorted by perturbation, then batch, so each of them is one run of rows.
         self._runs: dict[str, tuple[int, int]] = {}
         self._blocks: dict[tuple[str, str], tuple[int, int]] = {}
         table = ordered[["perturbation", "batch", "row_start", "n_cells"]]
@@ -111,7 +133,7 @@ class LineStore:
     def run(self, perturbation: str, batch: str | None = None) -> tuple[int, int]:
         """Return the rows [start, stop) of a perturbation, in all batches or in one.
 
-        A batch without cells of it gives an empty run.
+        A batch without cells of the perturbation gives an empty run.
 
         Raises
         ------
@@ -129,16 +151,16 @@ class LineStore:
         return self._blocks.get((perturbation, batch), (0, 0))
 
     def rows(self, perturbation: str, max_cells: int | None = None, seed: int = 0) -> np.ndarray:
-        """Return the sorted row numbers of one perturbation (int64).
+        """Return the sorted row numbers of one perturbation, int64 [n].
 
         Parameters
         ----------
         perturbation
             Label; the control label gives the control cells.
         max_cells
-            Keep at most so many, drawn without replacement from `seed` and the condition's name.
+            Most rows to return, drawn without replacement; None: all.
         seed
-            Seed of that draw.
+            Seed of the draw, which also depends on the names of line and perturbation.
 
         Raises
         ------
@@ -149,28 +171,29 @@ class LineStore:
         return thinned(rows, f"{self.name}\0{perturbation}", max_cells, seed)
 
     def batches(self, rows: np.ndarray) -> np.ndarray:
-        """Return the batch label of each row."""
+        """Return the batch label of each row, as an object array [n]."""
         return self._batch_of_block[np.searchsorted(self._ends, rows, side="right")]
 
     def batch_ids(self, rows: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-        """Return the place of each row's batch in `names`, int64; -1 where it is not among them."""
+        """Return the index of each row's batch in `names`, or -1 if it is not in it, int64 [n]."""
         if names not in self._numbers:
             place = {name: i for i, name in enumerate(names)}
-            found = [place.get(str(batch), -1) for batch in self._batch_of_block]
-            self._numbers[names] = np.asarray(found, dtype=np.int64)
+            ids = [place.get(str(batch), -1) for batch in self._batch_of_block]
+            self._numbers[names] = np.asarray(ids, dtype=np.int64)
         return self._numbers[names][np.searchsorted(self._ends, rows, side="right")]
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return X of the rows as stored, dense float32 [n, genes].
+        """Return the stored values of X of some rows, dense float32 [n, genes].
 
-        Counts; with ``scale: log1p``, the whole numbers behind it where every cell of the line has
-        them, else the values themselves.
+        The values are counts, also with ``scale: log1p`` if counts could be recovered for all cells
+        of the line. Otherwise they are log1p values.
         """
         out = np.empty((len(rows), self.n_genes), dtype=np.float32)
         self._densify(rows, np.empty(0, dtype=np.int64), kernels.EXPRESSION, out)
         return out
 
     def _densify(self, rows: np.ndarray, columns: np.ndarray, meaning: int, out: Any) -> None:
+        """Write rows of X into `out`, see `kernels.expression_rows`."""
         kernels.expression_rows(
             *self.csr,
             self.scale,
@@ -181,24 +204,24 @@ class LineStore:
         )
 
     def load(self) -> None:
-        """Copy the mapped cells into memory, for file systems that are slow to map."""
+        """Copy the mapped cells into memory, for file systems on which mapped reads are slow."""
         self.csr = tuple(np.array(part) for part in self.csr)
         self.obsm = {key: np.array(matrix) for key, matrix in self.obsm.items()}
         self.scale = np.array(self.scale)
 
     @property
     def width(self) -> int:
-        """Columns of `expression`."""
+        """Number of columns of `expression`, G."""
         key = self.manifest["expression_key"]
         if key is not None:
             return int(self.obsm[key].shape[1])
         return int(self.columns.max()) + 1 if len(self.columns) else int(self.n_genes)
 
     def expression(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the log1p expression that models predict and scores are computed in.
+        """Return the log1p expression of rows that models predict and scores use, float32 [n, G].
 
-        float32 [n, G]: the obsm matrix that the data set declares as ``expression_key``, or else
-        ln(1 + scale * count) of X, of the store's chosen genes; written into `out` if it is given.
+        It is the obsm matrix ``expression_key`` of the data set, or else ln(1 + scale * count) of X
+        for the chosen genes of the store. The result is written into `out` if it is given.
         """
         key = self.manifest["expression_key"]
         if key is not None:
@@ -209,12 +232,18 @@ class LineStore:
         return out
 
     def embedding(self, key: str, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the rows of ``obsm[key]``, float32 [n, D], written into `out` if it is given."""
+        """Return rows of ``obsm[key]``, float32 [n, D], written into `out` if it is given.
+
+        Raises
+        ------
+        ResultsError
+            The store does not contain the matrix.
+        """
         if key not in self.obsm:
             raise ResultsError(
                 f"the store has no obsm matrix {key!r}",
                 where=self.path,
-                fix=did_you_mean(key, self.obsm) + " (list it in the data set's embed_keys)",
+                fix=did_you_mean(key, self.obsm) + " (list it in embed_keys of the data set)",
             )
         matrix = self.obsm[key]
         if out is None:
@@ -231,7 +260,7 @@ class LineStore:
 
     @cached_property
     def barcodes(self) -> np.ndarray:
-        """Cell names of all rows, in row order."""
+        """Names of all cells in row order."""
         with h5py.File(self.path, "r") as file:
             return file["obs/_index"].asstr()[()]
 
@@ -239,10 +268,17 @@ class LineStore:
 class Store:
     """All packed lines of a data set.
 
+    Parameters
+    ----------
+    directory
+        Directory of the store.
+    genes
+        Genes of X that `LineStore.expression` gives, in this order; None: all.
+
     Attributes
     ----------
     manifest
-        What was packed, from which files, how (``manifest.json``).
+        Content of ``manifest.json``: lines, genes, settings, digests of the source files.
     conditions
         One row per (line, perturbation, batch): ``line, perturbation, drug, dose, unit, batch,
         is_control, row_start, n_cells``; ``row_start`` counts inside the line's file.
@@ -257,11 +293,11 @@ class Store:
             self.conditions = pd.read_parquet(verify(directory / "conditions.parquet"))
         except (OSError, ValueError) as error:
             raise ResultsError(
-                f"this is no packed store: {error}", where=directory, fix="run the pack stage"
+                f"this is not a packed store: {error}", where=directory, fix="run the pack stage"
             ) from error
         if self.manifest.get("format") != FORMAT:
             raise ResultsError(
-                f"store format {self.manifest.get('format')!r}, this version reads {FORMAT}",
+                f"the store has format {self.manifest.get('format')!r}, but this version reads {FORMAT}",
                 where=directory,
                 fix="pack the data set again",
             )
@@ -271,11 +307,11 @@ class Store:
             self._columns = self._places(genes)
 
     def _places(self, genes: list[str]) -> np.ndarray:
-        """Output column of every gene of X, -1 for those that were not chosen, int64."""
+        """Return the output column of every gene of X, -1 if it was not chosen, int64 [genes]."""
         if self.manifest["expression_key"] is not None:
             raise ResultsError(
                 f"this data set is modelled in obsm {self.manifest['expression_key']!r}, whose genes "
-                "were chosen outside: there are none to choose",
+                "were chosen outside statetx, so no others can be chosen",
                 where=self.directory,
                 fix="remove `expression_key` of the data set, or `genes` of the model",
             )
@@ -305,7 +341,7 @@ class Store:
 
     @property
     def lines(self) -> list[str]:
-        """Cell lines, sorted."""
+        """Sorted cell lines."""
         return sorted(line["name"] for line in self.manifest["lines"])
 
     @property
@@ -314,17 +350,17 @@ class Store:
         return list(self.manifest["expression_genes"] if self._genes is None else self._genes)
 
     def line(self, name: str) -> LineStore:
-        """Open one cell line (once).
+        """Return one cell line, opened at the first call.
 
         Raises
         ------
         ResultsError
-            There is no such line.
+            The store does not contain the line.
         """
         if name not in self._lines:
             if name not in self.lines:
                 raise ResultsError(
-                    f"no cell line {name!r} in the store",
+                    f"the store has no cell line {name!r}",
                     where=self.directory,
                     fix=did_you_mean(name, self.lines),
                 )
@@ -340,15 +376,15 @@ def open_store(directory: str | Path, genes: str | Path | None = None) -> Store:
     Parameters
     ----------
     directory
-        Where it is.
+        Directory of the store.
     genes
-        ``genes/{n}.txt`` of a split, one name per line: `LineStore.expression` gives these columns
-        of X only, in this order. Without it, all.
+        File with one gene name per line, ``genes/{n}.txt`` of a split. `LineStore.expression` gives
+        these columns of X, in this order. None: all genes.
 
     Raises
     ------
     ResultsError
-        The directory holds no store of this format, or the genes are not its own.
+        The directory does not contain a store of this format, or a gene is not in the store.
     """
     chosen = None
     if genes is not None:

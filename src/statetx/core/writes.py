@@ -372,6 +372,6 @@ def scratch_file(directory: str | Path | None = None) -> BinaryIO:
     """
     with tempfile.TemporaryFile(dir=directory) as file:
         number = os.dup(file.fileno())
-    scratch = open(number, "w+b", closefd=False)
+    scratch = open(number, "w+b", closefd=False)  # noqa: SIM115 (closed by `finalize`)
     weakref.finalize(scratch, os.close, number)
     return scratch

@@ -1,0 +1,1 @@
+"""What people read: the page of an experiment and tables in a terminal."""

@@ -234,8 +234,10 @@ def verdict_step(cfg: Config, experiment: str) -> Step:
     inputs = []
     for run in runs:
         checkpoint = parameters.checkpoints(cfg, run.model)[0]
-        for line in _test_lines(run.dataset, run.split):
-            inputs.append(paths.scores_dir(run, checkpoint, line) / "scores.csv")
+        inputs += [
+            paths.scores_dir(run, checkpoint, line) / "scores.csv"
+            for line in _test_lines(run.dataset, run.split)
+        ]
     for split in dict.fromkeys(run.split for run in runs):
         for line in _test_lines(dataset, split):
             inputs += [path for path in _reference(dataset, split, line) if path.suffix == ".csv"]

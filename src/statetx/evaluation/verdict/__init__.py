@@ -1,0 +1,1 @@
+"""The verdict: pooled scores, intervals, and one call per metric."""

@@ -1,4 +1,4 @@
-"""Remarks of a verdict: what was left out, and which predictions look odd."""
+"""Alarms of a verdict: what was left out, and which predictions look odd."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DRIFT = 3.0
 
 
 def undefined(pooled: PooledScores) -> list[dict[str, Any]]:
-    """What a metric leaves out for everybody, because the real cells do not define it."""
+    """Count the conditions that each metric leaves out because the real cells do not define it."""
     found: Counter[tuple[str, str]] = Counter()
     for row in pooled.cohort.with_role("baseline", "model")[0].table.to_dict("records"):
         note = parse_note(row["note"])
@@ -35,7 +35,7 @@ def undefined(pooled: PooledScores) -> list[dict[str, Any]]:
 
 
 def flags(pooled: PooledScores) -> list[dict[str, Any]]:
-    """What a reader should know about a contender before believing its numbers."""
+    """List what a reader should know about a row before believing its numbers."""
     out: list[dict[str, Any]] = []
 
     def flag(one: Contender, message: str) -> None:

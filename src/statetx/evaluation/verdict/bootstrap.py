@@ -210,7 +210,7 @@ class Pooling:
         self._k = k
 
     def _weights(self, values: np.ndarray) -> np.ndarray:
-        """What each condition counts, [n]: adds up to 1 over the known ones, 0 elsewhere."""
+        """Return the weight of each condition, [n]: 0 where unknown, 1 in all."""
         known = np.isfinite(values) & self._where
         number = np.bincount(self._line[known], minlength=self._n_lines)
         n_lines = max(int((number > 0).sum()), 1)

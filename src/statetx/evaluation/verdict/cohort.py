@@ -24,7 +24,7 @@ REFERENCES = ("floor", "mean_response", "interpolated_duplicate", "ceiling")
 OPTIONAL_ENDS = ("mean_response", "interpolated_duplicate")
 """Without them there is no dynamic range, but a verdict: a floor and a ceiling suffice for it."""
 ROLES = ("floor", "mean_response", "baseline", "model", "interpolated_duplicate", "ceiling")
-"""In the order in which contenders stand."""
+"""In the order of the rows."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Contender:
     table: pd.DataFrame
 
     def undefined(self, column: str) -> int:
-        """Number of conditions whose score is 0 because the prediction left it undefined."""
+        """Count the conditions that score 0 because the prediction left them undefined."""
         return sum(note.get(column) == SCORED_ZERO for note in self.table["note"].map(parse_note))
 
     def is_seed_of(self, other: Contender) -> bool:
@@ -87,7 +87,7 @@ class Cohort:
     contenders
         References, baselines and models, by role.
     dropped
-        Conditions that nobody is judged on: split, line, perturbation, reason.
+        Conditions on which no model is judged: split, line, perturbation, reason.
     """
 
     conditions: pd.DataFrame
@@ -115,7 +115,7 @@ def _read(path: Path, split: str, line: str) -> pd.DataFrame:
 
 
 def _numbers(column: pd.Series, path: Path) -> pd.Series:
-    """Return a column of a CSV as numbers, every digit of them; nothing stands for NaN."""
+    """Return a column of a CSV as numbers, with every digit; empty is NaN."""
     try:
         return pd.Series([float(text) if text else np.nan for text in column], dtype=np.float64)
     except ValueError as error:

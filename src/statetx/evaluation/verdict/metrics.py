@@ -23,7 +23,7 @@ class Metric:
         Column to divide by: the metric is then a ratio of sums over conditions, not a mean of
         ratios, whose denominators may be near zero.
     headline
-        Whether it may stand at the top, provided that it has range.
+        Whether it may carry the verdict, if it has range.
     explained
         Whether readers also get its share explained, 0 = floor, 1 = ceiling.
     negative

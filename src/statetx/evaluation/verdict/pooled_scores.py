@@ -1,4 +1,4 @@
-"""All contenders of an experiment on one bench: every metric pooled over the same draws."""
+"""Scores of all models, baselines and references, pooled over the same bootstrap draws."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class PooledScores:
         self.call_level = 1 - (1 - LEVEL) / max(1, len(models))
 
     def _pooling(self, where: np.ndarray) -> Pooling:
-        """The pooling of these conditions: equal conditions share their draws."""
+        """Return the pooling of some conditions: equal conditions share their draws."""
         key = where.tobytes()
         if key not in self._poolings:
             number, seed = self.settings.n_bootstrap, self.settings.seed
@@ -144,7 +144,7 @@ class PooledScores:
         )
 
     def seeds_of(self, one: int) -> list[int]:
-        """Positions of the seeds that contender `one` is the mean of; empty: it is no mean."""
+        """Return positions of the seeds whose mean contender `one` is; empty: it is not a mean."""
         return self._seeds.get(one, [])
 
     def clearly_better(

@@ -153,7 +153,7 @@ def _metric(pooled: PooledScores, pooled_metric: PooledMetric) -> dict[str, Any]
     reason = None
     apart = floor_and_ceiling_differ(pooled, pooled_metric)
     spanned = dynamic_range(pooled, pooled_metric)
-    # Unknown (no training conditions, so no mean response) is no reason to grey a metric.
+    # An unknown range (no training conditions, so no mean response) does not grey a metric.
     has_range = apart and not (spanned and spanned.fraction < LEAST)
     if not pooled_metric.sign:
         reason = "a diagnostic: neither more nor less of it is better"
@@ -197,7 +197,7 @@ def _metric(pooled: PooledScores, pooled_metric: PooledMetric) -> dict[str, Any]
 def _best_baseline(
     pooled: PooledScores, pooled_metric: PooledMetric, seed: int | None
 ) -> Contender | None:
-    """The baseline with the best pooled mean; of its seeds the model's own, if there is one."""
+    """Return the baseline with the best pooled mean, with the seed of the model if it has that."""
     means: dict[str, list[float]] = {}
     for one in pooled.cohort.with_role("baseline"):
         mean = pooled_metric.estimates[pooled.number(one)].mean
@@ -302,7 +302,7 @@ def _strata(pooled: PooledScores) -> list[dict[str, Any]]:
 
 
 def _per_line(pooled: PooledScores) -> list[dict[str, Any]]:
-    """Mean of every contender in every line of every split (a ratio: of that line's sums)."""
+    """Return means of every row in every line of every split (a ratio: of that line's sums)."""
     out = []
     for one in pooled.cohort.contenders:
         for (split, line), part in one.table.groupby(["split", "line"], sort=True):

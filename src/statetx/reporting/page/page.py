@@ -130,7 +130,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     wanted = Wanted("the store's manifest", ResultsError, "pack the data set again")
     found = read_json(verify(path), wanted)
     if not isinstance(found, dict):
-        raise ResultsError("this is no manifest of a store", where=path, fix="pack it again")
+        raise ResultsError("this is not the manifest of a store", where=path, fix="pack it again")
     return found
 
 

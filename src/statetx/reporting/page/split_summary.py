@@ -66,7 +66,7 @@ def counts(
     plan
         Its plan.
     cells
-        Number of cells by (line, perturbation), or None when nobody knows.
+        Number of cells by (line, perturbation), or None where they are unknown.
     reading
         How labels are read.
     """
@@ -101,7 +101,7 @@ def counts(
 
 
 def cells_per_condition(manifest: Path) -> pd.Series | None:
-    """Number of perturbed cells by (line, perturbation) from the table beside the manifest, if it is there."""
+    """Count perturbed cells by (line, perturbation), where the manifest has a table beside it."""
     path = manifest.parent / "conditions.parquet"
     if not path.is_file():
         return None
@@ -169,7 +169,7 @@ def _ordered_columns(grid: pd.DataFrame) -> pd.DataFrame:
 
 
 def _folds(plans: Mapping[str, Plan], reading: Reading) -> tuple[pd.DataFrame, str] | None:
-    """Splits × lines (or × drugs), when in every split each line (or drug) has a single role."""
+    """Draw splits × lines (or × drugs), if every line (or drug) has one role in each split."""
     for key, what in (("line", "cell lines"), ("drug", "drugs")):
         rows = {}
         for name, plan in plans.items():

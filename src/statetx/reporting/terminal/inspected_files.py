@@ -228,9 +228,9 @@ def _against(first: FileReport, other: FileReport) -> Iterator[str]:
     for what, mine, its in (("obs", first.obs, other.obs), ("obsm", first.obsm, other.obsm)):
         gone, new = [n for n in mine if n not in its], [n for n in its if n not in mine]
         if gone:
-            yield f"{what} lacks {some(gone)}"
+            yield f"{what} does not have {some(gone)}"
         if new:
-            yield f"{what} has {some(new)} besides"
+            yield f"{what} also has {some(new)}"
     for key in first.obsm:
         if key in other.obsm and first.obsm[key] != other.obsm[key]:
             yield f"obsm {_matrix(key, other.obsm[key])}, not {_matrix(key, first.obsm[key])}"

@@ -1,4 +1,4 @@
-"""What `statetx inspect` prints: for somebody who knows the cells, not the file."""
+"""What `statetx inspect` prints, for a reader who knows the cells but not the file."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def _controls(report: Report) -> list[str]:
 
 
 def _alike(names: list[str]) -> list[list[str]]:
-    """Groups of labels that differ in nothing but blanks, case and punctuation."""
+    """Group labels that differ only in blanks, case and punctuation."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault("".join(c for c in name.casefold() if c not in " _-"), []).append(name)
@@ -330,7 +330,7 @@ def _problems(report: Report) -> Iterator[RenderableType]:
         yield title("No problem found")
         yield Text(f"  {looked}")
         return
-    yield title(f"{count(len(report.problems), 'problem')} to mend before packing")
+    yield title(f"{count(len(report.problems), 'problem')} to fix before packing")
     for problem in report.problems:
         where = [("where", problem.where)] if problem.where else []
         fix = [("fix", shortened(problem.fix))] if problem.fix else []

@@ -145,16 +145,16 @@ def test_differences_between_files(files: list[Path], tmp_path: Path) -> None:
         in said
     )
     assert f"fewer.h5ad: 2 genes missing ({first!r}, {second!r})" in said
-    assert "obs has 'well' besides" in said
-    assert "obsm lacks 'X_embedding'" in said
-    assert "1 problem to mend before packing" in said
+    assert "obs also has 'well'" in said
+    assert "obsm does not have 'X_embedding'" in said
+    assert "1 problem to fix before packing" in said
     assert "genes: intersect" in said
 
 
 def test_problems_have_place_and_fix(files: list[Path], tiny_settings: Dataset) -> None:
     wrong = tiny_settings.model_copy(update={"control_pert": "DMSO_TF"})
     said = words(printed(h5ad.inspect(files, wrong, full=False)))
-    assert "1 problem to mend before packing - no cell has the control label 'DMSO_TF'" in said
+    assert "1 problem to fix before packing - no cell has the control label 'DMSO_TF'" in said
     assert "fix did you mean 'DMSO_TF_00'?" in said
     nothing = printed(h5ad.inspect([Path("none.h5ad")]))
     assert "the file does not exist" in nothing

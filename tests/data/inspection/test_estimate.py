@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -17,6 +19,8 @@ from statetx.data.inspection.estimate import (
     training_bytes,
     value_bytes,
 )
+from statetx.data.inspection.inspect import inspect
+from statetx.data.pack import disk_space
 from statetx.data.pack import pack as packing
 
 
@@ -63,6 +67,26 @@ def test_pack_bytes_are_those_that_are_written(
 
 def _bytes(home: Path) -> int:
     return sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("stored", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+def test_inspect_and_pack_ask_for_the_same_space(stored: Any, tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).poisson(0.3, (300, 50)).astype(np.float32)
+    obs = pd.DataFrame({"drug_dose": ["DMSO", "A", "B"] * 100, "cell_line": "L", "batch": "p"})
+    obs.index = [f"c{i}" for i in range(300)]
+    path = tmp_path / "cells.h5ad"
+    anndata.AnnData(stored(counts), obs=obs).write_h5ad(path)
+    settings = Dataset(files=[str(path)], control_pert="DMSO", scale="counts")
+    report = inspect([path], settings)
+    assert report.problems == []
+    assert report.needs is not None
+    asked = disk_space.need([path], settings)
+    assert asked == report.needs.pack
+    copy = 12 * np.count_nonzero(counts) if stored is sparse.csc_matrix else 0
+    plain = disk_space.pack_need(
+        [replace(disk_space._size_of(path, settings), csc_value_bytes=None)], settings
+    )
+    assert asked.parts == plain.parts + copy
 
 
 def test_training_bytes_by_hand() -> None:

@@ -6,8 +6,11 @@ The bytes per cell follow the layouts of `statetx.data.pack.scatter` (parts) and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from statetx.config import Dataset
+from statetx.data.inspection.design import Columns
 
 PART_ROW_BYTES = 36
 """Bytes of a cell in a part without its name: two codes, non-zeros, row, total, factor."""
@@ -108,6 +111,53 @@ def pack_bytes(
         parts=cells + n_cells * (PART_ROW_BYTES + name_bytes),
         store=cells + n_cells * (STORE_ROW_BYTES + name_bytes),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSize:
+    """What decides the disk space that packing one file takes.
+
+    Attributes
+    ----------
+    n_cells, nonzeros, n_genes
+        Cells, non-zero values and columns of X.
+    largest_count
+        Largest count; None: the values are not whole numbers.
+    widths
+        Columns of each packed obsm matrix.
+    csc_value_bytes
+        Bytes of a stored value of X if X is stored by columns, else None.
+    """
+
+    n_cells: int
+    nonzeros: int
+    n_genes: int
+    largest_count: float | None
+    widths: Mapping[str, int]
+    csc_value_bytes: int | None
+
+
+def pack_need(files: Iterable[FileSize], settings: Dataset | Columns) -> PackNeed:
+    """Return what packing some files takes on disk.
+
+    A matrix that is stored by columns is copied by rows first, beside the part: two numbers of 4 bytes
+    and a value per entry. One file is packed at a time, so the largest copy counts.
+    """
+    parts, store, copy = 0, 0, 0
+    for file in files:
+        dense = {key: width * bytes_each(key, settings) for key, width in file.widths.items()}
+        kind = value_bytes(file.largest_count)
+        need = pack_bytes(file.n_cells, file.nonzeros, file.n_genes, kind, dense)
+        parts, store = parts + need.parts, store + need.store
+        if file.csc_value_bytes is not None:
+            copy = max(copy, (8 + file.csc_value_bytes) * file.nonzeros)
+    return PackNeed(parts + copy, store)
+
+
+def bytes_each(key: str, settings: Dataset | Columns) -> int:
+    """Return the bytes of a stored number of an obsm matrix: only embeddings may be narrowed."""
+    narrow = getattr(settings, "embed_dtype", "float32") == "float16"
+    return 2 if narrow and key != getattr(settings, "expression_key", None) else 4
 
 
 def pack_memory_bytes(most_cells: int) -> int:

@@ -24,12 +24,12 @@ from statetx.data.inspection.checks import check_together, refuse_repeat
 from statetx.data.inspection.describe import FileReport, ObsColumn, describe, gene_names
 from statetx.data.inspection.design import Columns, Design, tally
 from statetx.data.inspection.estimate import (
+    FileSize,
     PackNeed,
     TrainingNeed,
-    pack_bytes,
     pack_memory_bytes,
+    pack_need,
     training_bytes,
-    value_bytes,
 )
 from statetx.data.inspection.scale import check_every_value
 from statetx.shared import labels
@@ -318,40 +318,41 @@ def gene_difference(first: FileReport, other: FileReport) -> tuple[list[str], li
 
 def _weigh(report: Report, place: Path) -> None:
     """Estimate disk space and memory; too little disk space becomes a problem of the report."""
-    declared, parts, store, width = report.declared, 0, 0, report.files[0].n_genes
+    declared, sizes, width = report.declared, [], report.files[0].n_genes
     for found in report.files:
-        dense = {}
+        widths = {}
         if isinstance(declared, Dataset):
             for key in dict.fromkeys([declared.expression_key, *declared.embed_keys]):
-                if key is None or key not in found.obsm:
-                    continue
-                narrow = declared.embed_dtype == "float16" and key != declared.expression_key
-                dense[key] = found.obsm[key][0] * (2 if narrow else 4)
-                width = found.obsm[key][0] if key == declared.expression_key else width
-        need = pack_bytes(
-            found.n_cells,
-            found.nonzeros,
-            found.n_genes,
-            value_bytes(found.seen.largest_count),
-            dense,
+                if key is not None and key in found.obsm:
+                    widths[key] = found.obsm[key][0]
+            width = widths.get(declared.expression_key or "", width)
+        sizes.append(
+            FileSize(
+                n_cells=found.n_cells,
+                nonzeros=found.nonzeros,
+                n_genes=found.n_genes,
+                largest_count=found.seen.largest_count,
+                widths=widths,
+                csc_value_bytes=np.dtype(found.dtype).itemsize if found.layout == "csc" else None,
+            )
         )
-        parts, store = parts + need.parts, store + need.store
+    need = pack_need(sizes, declared)
     directory = next(path for path in (place, *place.absolute().parents) if path.exists())
     most = max(found.n_cells for found in report.files)
     if report.design is not None and declared.cell_type_key is not None:
         most = max([most, *map(int, report.design.lines()["cells"])])
     report.needs = Needs(
-        pack=PackNeed(parts, store),
+        pack=need,
         free=shutil.disk_usage(directory).free,
         place=directory,
         memory=pack_memory_bytes(most),
         cells=sum(found.n_cells for found in report.files),
-        training=training_bytes(store, width),
+        training=training_bytes(need.store, width),
     )
-    if parts + store > report.needs.free:
+    if need.parts + need.store > report.needs.free:
         with report.noting():
             raise ResultsError(
-                f"packing needs {(parts + store) / 1e9:,.3g} GB of disk, but only "
+                f"packing needs {(need.parts + need.store) / 1e9:,.3g} GB of disk, but only "
                 f"{report.needs.free / 1e9:,.3g} GB are free",
                 where=directory.absolute(),
                 fix="free disk space, or run in a directory on another disk",

@@ -14,49 +14,33 @@ from statetx.config import Dataset
 from statetx.core.errors import ResultsError
 from statetx.data.h5ad.header import header, opened
 from statetx.data.h5ad.matrix import Matrix
-from statetx.data.inspection.estimate import PackNeed, pack_bytes, value_bytes
+from statetx.data.inspection.estimate import FileSize, PackNeed, pack_need
 from statetx.data.inspection.scale import look
 
 log = logging.getLogger("statetx.pack")
 
 
 def need(files: Sequence[str | Path], settings: Dataset) -> PackNeed:
-    """Return the disk space that packing takes, from headers and a sample of cells.
-
-    Parameters
-    ----------
-    files
-        h5ad files.
-    settings
-        Settings of the data set.
-
-    Raises
-    ------
-    DataError
-        A file contradicts the settings, or cannot be read.
-    """
-    parts, store, spill = 0, 0, 0
-    for path in map(Path, files):
-        found = header(path, settings)
-        with opened(path) as file:
-            x = Matrix(file, "X", path)
-            seen = look(x)
-            if x.layout == "csc":  # a temporary file holds each value with two 4-byte numbers
-                spill = max(spill, (8 + x.dtype.itemsize) * (x.nonzeros or 0))
-        nonzeros = found.nonzeros
-        if nonzeros is None:
-            nonzeros = round((1.0 - seen.zeros) * found.n_cells * len(found.genes))
-        dense = {key: width * bytes_each(key, settings) for key, width in found.widths.items()}
-        kind = value_bytes(seen.largest_count)
-        file_need = pack_bytes(found.n_cells, nonzeros, len(found.genes), kind, dense)
-        parts, store = parts + file_need.parts, store + file_need.store
-    return PackNeed(parts + spill, store)
+    """Return what packing the files takes on disk, from their headers and a sample of cells."""
+    return pack_need((_size_of(Path(path), settings) for path in files), settings)
 
 
-def bytes_each(key: str, settings: Dataset) -> int:
-    """Return the bytes per number of a packed obsm matrix: 2 for an embedding as float16, else 4."""
-    narrow = settings.embed_dtype == "float16" and key != settings.expression_key
-    return 2 if narrow else 4
+def _size_of(path: Path, settings: Dataset) -> FileSize:
+    found = header(path, settings)
+    with opened(path) as file:
+        x = Matrix(file, "X", path)
+        seen = look(x)
+    nonzeros = found.nonzeros
+    if nonzeros is None:
+        nonzeros = round((1.0 - seen.zeros) * found.n_cells * len(found.genes))
+    return FileSize(
+        n_cells=found.n_cells,
+        nonzeros=nonzeros,
+        n_genes=len(found.genes),
+        largest_count=seen.largest_count,
+        widths=found.widths,
+        csc_value_bytes=x.dtype.itemsize if x.layout == "csc" else None,
+    )
 
 
 def check_room(

@@ -57,7 +57,7 @@ def test_the_lock_of_a_killed_process_is_free(lock: Path) -> None:
     with pytest.raises(ResultsError, match=f"process {child.pid} "), held(lock, "the run x"):
         pass
     child.kill()
-    child.wait()
+    child.communicate()
     assert lock.exists()
     with held(lock, "the run x"):
         pass

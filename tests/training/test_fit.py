@@ -37,7 +37,7 @@ def _equal(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> bool:
 
 
 def _curve(out: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((out / "metrics.csv").open()))
+    return list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
 
 
 def _plan_with(tiny_plan: Path, path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:

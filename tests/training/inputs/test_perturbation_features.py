@@ -132,7 +132,7 @@ def test_infer_takes_every_label_of_the_table_and_says_which_were_never_trained(
     source = tiny_source / "L01.h5ad"
     assert infer(model, source, tmp_path / "out.h5ad", table=tmp_path / "t.csv") == 10
     said = capsys.readouterr().out
-    assert "by its features alone, never trained: 'Elsewhere_1'" in said
+    assert "predicted from its features only, never trained: 'Elsewhere_1'" in said
     assert "Drug02_5" not in said
     (tmp_path / "t.csv").write_text("perturbation,cell_line\nElsewhere_2,L01\n")
     with pytest.raises(ModelError, match="the model has no features of 1 of 1") as caught:
@@ -313,8 +313,8 @@ def test_a_table_is_read_as_it_stands(tmp_path: Path) -> None:
             "f.csv: a",
         ),
         (GOOD.replace("-3e2", "1e39"), "not finite numbers; the first is of 'y'", "f.csv: a"),
-        ("label,a\nx,1,2,3\ny,1\n", "line 2 has 4 values, the header has 2 names", "f.csv"),
-        ("a,b\nx,1,2\ny,1,3\n", "line 2 has 3 values, the header has 2 names", "f.csv"),
+        ("label,a\nx,1,2,3\ny,1\n", "line 2 has 4 values, but the header has 2 column names", "f.csv"),
+        ("a,b\nx,1,2\ny,1,3\n", "line 2 has 3 values, but the header has 2 column names", "f.csv"),
     ],
 )
 def test_a_broken_table_is_refused_with_its_place(

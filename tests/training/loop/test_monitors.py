@@ -243,7 +243,7 @@ def test_patience_stops_and_writes_a_model(
     assert found["best"]["step"] == 4
     assert found["last"]["step"] == 8
     assert "no better val_loss" in found["last"]["why"]
-    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert int(rows[-1]["step"]) == 8
 
 

@@ -133,7 +133,7 @@ def test_accumulated_parts_equal_one_large_batch(parts: int, tmp_path: Path) -> 
 
 def test_training_with_accumulation_counts_optimiser_steps(train: Callable[..., Path]) -> None:
     out = train(small(max_steps=4, accumulate=3, val_freq=2), keep=["best", "step=2"])
-    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
     assert [bool(row["val_loss"]) for row in rows] == [False, True, False, True]
 
@@ -193,7 +193,7 @@ def test_every_objective_trains_two_steps(
     train: Callable[..., Path], changes: dict[str, Any]
 ) -> None:
     out = train(small(max_steps=2, **changes))
-    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert len(rows) == 2
     assert all(np.isfinite(float(row["train_loss"])) for row in rows)
     assert all(float(row["gradient_norm"]) > 0 for row in rows)
@@ -209,7 +209,7 @@ def test_a_gene_decoder_is_trained_and_its_model_predicts_genes(
         max_steps=80, val_freq=40, lr=5e-3, embed_key="X_embedding", gene_decoder=decoder
     )
     out = train(settings)
-    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     losses = [float(row["train_decoder_loss"]) for row in rows]
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
     assert float(rows[-1]["val_decoder_loss"]) > 0

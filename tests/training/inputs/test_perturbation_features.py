@@ -313,7 +313,11 @@ def test_a_table_is_read_as_it_stands(tmp_path: Path) -> None:
             "f.csv: a",
         ),
         (GOOD.replace("-3e2", "1e39"), "not finite numbers; the first is of 'y'", "f.csv: a"),
-        ("label,a\nx,1,2,3\ny,1\n", "line 2 has 4 values, but the header has 2 column names", "f.csv"),
+        (
+            "label,a\nx,1,2,3\ny,1\n",
+            "line 2 has 4 values, but the header has 2 column names",
+            "f.csv",
+        ),
         ("a,b\nx,1,2\ny,1,3\n", "line 2 has 3 values, but the header has 2 column names", "f.csv"),
     ],
 )

@@ -253,8 +253,8 @@ def no_column(adata: anndata.AnnData) -> None:
     ("spoil", "what", "fix"),
     [
         (no_control, "no cell has the control label 'DMSO_TF_00'", "did you mean 'DMSO_TX'?"),
-        (nan_label, "obs['drug_dose'] has no label", "drop them"),
-        (nan_line, "obs['cell_line'] has no label", "drop them"),
+        (nan_label, "obs['drug_dose'] has no label", "remove them"),
+        (nan_line, "obs['cell_line'] has no label", "remove them"),
         (nan_value, "not finite", "repair"),
         (missing_gene, "1 of the model's 60 genes are missing", "genes.txt"),
         (counts_in_obsm, "looks like counts", "ln(1"),

@@ -3,8 +3,8 @@
 What is simulated, and why:
 
 * **Lines.** Genes have log-normal abundance. Each line has gene programmes ("pathways") that are on
-  (activity about 1) or nearly off (below 0.15) and increase their genes. The control cells of a line
-  therefore show its active programmes.
+  (activity about 1) or nearly off (below 0.15) and increase their genes. The control cells of a
+  line therefore show its active programmes.
 * **Effects.** ``lfc = hill(dose) * strength * (shared + pathway * activity + private)`` in natural
   log of the mean count. *Shared* genes respond in every line; a mean over lines can learn them.
   *Pathway* genes respond in proportion to the activity of the target programme of the drug in the

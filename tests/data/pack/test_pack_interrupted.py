@@ -70,7 +70,7 @@ def test_a_killed_packing_goes_on(
     whole = [path.name for path in out.iterdir() if not path.name.startswith(".")]
     assert whole == ["L1.h5ad"], "no manifest: no store"
     assert list(out.glob(".L2.h5ad.*")), "killed while it wrote"
-    with pytest.raises(ResultsError, match="no packed store"):
+    with pytest.raises(ResultsError, match="not a packed store"):
         open_store(out)
 
     def refuse(*_: Any) -> None:

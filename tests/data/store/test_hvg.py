@@ -350,7 +350,7 @@ def test_says_that_equal_means_are_too_few_for_the_loess() -> None:
 
 def test_refuses_another_set_of_cells_in_the_second_pass(cells: dict[str, np.ndarray]) -> None:
     once = cut(cells["counts"])()
-    with pytest.raises(DataError, match="met 0 cells, the first 1200"):
+    with pytest.raises(DataError, match="read 0 cells, the first 1200"):
         choose(lambda: once, N_GENES, 20, "counts")
 
 
@@ -359,7 +359,7 @@ def test_refuses_another_set_of_cells_in_the_second_pass(cells: dict[str, np.nda
     [
         (([0, 1], np.array([400], dtype=np.uint16), [1.0]), "column 400"),
         (([0, 1], np.array([-1], dtype=np.int32), [1.0]), "column -1"),
-        (([5, 7], np.array([1], dtype=np.uint16), [1.0]), "says 2 values, holds 1 columns"),
+        (([5, 7], np.array([1], dtype=np.uint16), [1.0]), "declares 2 values, but has 1 columns"),
         (([0, 1], np.array([1], dtype=np.uint16), [-1.0]), "negative or not finite"),
         (([0, 1], np.array([1], dtype=np.uint16), [np.nan]), "negative or not finite"),
         (([0, 1], np.array([1], dtype=np.uint16), [np.inf]), "negative or not finite"),

@@ -90,12 +90,12 @@ def test_misspelt_names_get_the_nearest(tiny_store: Path) -> None:
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path, tiny_store: Path) -> None:
-    with pytest.raises(ResultsError, match="no packed store"):
+    with pytest.raises(ResultsError, match="not a packed store"):
         open_store(tmp_path)
     text = (tiny_store / "manifest.json").read_text()
     (tmp_path / "manifest.json").write_text(text.replace('"format": 2', '"format": 99'))
     (tmp_path / "conditions.parquet").write_bytes((tiny_store / "conditions.parquet").read_bytes())
-    with pytest.raises(ResultsError, match="store format 99"):
+    with pytest.raises(ResultsError, match="store has format 99"):
         open_store(tmp_path)
 
 

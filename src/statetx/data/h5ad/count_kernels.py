@@ -50,7 +50,7 @@ def recover_counts(
         recovered = False
         for first in range(1, 4):
             step = np.expm1(smallest) / first
-            # The rounding of the smallest value would enter every count: fit the step to all values.
+            # The rounding of the smallest value would enter all counts: fit the step to all values.
             top, bottom = 0.0, 0.0
             fits = True
             for j in range(start, stop):

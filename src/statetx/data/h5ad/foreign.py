@@ -141,11 +141,15 @@ def refuse_other_hdf5(file: h5py.File, path: Path) -> None:
         return
     for names, what, call in _READERS:
         if all(name in file for name in names):
-            raise DataError(f"this is {what}, not an h5ad", where=path, fix=f"write one: {call}")
+            raise DataError(
+                f"this is {what}, not an h5ad", where=path, fix=f"convert it to h5ad: {call}"
+            )
     held = ", ".join(repr(name) for name in list(file)[:8]) or "nothing"
     if any(isinstance(file.get(name), h5py.Group) and "barcodes" in file[name] for name in file):
         call = "scanpy.read_10x_h5(path).write_h5ad(new)"
-        raise DataError("this is a 10x matrix, not an h5ad", where=path, fix=f"write one: {call}")
+        raise DataError(
+            "this is a 10x matrix, not an h5ad", where=path, fix=f"convert it to h5ad: {call}"
+        )
     raise DataError(
         f"this HDF5 file is not an h5ad: it has no {' and no '.join(missing)}; it contains {held}",
         where=path,

@@ -36,7 +36,8 @@ class Header:
     genes
         Gene names in the order of the columns of X.
     perturbation, line, batch
-        Columns of obs, [n_cells]. Without a declared batch column, `batch` is ``all`` for every cell.
+        Columns of obs, [n_cells]. Without a declared batch column, `batch` is ``all`` for every
+        cell.
     totals
         Column ``total_counts_col``, float64 [n_cells], or None.
     widths

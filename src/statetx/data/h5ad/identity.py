@@ -70,7 +70,7 @@ def identity(path: str | Path, columns: Iterable[str | None]) -> str:
 
 
 def _parts(item: h5py.Dataset, entire: bool) -> Iterator[Any]:
-    """Yield the parts of a dataset that enter the digest: all of it, or both ends if it is large."""
+    """Yield the parts of a dataset that enter the digest: all, or both ends if it is large."""
     if item.shape is None:
         return
     if item.shape == () or item.size <= 2 * _EDGE:

@@ -295,7 +295,7 @@ def check_scale(matrix: Matrix, scale: str, columns: list[str]) -> Evidence:
 
 
 def note_decimals(seen: Evidence, scale: str, name: str, where: object) -> None:
-    """Log that decimals are taken as counts, as ambient-RNA removal or ambiguous reads give them."""
+    """Log that decimals are taken as counts, as ambient-RNA removal or ambiguous reads give."""
     if scale == "counts" and not seen.integral:
         log.info("%s: %s holds decimals, which are taken as corrected counts", where, name)
 

@@ -22,8 +22,8 @@ from statetx.data.h5ad.stored_text import (
 )
 
 _PIECE = 1 << 18
-"""Labels processed at once. Text takes about 60 bytes per cell as Python objects, and numpy converts
-codes that it counts or uses as an index to 8 bytes."""
+"""Labels processed at once. Text takes about 60 bytes per cell as Python objects, and numpy
+converts codes that it counts or uses as an index to 8 bytes."""
 
 _NO_LABEL = ("", "nan", "NaN", "<NA>")
 """Text that a missing label becomes when a column is converted to text."""
@@ -206,7 +206,7 @@ def labels_or_none(file: h5py.File, path: Path, name: str, key: str = "") -> np.
 def _read(
     file: h5py.File, path: Path, name: str, key: str
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Return codes [cells], the labels behind them, and whether a cell has no label, bool [cells]."""
+    """Return codes [cells], their labels, and whether a cell has no label, bool [cells]."""
     obs = child(file, "obs", path)
     n = n_rows(file, "obs", path)
     if not has(obs, name):

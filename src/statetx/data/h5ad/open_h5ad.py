@@ -33,7 +33,7 @@ IN_PIECES, PIECES_RATIO = 1 << 32, 300
 They are higher, because a dense matrix with few different values compresses well.
 """
 MOST_OBJECTS, DEEPEST = 200_000, 64
-"""Most objects of a file that `walk` visits, and deepest nesting of groups. h5ads stay far below."""
+"""Most objects that `walk` visits, and deepest nesting of groups. h5ads stay far below."""
 
 _REWRITE = "read it with a current anndata and write it again"
 

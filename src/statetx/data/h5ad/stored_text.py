@@ -14,7 +14,7 @@ from statetx.data.h5ad.numbers import native
 from statetx.data.h5ad.open_h5ad import attribute, child, has, in_memory, readable
 
 _FIRST, _PIECE = 64, 1 << 18
-"""Texts in the first read, and in later ones. Overlong texts are found before they fill the memory."""
+"""Texts in the first read and in later ones. Overlong texts are found before they fill memory."""
 LONGEST = 1 << 14
 """Characters of the longest name or label."""
 _NOT_LABELS = {
@@ -119,7 +119,7 @@ def number_text(value: Any) -> str:
 
 
 def place_of(item: h5py.Group | h5py.Dataset) -> str:
-    """Return the name of an element as a user writes it: ``obs['drug']``, ``obs['drug'] (codes)``."""
+    """Return the name of an element as users write it: ``obs['drug']``, ``obs['drug'] (codes)``."""
     parts = readable(str(item.name)).strip("/").split("/")
     if parts[0] not in ("obs", "var", "uns", "obsm") or len(parts) < 2:
         return repr("/".join(parts))

@@ -59,8 +59,8 @@ def check_together(headers: Sequence[Header], settings: Dataset) -> None:
     Raises
     ------
     DataError
-        No gene is in all files; genes differ without ``genes: intersect``; a matrix differs in width
-        or genes; no cell has the control label; or a line has no control cell.
+        No gene is in all files; genes differ without ``genes: intersect``; a matrix differs in
+        width or genes; no cell has the control label; or a line has no control cell.
     """
     first = headers[0]
     for other in headers[1:]:

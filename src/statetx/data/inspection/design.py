@@ -126,7 +126,7 @@ class Design:
         return self.table[~self.table["is_control"]]
 
     def lines(self) -> pd.DataFrame:
-        """Return the numbers of cells, perturbations, controls and batches per line, sorted by name."""
+        """Return numbers of cells, perturbations, controls and batches per line, sorted by name."""
         import pandas as pd
 
         cells, control = self.table, self.table[self.table["is_control"]]
@@ -141,7 +141,7 @@ class Design:
         return out.fillna(0).astype(np.int64).sort_index()
 
     def conditions(self) -> pd.DataFrame:
-        """Return ``line``, ``perturbation``, ``cells`` of the treated conditions, smallest first."""
+        """Return ``line``, ``perturbation``, ``cells`` of treated conditions, smallest first."""
         sizes = self.treated.groupby(["line", "perturbation"])["cells"].sum().reset_index()
         return sizes.sort_values(["cells", "line", "perturbation"], ignore_index=True)
 
@@ -183,7 +183,7 @@ _ENDING = r"(?:[-_ .]?(?:id|name|key|label|orig|barcode|[0-9]+))?"
 
 
 def looks_like_control(label: str) -> bool:
-    """Return whether a label looks like that of control cells; combinations (``A+control``) do not."""
+    """Return whether a label looks like a control; combinations (``A+control``) do not."""
     return "+" not in label and _CONTROL.search(label) is not None
 
 

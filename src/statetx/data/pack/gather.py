@@ -116,7 +116,7 @@ def _blocks(ends: np.ndarray, bytes_each: int, row_bytes: int) -> Iterator[slice
 
 @dataclass(frozen=True)
 class _Arrays:
-    """Arrays of the packed file that are filled block by block, and where rows lie in them.
+    """Arrays of the packed file that are filled block by block, with the positions of the rows.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ class _Arrays:
     obs: h5py.Group
 
     def stored(self, rows: slice) -> slice:
-        """Return where the values of some rows lie in `indices` and `values`."""
+        """Return the positions of the values of some rows in `indices` and `values`."""
         first = int(self.ends[rows.start] - self.lengths[rows.start])
         return slice(first, int(self.ends[rows.stop - 1]))
 

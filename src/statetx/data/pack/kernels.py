@@ -1,6 +1,7 @@
 """Compiled loops of packing.
 
-Those of reading are in `statetx.data.store.kernels`, so that a change of the reader repacks nothing.
+Those of reading are in `statetx.data.store.kernels`, so that a change of the reader repacks
+nothing.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def pack(
     packed_as: Any = None,
     provenance: dict[str, Any] | None = None,
 ) -> None:
-    """Write the store of a data set: ``<cell line>.h5ad``, ``conditions.parquet``, ``manifest.json``.
+    """Write the store of a data set: one h5ad per line, ``conditions.parquet``, ``manifest.json``.
 
     Equal data gives equal bytes, for any modification times and paths. Every file appears whole or
     not at all. The manifest is written last, and a directory without it is not a store. After an
@@ -99,7 +99,7 @@ def pack(
 
 
 def _pack_lines(found: Survey, settings: Dataset, out: Path, home: Path) -> list[Path]:
-    """Pack the lines that no earlier attempt has finished, and return the directories of the parts."""
+    """Pack the lines that no earlier attempt has finished; return the directories of the parts."""
     _make(home)
     check_case(map(file_name, found.cells), out)
     (out / "manifest.json").unlink(missing_ok=True)
@@ -142,7 +142,7 @@ def _make_parent(directory: Path) -> None:
 
 
 def _mark(path: Path, digest: str) -> str:
-    """Return the content of a mark: digest of the survey, size and modification time of the file."""
+    """Return the content of a mark: digest of the survey, size and mtime of the file."""
     stat = path.stat()
     return f"{digest} {stat.st_size} {stat.st_mtime_ns}"
 
@@ -177,8 +177,9 @@ def finish(
 ) -> None:
     """Write the tables of the whole store.
 
-    They are ``conditions.parquet``; ``sources.json`` with the paths, stamps and digests of the source
-    files; and ``manifest.json`` without paths, so that moving the source files does not change it.
+    They are ``conditions.parquet``; ``sources.json`` with the paths, stamps and digests of the
+    source files; and ``manifest.json`` without paths, so that moving the source files does not
+    change it.
 
     Parameters
     ----------

@@ -91,8 +91,8 @@ class Cells:
     def taken(self, rows: slice) -> Iterator[tuple[Segment, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield the cells of some rows of the store, one segment at a time.
 
-        Each item is (segment, index of the cells in the segment, start of their values, index of the
-        cells in `rows`); the three arrays have one entry per cell.
+        Each item is (segment, index of the cells in the segment, start of their values, index of
+        the cells in `rows`); the three arrays have one entry per cell.
         """
         cells = self.order[rows]
         by_place = np.argsort(cells, kind="stable")
@@ -115,7 +115,8 @@ def read_index(home: Path) -> dict[str, Any]:
     Raises
     ------
     ResultsError
-        A file of the part is missing, ``index.json`` is damaged, or ``cells.bin`` has another length.
+        A file of the part is missing, ``index.json`` is damaged, or ``cells.bin`` has another
+        length.
     """
     try:
         index = json.loads((home / "index.json").read_text(encoding="utf-8"))

@@ -27,7 +27,10 @@ from statetx.data.store.layout import FORMAT
 log = logging.getLogger("statetx.pack")
 
 CODE = ("statetx.data.pack.scatter", "statetx.data.pack.gather")
-"""Modules that decide the bytes of a store. Parts of an interrupted packing by other code are not used."""
+"""Modules that decide the bytes of a store.
+
+Parts that an interrupted packing by other code has left are not used.
+"""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def watched(settings: Dataset) -> list[str | None]:
 
 
 def packed_settings(settings: Dataset) -> dict[str, Any]:
-    """Return the settings that decide the content of a store, without paths and control matching."""
+    """Return the settings that decide the content of a store: no paths, no control matching."""
     unread = ("files", "simulate", "control_match")
     return {key: value for key, value in settings.changed().items() if key not in unread}
 

@@ -37,7 +37,7 @@ class Buffers:
         self._shelves: dict[Any, deque[np.ndarray]] = defaultdict(deque)
 
     def empty(self, shape: tuple[int, ...], kind: Any = np.float32) -> np.ndarray:
-        """Return an uninitialised array, whose memory is reused once the array and its views are gone.
+        """Return an uninitialised array; its memory is reused once the array and views are gone.
 
         Parameters
         ----------

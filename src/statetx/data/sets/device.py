@@ -1,4 +1,4 @@
-"""Transfer of packed cells to a device: non-zero values are copied, and the device makes them dense.
+"""Transfer of packed cells to a device: non-zero values are copied and made dense there.
 
 The module uses torch operations only, so the same code runs and is tested on any device.
 """
@@ -130,8 +130,8 @@ def send(array: np.ndarray, device: torch.device) -> Tensor:
 def settle(device: torch.device) -> None:
     """Wait until copies to the device are finished.
 
-    Call this while the arrays that were sent are still referenced. Afterwards their memory is reused,
-    and another thread may overwrite it.
+    Call this while the arrays that were sent are still referenced. Afterwards their memory is
+    reused, and another thread may overwrite it.
     """
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()

@@ -1,8 +1,9 @@
 """Compiled draws of sets: the cells of each set and a control for each cell.
 
 Every number comes from a counter: ``bits(key, i)`` is the i-th output of SplitMix64 (Steele, Lea,
-Flood 2014) seeded with `key`. The key is made of seed, epoch, condition and window. A draw therefore
-does not depend on the order of draws, the threads, the ranks, or the step at which a run resumed.
+Flood 2014) seeded with `key`. The key is made of seed, epoch, condition and window. A draw
+therefore does not depend on the order of draws, the threads, the ranks, or the step at which a run
+resumed.
 
 Shapes: B sets of S cells; C conditions, K blocks, P control pools, R runs of controls.
 """

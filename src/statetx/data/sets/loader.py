@@ -1,8 +1,8 @@
 """Batches of sets, prepared by threads ahead of the model.
 
-The compiled loops release the interpreter lock. Threads therefore read the mapped store in parallel,
-and no data is copied between processes. For a GPU, the non-zero values are copied and made dense on
-the device; or the whole store is in GPU memory.
+The compiled loops release the interpreter lock. Threads therefore read the mapped store in
+parallel, and no data is copied between processes. For a GPU, the non-zero values are copied and
+made dense on the device; or the whole store is in GPU memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from statetx.data.store.store import LineStore, Store
 AHEAD = 2
 """Batches that wait for the model, in addition to one batch per thread."""
 GPU_SHARE = 0.5
-"""Largest share of free GPU memory for a resident store, which takes twice its size while it is sent."""
+"""Largest share of free GPU memory for a resident store: sending it takes twice its size."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class SetBatch:
     control_rows
         Row of each basal cell in the store of its line, int64 [B, S], on the CPU.
     batches
-        Index of the batch of each target cell, int64 [B, S], for a loader with `batches`; else None.
+        Id of the batch of each target cell, int64 [B, S], for a loader with `batches`; else None.
     """
 
     control: Tensor
@@ -297,7 +297,7 @@ class SetLoader:
     # gathering
 
     def _on_cpu(self, drawn: Drawn) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return control [B, S, D], target [B, S, D] and expression [B, S, G], or None, on the CPU."""
+        """Return control and target [B, S, D], and expression [B, S, G] or None, on the CPU."""
         shape = (*drawn.rows.shape, self.width)
         control, target = self._buffers.empty(shape), self._buffers.empty(shape)
         expression = None
@@ -322,7 +322,7 @@ class SetLoader:
         return torch.from_numpy(array).to(self.dtype)
 
     def _on_device(self, drawn: Drawn) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return control [B, S, D], target [B, S, D] and expression [B, S, G], or None, on the GPU."""
+        """Return control and target [B, S, D], and expression [B, S, G] or None, on the GPU."""
         lines = [self._opened[int(i)] for i in self._line[drawn.condition]]
         target = list(zip(lines, drawn.rows, strict=True))
         both = [*zip(lines, drawn.controls, strict=True), *target]
@@ -338,7 +338,7 @@ class SetLoader:
         )
 
     def _expression(self, parts: list[tuple[LineStore, np.ndarray]]) -> Tensor:
-        """Return the expression of rows of lines, as `LineStore.expression`, [rows, G] on the device."""
+        """Return the expression of rows of lines, [rows, G] on the device."""
         key, width = self.store.manifest["expression_key"], len(self.store.genes)
         if key is not None:
             return self._matrix(parts, key)

@@ -1,9 +1,9 @@
 """Sets of cells and their controls, drawn as a pure function of (seed, epoch, names).
 
 A *set* is S cells of one condition: cell line and perturbation, and the batch too if the settings
-say so. Each epoch lays the cells of a condition on a ring with a new start and cuts it into windows.
-Every cell is visited, and the members of a set change. The cells of `mix_windows` neighbouring
-windows are shuffled together; apart from that, a window is contiguous on disk.
+say so. Each epoch lays the cells of a condition on a ring with a new start and cuts it into
+windows. Every cell is visited, and the members of a set change. The cells of `mix_windows`
+neighbouring windows are shuffled together; apart from that, a window is contiguous on disk.
 
 This module builds the table of conditions. `statetx.data.sets.draws` holds the compiled draws.
 """
@@ -40,8 +40,8 @@ class Drawn:
     controls
         Row of each cell's control in the store of its line, int64 [B, S].
     length
-        Cells of each set, int64 [B]; less than S only with ``short: mask``. The remaining entries of
-        `rows` and `controls` repeat the first one.
+        Cells of each set, int64 [B]; less than S only with ``short: mask``. The remaining entries
+        of `rows` and `controls` repeat the first one.
     """
 
     condition: np.ndarray
@@ -183,7 +183,7 @@ class SetTable:
         ]
 
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return condition and window of every set of an epoch, in visiting order, int64 [n_sets]."""
+        """Return condition and window of all sets of an epoch, in their order, int64 [n_sets]."""
         windows = self.conditions["windows"].to_numpy()
         if self.settings.weights != "size":
             size = self.conditions["n_cells"].to_numpy().astype(np.float64)

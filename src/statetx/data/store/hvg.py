@@ -47,9 +47,9 @@ def choose(
 ) -> Array:
     """Choose the most variable genes.
 
-    The choice does not depend on how the cells are divided into parts, or on the order of the parts.
-    Of genes with equal scores, the lower column is chosen first. A gene that does not vary is never
-    chosen.
+    The choice does not depend on how the cells are divided into parts, or on the order of the
+    parts. Of genes with equal scores, the lower column is chosen first. A gene that does not vary
+    is never chosen.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ def choose(
     kind
         ``counts``: variance of the counts, standardised by a loess of variance on mean and clipped;
         "seurat_v3" (Stuart et al. 2019, doi:10.1016/j.cell.2019.05.031), two passes. ``log1p``: the
-        values are ln(1 + x), and the dispersion of x is normalised within bins of the mean; "seurat"
-        (Satija et al. 2015, doi:10.1038/nbt.3192), one pass.
+        values are ln(1 + x), and the dispersion of x is normalised within bins of the mean;
+        "seurat" (Satija et al. 2015, doi:10.1038/nbt.3192), one pass.
 
     Returns
     -------
@@ -75,8 +75,8 @@ def choose(
     ConfigError
         `n_hvg` is not between 1 and the number of genes that vary.
     DataError
-        There are fewer than two cells, values are negative or not finite, columns are outside
-        [0, G), the second pass gives other cells, or there are too few genes for the loess of counts.
+        There are fewer than two cells, values are negative or not finite, columns are outside [0,
+        G), the second pass gives other cells, or there are too few genes for the loess of counts.
     """
     moments = _moments(parts(), n_genes, undo_log=kind == "log1p")
     varies = moments.variance > LEAST_CV2 * moments.mean**2
@@ -208,7 +208,8 @@ def _normalised_dispersion(moments: _Moments, varies: Array) -> Array:
 def _checked(parts: Iterable[Part], n_genes: int) -> Iterator[tuple[int, Array, Array]]:
     """Yield (number of cells, indices, values) of the parts after a check.
 
-    The compiled loops do not check bounds. A NaN or a negative value would make a gene look constant.
+    The compiled loops do not check bounds. A NaN or a negative value would make a gene look
+    constant.
     """
     for number, (indptr, indices, values) in enumerate(parts):
         nnz = int(indptr[-1]) - int(indptr[0])
@@ -248,7 +249,8 @@ def _add_below(
 ) -> None:
     """Add x and x^2 of the values up to the limit of their gene, and count the values above it.
 
-    `indices` and `values` are [nnz]; `limit`, `sums` and `squares` are float64 [G], `above` int64 [G].
+    `indices` and `values` are [nnz]; `limit`, `sums` and `squares` are float64 [G], `above` int64
+    [G].
     """
     for i in range(len(indices)):
         gene = indices[i]

@@ -16,7 +16,7 @@ COUNTS, EXPRESSION = 0, 1
 """Meaning of stored values: counts, or expression."""
 
 HALF_VALUES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
-"""float32 value of every float16, indexed by its bits: numba cannot compute with float16 on a CPU."""
+"""float32 value of every float16, indexed by its bits: numba has no float16 on a CPU."""
 
 _TABLE = 16
 """Counts below this, nearly all, take their logarithm from a table that is made once per row."""

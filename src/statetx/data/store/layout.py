@@ -1,7 +1,7 @@
 """Names and format number of the store on disk.
 
-This module does not import the reader of the store. Stages that only write a store, or only name its
-files, therefore do not become stale when the reader changes.
+This module does not import the reader of the store. Stages that only write a store, or only name
+its files, therefore do not become stale when the reader changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FORMAT = 2
 """Format number of the files of a store."""
 
 ALIGNMENT = 64
-"""Bytes of a cache line. Every large array starts on one, so a mapped array of any type is aligned."""
+"""Bytes of a cache line. Large arrays start on one, so mapped arrays of any type are aligned."""
 
 LONGEST = 220
 """Most characters of a name. File systems allow 255; logs and temporary files add a suffix."""

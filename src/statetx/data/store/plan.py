@@ -23,8 +23,8 @@ class Plan:
     Attributes
     ----------
     table
-        One row per condition, sorted: ``line``, ``perturbation``, ``role``, ``reason``. Controls are
-        not listed.
+        One row per condition, sorted: ``line``, ``perturbation``, ``role``, ``reason``. Controls
+        are not listed.
     controls
         ``shared``: the controls of a line serve all three roles; ``partition``: each serves one.
     """

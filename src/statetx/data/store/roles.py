@@ -16,7 +16,7 @@ Runs = Mapping[str, tuple[int, int]]
 """Rows [start, stop) of the controls of a line, by batch."""
 
 CUTS = (0.8, 0.9)
-"""Ends of the shares of training and validation with ``controls: partition``; the rest is for test."""
+"""Ends of the shares of training and validation with ``controls: partition``; test has the rest."""
 
 
 def control_runs(

@@ -62,8 +62,8 @@ def thinned(rows: np.ndarray, name: str, max_cells: int | None, seed: int) -> np
 class LineStore:
     """The packed cells of one cell line.
 
-    Rows are sorted by (perturbation, batch) and randomly permuted inside. Any contiguous run of rows
-    inside one (perturbation, batch) is therefore a random sample without replacement.
+    Rows are sorted by (perturbation, batch) and randomly permuted inside. Any contiguous run of
+    rows inside one (perturbation, batch) is therefore a random sample without replacement.
 
     Parameters
     ----------

@@ -120,8 +120,9 @@ def test_csc_in_pieces_gives_the_rows_of_scipy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("statetx.data.h5ad.csc_rows.PIECE", 37)
-    matrix = sparse.random(53, 17, 0.3, format="csc", random_state=0, dtype=np.float32)
-    matrix[5] = 0  # an empty row
+    rows_of = sparse.random(53, 17, 0.3, format="lil", random_state=0, dtype=np.float32)
+    rows_of[5] = 0  # an empty row
+    matrix = rows_of.tocsc()
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for part in ("data", "indices", "indptr"):
             file[part] = getattr(matrix, part)

@@ -302,7 +302,7 @@ def _check_fits(values: np.ndarray, kind: np.dtype, name: str, line: str) -> Non
     if kind != np.float16 or not values.size:
         return
     largest = max(float(values.max()), -float(values.min()))
-    if largest > np.finfo(np.float16).max:
+    if largest > float(np.finfo(np.float16).max):
         raise DataError(
             f"a value of {name} of size {largest:g} does not fit into float16",
             where=f"cell line {line!r}",

@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "no format": (both(without("X", "encoding-type"), lambda f: f["X"].attrs.__setitem__("encoding-type", "coo")), ("'X' is stored as 'coo'",)),
     "odd shape": (lambda f: f["X"].attrs.__setitem__("shape", [N]), ("'X' has the shape [60]",)),
     "negative shape": (lambda f: f["X"].attrs.__setitem__("shape", [-1, G]), ("'X' has the shape",)),
-    "another shape": (lambda f: f["X"].attrs.__setitem__("shape", [N, G + 1]), ("X is 60 x 31, but there are 60 cells and 30 genes", "X is 60 x 31, but the file has 60 cells and 30 genes")),
+    "another shape": (lambda f: f["X"].attrs.__setitem__("shape", [N, G + 1]), ("X is 60 x 31, but there are 60 cells and 30 genes|X is 60 x 31, but the file has 60 cells and 30 genes",)),
     "pointers fall": (pointers(0, 40, 7), ("'X' is damaged", "do not rise")),
     "pointers begin late": (pointers(3), ("'X' is damaged", "do not rise")),
     "decimal indices": (replaced("X/indices", lambda old: old.astype("f4")), ("'X' is damaged: 'indices' holds values of type float32",)),

@@ -80,7 +80,7 @@ from memory import Watch, warm
 
 from statetx.evaluation.numerics.rank_sum import SortedControl
 from statetx.evaluation.scores.differential_expression import compare
-from statetx.evaluation.scores.distances import EnergyFrom
+from statetx.evaluation.scores.energy_and_mmd import EnergyFrom
 
 Rows = list[dict[str, Any]]
 Figures = dict[str, Any]

@@ -32,7 +32,7 @@ from statetx.evaluation.numerics import rank_sum_gpu as gpu_ranks
 from statetx.evaluation.numerics.pair_sums import Cloud, centre_of, pair_sums
 from statetx.evaluation.numerics.rank_sum import SortedControl
 from statetx.evaluation.numerics.sorted_cells import SortedCells
-from statetx.evaluation.scores.distances import CELLOT, gamma_grid
+from statetx.evaluation.scores.energy_and_mmd import CELLOT, gamma_grid
 
 CASES = {  # name -> controls, labels, cells per label, genes, share of values that are not zero
     "many controls": (20_000, 40, 150, 3_000, 0.2),

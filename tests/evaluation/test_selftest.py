@@ -12,7 +12,7 @@ from statetx.evaluation import selftest
 from statetx.evaluation.cell_eval import columns as cell_eval
 from statetx.evaluation.cell_eval import de_columns
 from statetx.evaluation.scores import conditions as scores
-from statetx.evaluation.scores import distances
+from statetx.evaluation.scores import energy_and_mmd as distances
 from statetx.evaluation.scores.columns import COLUMNS
 from statetx.evaluation.selftest import EXPECTED, Screen
 

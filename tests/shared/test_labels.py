@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from statetx.shared.label_parsing import number, pattern
 from statetx.shared.labels import Label, Reading, control_spellings, controls, parse, spell
-from statetx.shared.spelling import number, pattern
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from statetx.core.digests import versions
 from statetx.core.errors import SplitError
 from statetx.core.fingerprint import followed_modules
 from statetx.data.store.plan import ROLES, read_plan, write_plan
-from statetx.splits.apply_toml import resolve
+from statetx.splits.apply_toml import roles_from_toml
 from statetx.splits.findings import Findings
 from statetx.splits.lint.lint import Facts, Report, lint
 from statetx.splits.plan_table import plan_table
@@ -170,7 +170,7 @@ def test_single_conditions_that_are_left_out_stand_in_val_and_in_our_table(tmp_p
     assert content["statetx"] == {"left_out": {"d.L0": ["Drug5_5"], "d.L3": ["Drug5_5"]}}
     assert content["fewshot"]["d.L0"] == {"val": ["Drug5_5"], "test": ["Drug0_0.5", "Drug0_5"]}
     assert content["fewshot"]["d.L3"] == {"val": ["Drug5_5"]}
-    table = resolve(parse(content, Findings()), "d", CONDITIONS, [CONTROL], Findings())
+    table = roles_from_toml(parse(content, Findings()), "d", CONDITIONS, [CONTROL], Findings())
     found = table.set_index(["line", "perturbation"])["role"]
     assert (
         found.to_dict()
@@ -269,7 +269,7 @@ def test_the_report_counts_its_findings_and_lists_the_worst_first() -> None:
 def test_the_report_as_text_shows_roles_lines_and_findings() -> None:
     log = Findings()
     content = {"datasets": {"d": "x"}, "zeroshot": {"d.L11": "test"}}
-    table = resolve(parse(content, log), "d", CONDITIONS, [CONTROL], log)
+    table = roles_from_toml(parse(content, log), "d", CONDITIONS, [CONTROL], log)
     report = lint(table, CONDITIONS, log)
     lines = report.text().splitlines()
     assert "error (unknown-line): no cell line 'L11' in the data [[zeroshot]]" in lines

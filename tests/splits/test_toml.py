@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from statetx.config import BlockSplit, TomlSplit
 from statetx.core.errors import SplitError
 from statetx.data.store.plan import ROLES
-from statetx.splits.apply_toml import resolve
+from statetx.splits.apply_toml import roles_from_toml
 from statetx.splits.findings import CHECKS, Findings
 from statetx.splits.generators.generate import generate
 from statetx.splits.lint.lint import Facts
@@ -48,7 +48,7 @@ def read(
 ) -> tuple[pd.DataFrame, Findings]:
     log = Findings(compat)
     file = parse(tomllib.loads(text), log)
-    return resolve(file, dataset, conditions, CONTROLS, log), log
+    return roles_from_toml(file, dataset, conditions, CONTROLS, log), log
 
 
 def roles(table: pd.DataFrame) -> dict[tuple[str, str], str]:

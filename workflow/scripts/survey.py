@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from statetx.config import load
-from statetx.data.pack.disk_space import check_room
+from statetx.data.pack.check_disk_space import check_room
 from statetx.data.pack.survey import declared, survey
 from statetx.stages.jobs import job, packing
 from statetx.stages.source_files import source_files

@@ -85,7 +85,7 @@ def pack(config: ConfigFile, run: RunName) -> None:
     """
     from contextlib import ExitStack
 
-    from statetx.data.pack.disk_space import check_room
+    from statetx.data.pack.check_disk_space import check_room
     from statetx.data.pack.pack import pack as work
     from statetx.stages import packed_sources, paths, steps
     from statetx.stages.jobs import recorded

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from statetx.config.sections import Section, unit
 from statetx.core.errors import did_you_mean
-from statetx.shared.spelling import pattern
+from statetx.shared.label_parsing import pattern
 
 
 class Simulate(Section):

@@ -14,8 +14,8 @@ from statetx.core.errors import ConfigError, DataError, ModelError, did_you_mean
 from statetx.data.h5ad.header import columns, opened
 from statetx.data.sets.control_matching import draw_controls
 from statetx.inference.asked import read_asked
+from statetx.inference.convert_normalisation import trained
 from statetx.inference.drawn import drawn
-from statetx.inference.normalisation import trained
 from statetx.inference.own_cells import Expression, OwnCells
 from statetx.inference.write_predictions import Request, declared, refused, write_predictions
 from statetx.models.baselines.deltas import MovedControls
@@ -49,7 +49,7 @@ def infer(
     controls. They are drawn without replacement as long as there are enough. Baselines start from
     the mean of these controls; the name of the line does not matter. Genes are matched by name.
     Values are converted to the model's normalisation if that is exactly possible, see
-    `normalisation`. The file is only read.
+    `convert_normalisation`. The file is only read.
 
     Parameters
     ----------

@@ -14,8 +14,8 @@ from statetx.data.h5ad.gene_names import other_names
 from statetx.data.h5ad.header import Column, barcodes, column, columns, genes, hvg_names, totals
 from statetx.data.h5ad.matrix import Matrix, check_values
 from statetx.data.h5ad.open_h5ad import members
+from statetx.inference.convert_normalisation import normalisation, report, trained
 from statetx.inference.missing import MOST_FILLED, Missing, missing
-from statetx.inference.normalisation import normalisation, report, trained
 from statetx.inference.write_predictions import declared
 from statetx.models.model_dir import LoadedModel
 from statetx.shared.labels import DRUG_DOSE, control_spellings

@@ -13,7 +13,7 @@ from statetx.data.sets.control_matching import draw_controls
 from statetx.data.store.plan import Plan, read_plan
 from statetx.data.store.roles import control_runs
 from statetx.data.store.store import LineStore, Store, open_store
-from statetx.inference.normalisation import trained
+from statetx.inference.convert_normalisation import trained
 from statetx.inference.write_predictions import (
     Request,
     declared,

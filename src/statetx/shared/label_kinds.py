@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from statetx.shared.label_parsing import FORMAT, UM, normal, number, pattern, tuples
 from statetx.shared.labels import AUTO, DRUG_DOSE, PLAIN, Reading, control_spellings
-from statetx.shared.spelling import FORMAT, UM, normal, number, pattern, tuples
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,17 @@ from functools import cache
 from typing import Any
 
 from statetx.core.errors import ResultsError
-from statetx.shared.spelling import FORMAT, UM, Part, dosed, in_um, joined, normal, pattern, tuples
+from statetx.shared.label_parsing import (
+    FORMAT,
+    UM,
+    Part,
+    dosed,
+    in_um,
+    joined,
+    normal,
+    pattern,
+    tuples,
+)
 
 __all__ = ["UM", "Label", "Reading", "control_spellings", "controls", "parse", "spell"]
 
@@ -118,7 +128,7 @@ class Reading:
     def canonical(self, raw: str) -> str:
         """Return the canonical spelling, equal for all labels with the same meaning: ``Drug_0.5``.
 
-        Names have the form of `spelling.normal`. The parts of a combination are sorted, without
+        Names have the form of `label_parsing.normal`. The parts of a combination are sorted, without
         controls. The dose is in uM, written as short as possible; a dose without a unit is in uM. A
         unit that is not a concentration is kept.
 

@@ -12,7 +12,7 @@ from statetx.splits.grid import LEFT_OUT
 from statetx.splits.toml import SplitFile
 
 
-def resolve(
+def roles_from_toml(
     file: SplitFile, dataset: str, conditions: pd.DataFrame, controls: list[str], log: Findings
 ) -> pd.DataFrame:
     """Give every condition of a data set the role that a split TOML gives it.

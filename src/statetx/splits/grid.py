@@ -9,8 +9,8 @@ import pandas as pd
 
 from statetx.core.errors import SplitError, did_you_mean
 from statetx.shared import labels
+from statetx.shared.label_parsing import in_um
 from statetx.shared.labels import PLAIN, WITH_DOSES, Reading, Spellings
-from statetx.shared.spelling import in_um
 
 LEFT_OUT = "none"
 """Role, in this package only, of a condition that neither trains nor validates nor tests."""

@@ -14,7 +14,7 @@ import pandas as pd
 from statetx.config import splits as config
 from statetx.core.errors import SplitError
 from statetx.shared.labels import DRUG_DOSE, Reading
-from statetx.splits.apply_toml import resolve
+from statetx.splits.apply_toml import roles_from_toml
 from statetx.splits.compounds.drug_tables import known_from
 from statetx.splits.findings import Findings, shown
 from statetx.splits.generators.generate import generate
@@ -79,7 +79,7 @@ def plan_table(
     assert isinstance(settings, config.TomlSplit)
     if toml is None:
         raise SplitError("the content of the TOML was not given", where=settings.toml)
-    return resolve(parse(toml, log), settings.dataset, conditions, controls, log), known
+    return roles_from_toml(parse(toml, log), settings.dataset, conditions, controls, log), known
 
 
 def _tell_small_strata(known: Known, log: Findings) -> None:

@@ -14,7 +14,7 @@ import pytest
 from small_cells import cells, settings
 
 from statetx.core.errors import DataError, ResultsError
-from statetx.data.pack import disk_space as room
+from statetx.data.pack import check_disk_space as room
 from statetx.data.pack import pack
 from statetx.data.pack.scatter import scatter
 from statetx.data.pack.survey import Survey, survey

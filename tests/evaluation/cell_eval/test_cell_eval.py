@@ -19,7 +19,7 @@ from statetx.evaluation.cell_eval.columns import Panel
 from statetx.evaluation.numerics import correlation
 from statetx.evaluation.numerics.rank_sum import SortedControl
 from statetx.evaluation.scores.differential_expression import compare
-from statetx.evaluation.scores.distances import energy
+from statetx.evaluation.scores.energy_and_mmd import energy
 
 LABELS = [label for label in GROUPS if label != "ctrl"]
 

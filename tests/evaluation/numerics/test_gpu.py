@@ -13,22 +13,11 @@ import torch
 from scipy import sparse
 from scipy.spatial.distance import cdist
 
-from statetx.evaluation.numerics import (
-    gene_sort_gpu,
-    gpu,
-)
-from statetx.evaluation.numerics import (
-    pair_sums as pairs,
-)
-from statetx.evaluation.numerics import (
-    pair_sums_gpu as gpu_pairs,
-)
-from statetx.evaluation.numerics import (
-    rank_sum as ranks,
-)
-from statetx.evaluation.numerics import (
-    rank_sum_gpu as gpu_ranks,
-)
+from statetx.evaluation.numerics import gene_sort_gpu, gpu
+from statetx.evaluation.numerics import pair_sums as pairs
+from statetx.evaluation.numerics import pair_sums_gpu as gpu_pairs
+from statetx.evaluation.numerics import rank_sum as ranks
+from statetx.evaluation.numerics import rank_sum_gpu as gpu_ranks
 from statetx.evaluation.numerics.sorted_cells import SortedCells
 
 DEVICES = [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_generators import EVERY, FEW, KEYS, cases
 
-from statetx.splits.apply_toml import resolve
+from statetx.splits.apply_toml import roles_from_toml
 from statetx.splits.findings import Findings
 from statetx.splits.lint.lint import Facts
 from statetx.splits.split import checked
@@ -28,7 +28,7 @@ def test_the_toml_of_a_plan_gives_the_same_roles(generator: str, data: st.DataOb
     log = Findings()
     read = parse(tomllib.loads(text), log)
     assert read.made_from == made_from
-    again = resolve(read, "demo.v1", case.conditions, [CONTROL], log)
+    again = roles_from_toml(read, "demo.v1", case.conditions, [CONTROL], log)
     assert {item.code for item in log.items} <= {"lines-left-out"}
     found = table[KEYS].merge(again, on=KEYS, how="outer", validate="one_to_one")
     found["role"] = found["role"].fillna("none")  # a line that is left out is in no table

@@ -23,7 +23,7 @@ from statetx.data.h5ad.obs_columns import pieces
 from statetx.data.inspection.checks import check_together, refuse_repeat
 from statetx.data.inspection.describe import FileReport, ObsColumn, describe, gene_names
 from statetx.data.inspection.design import Columns, Design, tally
-from statetx.data.inspection.estimate import (
+from statetx.data.inspection.disk_and_memory import (
     FileSize,
     PackNeed,
     TrainingNeed,

@@ -35,7 +35,7 @@ from statetx.evaluation.scores.differential_expression import (
     table_of,
     write_table,
 )
-from statetx.evaluation.scores.distances import EnergyFrom, all_distances
+from statetx.evaluation.scores.energy_and_mmd import EnergyFrom, all_distances
 from statetx.evaluation.scores.pseudobulk import Group
 
 

@@ -19,7 +19,7 @@ from statetx.evaluation.held_out.reference_files import RealCondition, write_rea
 from statetx.evaluation.held_out.reference_predictions import ReferencePredictions
 from statetx.evaluation.held_out.training_reference import bandwidths, mean_training_delta
 from statetx.evaluation.scores.differential_expression import DERow, de_row, table_of, write_table
-from statetx.evaluation.scores.distances import EnergyFrom
+from statetx.evaluation.scores.energy_and_mmd import EnergyFrom
 from statetx.evaluation.scores.pseudobulk import Group
 
 log = logging.getLogger(__name__)

@@ -48,7 +48,7 @@ from statetx.evaluation.scores.differential_expression import (
     de_row,
     table_of,
 )
-from statetx.evaluation.scores.distances import all_distances
+from statetx.evaluation.scores.energy_and_mmd import all_distances
 from statetx.evaluation.scores.pseudobulk import Controls, Group, Profile
 from statetx.shared.expression import largest_log1p
 from statetx.shared.moved_cells import expressed_in, move

@@ -11,7 +11,7 @@ from statetx.data.store.plan import Plan
 from statetx.data.store.roles import control_rows
 from statetx.data.store.store import Store, thinned
 from statetx.evaluation.held_out.held_out_line import HeldOutLine
-from statetx.evaluation.scores.distances import gamma_grid, median_squared_distance
+from statetx.evaluation.scores.energy_and_mmd import gamma_grid, median_squared_distance
 from statetx.shared.seeds import generator
 
 SAMPLE = 500

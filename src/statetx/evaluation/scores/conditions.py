@@ -27,7 +27,7 @@ mse_unbiased, mse_control
     `no_change` delivers control cells drawn at random, so it scores above 1: 3.7 for 40 cells and
     small effects.
 energy, mmd, mmd_cellot, mmd_tahoe
-    `distances.all_distances` of predicted and real cells.
+    `energy_and_mmd.all_distances` of predicted and real cells.
 de_overlap, de_mcc, direction_fidelity, direction_reach, lfc_nmae
     `de_agreement.agreement` of predicted and real differential expression. Both are tested against
     the same real controls: those of the batches of the real cells (`batch_controls`).
@@ -115,7 +115,7 @@ class Condition:
         controls that `real_delta` subtracts, the second to those that `pred_delta` subtracts. None:
         no such reference.
     distances
-        As `distances.all_distances` returns them.
+        As `energy_and_mmd.all_distances` returns them.
     covariance
         As `covariance.covariance_agreement` returns it.
     drug, dose

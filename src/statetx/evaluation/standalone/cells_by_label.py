@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from statetx.evaluation.standalone.cells_file import (
-    CellsFile,
-    Scale,
-    log_normalised,
-    median_total,
-)
+from statetx.evaluation.standalone.cells_file import CellsFile, Scale, log_normalised, median_total
 
 
 class ByLabel(Mapping[str, Any]):

@@ -16,7 +16,7 @@ from statetx.evaluation.scores.columns import COLUMNS, DROPPED, IDENTITY, write_
 from statetx.evaluation.scores.conditions import Condition, score
 from statetx.evaluation.scores.covariance import covariance_agreement
 from statetx.evaluation.scores.differential_expression import DERow, de_row, table_of
-from statetx.evaluation.scores.distances import (
+from statetx.evaluation.scores.energy_and_mmd import (
     Sample,
     all_distances,
     at_most,

@@ -11,8 +11,8 @@ import numpy as np
 from statetx.evaluation.standalone.cells_file import CellsFile
 from statetx.shared.label_counts import IF_IDS, counted
 from statetx.shared.label_kinds import read_as
+from statetx.shared.label_parsing import normal
 from statetx.shared.labels import Reading, Spellings
-from statetx.shared.spelling import normal
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from statetx.evaluation.numerics.pair_sums import centre_of
 from statetx.evaluation.numerics.rank_sum import SortedControl
 from statetx.evaluation.numerics.sorted_cells import SortedCells, mean_of
 from statetx.evaluation.scores.differential_expression import DERow, DETable, de_row, table_of
-from statetx.evaluation.scores.distances import EnergyFrom, Sample
+from statetx.evaluation.scores.energy_and_mmd import EnergyFrom, Sample
 from statetx.evaluation.standalone.line_scores import LineCells, OurScores
 from statetx.shared.labels import WITH_DOSES, Reading
 

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from statetx.core.errors import DataError
 from statetx.data.h5ad.numbers import is_integral, is_whole
-from statetx.inference.scale_evidence import CONSTANT, Held, held, row_sums
+from statetx.inference.recognise_normalisation import CONSTANT, Recognised, recognise, row_sums
 from statetx.inference.write_predictions import declared
 from statetx.models.model_dir import LoadedModel
 from statetx.shared.expression import TARGET_SUM
@@ -69,7 +69,7 @@ def trained(model: LoadedModel) -> Trained:
         return Trained(target_sum, source, None, target_sum)
     with np.load(model.path / "golden.npz", allow_pickle=False) as file:
         cells = sparse.csr_matrix(file["control"])
-    recognised = held(cells, whole=False)
+    recognised = recognise(cells, whole=False)
     shown_sum = recognised.target_sum if recognised.log == "ln(1 + x)" else None
     if shown_sum is not None and abs(shown_sum - target_sum) > CONSTANT * target_sum:
         target_sum, source = shown_sum, "the model's own control cells"
@@ -106,7 +106,7 @@ class Normalisation:
         Sum before the logarithm that no cell may exceed, if `factor` is not None.
     """
 
-    held: Held
+    held: Recognised
     target_sum: float
     factor: float | None
     name: str
@@ -199,7 +199,7 @@ def normalisation(
         The values cannot be converted to the model's target sum.
     """
     whole = name == "X"
-    recognised = held(values, whole)
+    recognised = recognise(values, whole)
     linear = recognised.linear(values)
     model_sums = row_sums(linear[:, place])
     sums = row_sums(linear)
@@ -305,7 +305,7 @@ def _refuse_few_genes(
 
 
 def _refuse_implausible(
-    recognised: Held,
+    recognised: Recognised,
     sums: np.ndarray,
     model_sums: np.ndarray,
     model: LoadedModel,

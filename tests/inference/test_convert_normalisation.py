@@ -14,7 +14,7 @@ from scipy import sparse
 
 from statetx.core.errors import DataError
 from statetx.inference.infer import infer
-from statetx.inference.scale_evidence import held, target_sum_of
+from statetx.inference.recognise_normalisation import recognise, target_sum_of
 
 SCALES: dict[str, tuple[float | None, Callable[[np.ndarray], np.ndarray]]] = {
     "counts": (None, lambda x: x),
@@ -265,7 +265,7 @@ def test_chosen_genes_of_any_depth_show_their_target_sum(dtype: type, depth: int
     genes = np.argsort(-profile)[:600:2]
     for target in (1e4, 1e6, 1832.5, float(np.median(totals))):
         values = np.log1p((counts / totals[:, None] * target).astype(dtype))[:, genes]
-        found = held(sparse.csr_matrix(values), whole=False)
+        found = recognise(sparse.csr_matrix(values), whole=False)
         assert (found.log, found.target_sum) == ("ln(1 + x)", pytest.approx(target, rel=1e-6))
 
 
@@ -274,7 +274,7 @@ def test_what_shows_no_target_sum() -> None:
     for totals in (500 + 5000 * rng.random(60), 5000.0 + rng.integers(0, 2, 60)):
         assert target_sum_of(1e4 / totals)[0] is None  # not whole; hardly different
     noise = sparse.csr_matrix(rng.gamma(1.0, 1.0, (60, 300)) * (rng.random((60, 300)) < 0.2))
-    assert held(noise, whole=True).target_sum is None
+    assert recognise(noise, whole=True).target_sum is None
 
 
 def test_square_roots_are_refused(counts_model, right, cells, tmp_path: Path) -> None:

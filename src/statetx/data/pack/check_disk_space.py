@@ -14,7 +14,7 @@ from statetx.config import Dataset
 from statetx.core.errors import ResultsError
 from statetx.data.h5ad.header import header, opened
 from statetx.data.h5ad.matrix import Matrix
-from statetx.data.inspection.estimate import FileSize, PackNeed, pack_need
+from statetx.data.inspection.disk_and_memory import FileSize, PackNeed, pack_need
 from statetx.data.inspection.scale import look
 
 log = logging.getLogger("statetx.pack")

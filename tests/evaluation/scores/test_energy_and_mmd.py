@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist, pdist
 
 from statetx.core.errors import DataError
 from statetx.evaluation.numerics import pair_sums as pairs
-from statetx.evaluation.scores import distances
+from statetx.evaluation.scores import energy_and_mmd as distances
 
 EXPECTED = {  # pred vs real | control vs real, label pB
     "v6": (0.050352676, 0.065048272),

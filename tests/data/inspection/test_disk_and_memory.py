@@ -13,14 +13,14 @@ import pytest
 from scipy import sparse
 
 from statetx.config import Dataset
-from statetx.data.inspection.estimate import (
+from statetx.data.inspection.disk_and_memory import (
     pack_bytes,
     pack_memory_bytes,
     training_bytes,
     value_bytes,
 )
 from statetx.data.inspection.inspect import inspect
-from statetx.data.pack import disk_space
+from statetx.data.pack import check_disk_space as disk_space
 from statetx.data.pack import pack as packing
 
 

@@ -47,7 +47,7 @@ distinguish larger whole totals from decimal ones."""
 
 
 @dataclass(frozen=True)
-class Held:
+class Recognised:
     """Normalisation of cells, as their values show it.
 
     Attributes
@@ -89,7 +89,7 @@ class Held:
         return out
 
 
-def held(values: sparse.csr_matrix, whole: bool) -> Held:
+def recognise(values: sparse.csr_matrix, whole: bool) -> Recognised:
     """Recognise the normalisation of cells.
 
     Parameters
@@ -102,16 +102,16 @@ def held(values: sparse.csr_matrix, whole: bool) -> Held:
     rows = values[np.diff(values.indptr) > 0].astype(np.float64)
     largest = float(rows.data.max(initial=0.0))
     if is_integral(rows.data):
-        return Held(None, None, f"whole numbers up to {largest:g}")
+        return Recognised(None, None, f"whole numbers up to {largest:g}")
     logs = {name: unit for name, unit in BASES.items() if largest * unit <= LARGEST_LOG1P}
-    scaled = {name: Held(name, None, "").linear(rows) for name in logs}
+    scaled = {name: Recognised(name, None, "").linear(rows) for name in logs}
     sums = {name: row_sums(matrix) for name, matrix in scaled.items()}
     for name, cell_sums in sums.items():
         if _constant(cell_sums):
             total = _rounded(float(np.median(cell_sums)))
-            return Held(name, total, f"every cell sums to {total:,.7g} before the logarithm")
+            return Recognised(name, total, f"every cell sums to {total:,.7g} before the logarithm")
         if whole and _few_values(cell_sums):
-            return Held(
+            return Recognised(
                 name,
                 None,
                 f"cells sum to a few values from {_span(cell_sums)} before the logarithm",
@@ -119,24 +119,30 @@ def held(values: sparse.csr_matrix, whole: bool) -> Held:
             )
     if whole and _constant(row_sums(rows)):
         total = _rounded(float(np.median(row_sums(rows))))
-        return Held(None, total, f"decimals that sum to {total:,.7g} in every cell, not logged")
+        return Recognised(
+            None, total, f"decimals that sum to {total:,.7g} in every cell, not logged"
+        )
     for name, matrix in scaled.items():
         factors = _factors(matrix)
         if factors is None:
             continue
         if np.ptp(factors) <= 1e-5 * factors.max():
             factor = float(np.median(factors))
-            return Held(name, None, f"whole counts times {factor:.6g} in every cell", factor)
+            return Recognised(name, None, f"whole counts times {factor:.6g} in every cell", factor)
         target_sum, totals = target_sum_of(factors)
         common = _common_divisor(totals)
         if target_sum is not None and not common:
-            return Held(name, target_sum, f"the counts behind the values give {target_sum:,.7g}")
+            return Recognised(
+                name, target_sum, f"the counts behind the values give {target_sum:,.7g}"
+            )
         mixed = 0 < common < 1 - FEW
         what = f"before the logarithm cells sum to {_span(sums[name])}"
-        return Held(name, None, what, mixed=mixed)
+        return Recognised(name, None, what, mixed=mixed)
     if not logs:
-        return Held(None, None, f"decimals up to {largest:g}, more than a logarithm reaches")
-    return Held("ln(1 + x)", None, f"before the logarithm cells sum to {_span(sums['ln(1 + x)'])}")
+        return Recognised(None, None, f"decimals up to {largest:g}, more than a logarithm reaches")
+    return Recognised(
+        "ln(1 + x)", None, f"before the logarithm cells sum to {_span(sums['ln(1 + x)'])}"
+    )
 
 
 def row_sums(values: sparse.csr_matrix) -> np.ndarray:

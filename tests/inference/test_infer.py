@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pytest
 from resealed import reseal
@@ -351,6 +352,21 @@ def test_bad_tables(
     assert what in caught.value.what
     assert str(table) in str(caught.value.where)
     assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_a_matrix_of_other_cells_than_obs(
+    counts_model: Path, cells: anndata.AnnData, tmp_path: Path
+) -> None:
+    source = write(cells, tmp_path / "m.h5ad")
+    with h5py.File(source, "r+") as file:
+        n_genes = cells.n_vars
+        del file["X"]
+        made = file.create_dataset("X", shape=(0, n_genes), dtype="f4")
+        made.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    with pytest.raises(
+        DataError, match=f"X is 0 x {n_genes}, but the file has {cells.n_obs} cells"
+    ):
+        infer(counts_model, source, tmp_path / "out.h5ad")
 
 
 def test_bad_options(model_dirs: dict[str, Path], cells: anndata.AnnData, tmp_path: Path) -> None:

@@ -216,6 +216,14 @@ class Expression:
         name, names = _source(cells_file, key, model.genes)
         matrix = Matrix(cells_file.file, name, cells_file.path)
         where = f"{cells_file.path}, {name}"
+        n_cells = len(cells_file.line.codes)
+        if matrix.shape != (n_cells, len(names)):
+            raise DataError(
+                f"{name} is {matrix.shape[0]} x {matrix.shape[1]}, but the file has {n_cells} cells "
+                f"and {len(names)} features of it",
+                where=cells_file.path,
+                fix="the file is damaged: write it again",
+            )
         self._missing = missing(names, model, fill_missing, where)
         wanted = [gene for gene in model.genes if gene not in set(self._missing.genes)]
         place = _places(names, wanted, cells_file.path, name)

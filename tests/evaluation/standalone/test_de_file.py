@@ -14,6 +14,7 @@ from cell_eval_fixture import EXPECTED, GENES, GROUPS, make, uniform
 
 from statetx.core.errors import DataError
 from statetx.evaluation.scores.differential_expression import SortedControl, compare
+from statetx.evaluation.standalone.de_file import SuppliedTable
 from statetx.evaluation.standalone.evaluate_files import evaluate_files
 
 LABELS = [label for label in GROUPS if label != "ctrl"]
@@ -178,3 +179,11 @@ def test_no_table_at_all(files: Path) -> None:
             run(files, "real.csv", None)
     with pytest.raises(DataError, match="cannot read"):
         run(files, "absent.parquet", None)
+
+
+def test_a_header_of_one_endless_field(files: Path) -> None:
+    table = files / "endless.csv"
+    table.write_text("a" * 200_000 + ",b\n1,2\n")
+    with pytest.raises(DataError, match="cannot read the header of the table") as caught:
+        SuppliedTable.read(table, None)
+    assert "endless.csv" in str(caught.value.where)

@@ -199,7 +199,14 @@ def _names(path: Path) -> list[str]:
     if is_parquet(path):
         return list(pa.parquet.read_schema(path).names)
     first = first_line(path)
-    names = next(csv.reader([first], delimiter=separator(first)), [])
+    try:
+        names = next(csv.reader([first], delimiter=separator(first)), [])
+    except csv.Error as error:
+        raise DataError(
+            f"cannot read the header of the table: {error}",
+            where=path,
+            fix="the first line must name the columns, separated by commas or tabs",
+        ) from error
     return [name.strip() for name in names]
 
 

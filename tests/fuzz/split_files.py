@@ -121,7 +121,8 @@ def in_spellings(home: Path, rng: random.Random) -> str:
         [
             ("geneA+geneB", "geneB+geneA"),
             ("geneA+ctrl", "ctrl+geneA"),
-            ("geneA+ctrl", "geneA"),
+            (f"geneA+{samples.CONTROL}", "geneA"),
+            (f"{samples.CONTROL}+geneA", "geneA"),
             ("na\u00efve", "nai\u0308ve"),
             ("geneA", "geneA "),
             ("geneA", " geneA"),

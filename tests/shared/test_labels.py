@@ -309,3 +309,11 @@ def test_a_canonical_name_is_its_own(raw, kind, known):
     assert reading.canonical(name) == name
     found = reading.described([raw, name])
     assert found[raw].drug == found[name].drug
+
+
+@pytest.mark.parametrize("raw", ["A+DMSO_TF_00", "DMSO_TF_00+A", "A+DMSO_TF", "DMSO_TF+A"])
+def test_a_control_with_a_dose_says_nothing_in_a_combination(raw):
+    reading = Reading("drug_dose", ("DMSO_TF_00",))
+    assert reading.canonical(raw) == "A"
+    assert reading.drug_and_dose(raw) == ("A", None)
+    assert reading.canonical("A+B_0.5") == "A+B_0.5"

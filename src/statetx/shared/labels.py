@@ -203,9 +203,12 @@ class Reading:
     def _all_parts(self, raw: str) -> list[Part]:
         parts = tuples(raw) or self._each_dosed(raw)
         if not parts:
-            whole, each = self._one(raw), [self._one(name) for name in joined(raw)]
-            # In A+B_0.5, the dose belongs to both drugs.
-            parts = each if any(dose is not None for _, dose, _ in each[:-1]) else [whole]
+            names = joined(raw)
+            whole, each = self._one(raw), [self._one(name) for name in names]
+            # In A+B_0.5, the dose belongs to both drugs; in A+DMSO_00, it belongs to the control.
+            last_is_control = len(names) > 1 and normal(names[-1]) in map(normal, self.controls)
+            alone = last_is_control or any(dose is not None for _, dose, _ in each[:-1])
+            parts = each if alone else [whole]
         out: list[Part] = []
         for name, dose, unit in parts:
             amount = (None, "") if dose is None else in_um(dose, unit)

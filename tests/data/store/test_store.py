@@ -97,6 +97,10 @@ def test_what_is_no_store_is_refused(tmp_path: Path, tiny_store: Path) -> None:
     (tmp_path / "conditions.parquet").write_bytes((tiny_store / "conditions.parquet").read_bytes())
     with pytest.raises(ResultsError, match="store has format 99"):
         open_store(tmp_path)
+    (tmp_path / "conditions.parquet").unlink()
+    (tmp_path / "conditions.parquet").mkdir()
+    with pytest.raises(ResultsError, match=r"conditions\.parquet is not a file"):
+        open_store(tmp_path)
 
 
 def test_a_recompressed_file_is_refused(tmp_path: Path, tiny_store: Path) -> None:

@@ -290,7 +290,10 @@ class Store:
             self.manifest: dict[str, Any] = json.loads(
                 verify(directory / "manifest.json").read_text(encoding="utf-8")
             )
-            self.conditions = pd.read_parquet(verify(directory / "conditions.parquet"))
+            path = verify(directory / "conditions.parquet")
+            if not path.is_file():  # pandas would read a directory as a table without columns
+                raise OSError(f"{path.name} is not a file")
+            self.conditions = pd.read_parquet(path)
         except (OSError, ValueError) as error:
             raise ResultsError(
                 f"this is not a packed store: {error}", where=directory, fix="run the pack stage"

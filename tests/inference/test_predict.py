@@ -14,8 +14,9 @@ import torch
 
 from statetx.config import PerturbationFolds
 from statetx.core.errors import ModelError, ResultsError, StatetxError
+from statetx.data.store.line_store import LineStore
 from statetx.data.store.plan import read_plan, write_plan
-from statetx.data.store.store import LineStore, open_store
+from statetx.data.store.store import open_store
 from statetx.inference.infer import infer
 from statetx.inference.predict import predict
 from statetx.inference.write_predictions import Request, write_predictions

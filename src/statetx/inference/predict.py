@@ -10,9 +10,10 @@ import numpy as np
 
 from statetx.core.errors import ModelError, ResultsError, did_you_mean
 from statetx.data.sets.control_matching import draw_controls
+from statetx.data.store.line_store import LineStore
 from statetx.data.store.plan import Plan, read_plan
 from statetx.data.store.roles import control_runs
-from statetx.data.store.store import LineStore, Store, open_store
+from statetx.data.store.store import Store, open_store
 from statetx.inference.convert_normalisation import trained
 from statetx.inference.write_predictions import (
     Request,

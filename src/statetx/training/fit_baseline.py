@@ -7,8 +7,8 @@ import importlib
 import numpy as np
 
 from statetx.core.errors import ModelError
+from statetx.data.store.line_store import LineStore
 from statetx.data.store.roles import control_rows
-from statetx.data.store.store import LineStore
 from statetx.models.baselines.deltas import Statistics
 from statetx.training.task import Task, Trained
 

@@ -15,7 +15,8 @@ from statetx.config import Dataset, Simulate
 from statetx.core.errors import ResultsError
 from statetx.data.pack.pack import pack
 from statetx.data.simulate import drug_names, line_names, plant, simulate
-from statetx.data.store.store import LineStore, Store, open_store
+from statetx.data.store.line_store import LineStore
+from statetx.data.store.store import Store, open_store
 from statetx.splits.compounds import effects
 from statetx.splits.compounds.effects import effect_strata
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from statetx.data.sets.buffers import Buffers
 from statetx.data.store import kernels
-from statetx.data.store.store import LineStore
+from statetx.data.store.line_store import LineStore
 
 UPLOAD_ROWS = 1 << 16
 """Rows of a resident store that are copied to the device at once."""

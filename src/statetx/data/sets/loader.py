@@ -25,8 +25,9 @@ from statetx.core.errors import ConfigError, ResultsError
 from statetx.data.sets import device as on_device
 from statetx.data.sets.buffers import Buffers
 from statetx.data.sets.set_table import Drawn, SetTable, check_vocabulary
+from statetx.data.store.line_store import LineStore
 from statetx.data.store.plan import Plan
-from statetx.data.store.store import LineStore, Store
+from statetx.data.store.store import Store
 
 AHEAD = 2
 """Batches that wait for the model, in addition to one batch per thread."""

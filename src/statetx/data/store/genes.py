@@ -12,9 +12,10 @@ import numpy as np
 from statetx.core.errors import ResultsError
 from statetx.core.text_files import write_text
 from statetx.data.store import hvg, kernels
+from statetx.data.store.line_store import LineStore
 from statetx.data.store.plan import Plan, read_plan
 from statetx.data.store.roles import conditions, control_runs
-from statetx.data.store.store import LineStore, Store, open_store
+from statetx.data.store.store import Store, open_store
 
 log = logging.getLogger("statetx.genes")
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from statetx.data.store.line_store import LineStore
 from statetx.data.store.plan import Plan
-from statetx.data.store.store import LineStore, Store
+from statetx.data.store.store import Store
 
 Runs = Mapping[str, tuple[int, int]]
 """Rows [start, stop) of the controls of a line, by batch."""

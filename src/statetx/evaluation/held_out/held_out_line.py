@@ -10,9 +10,10 @@ import numpy as np
 
 from statetx.config import Evaluation
 from statetx.core.errors import ResultsError, did_you_mean
+from statetx.data.store.line_store import LineStore, thinned
 from statetx.data.store.plan import Plan
 from statetx.data.store.roles import control_rows
-from statetx.data.store.store import LineStore, Store, thinned
+from statetx.data.store.store import Store
 from statetx.evaluation.scores.conditions import target_genes
 from statetx.evaluation.scores.pseudobulk import Controls
 from statetx.shared.expression import TARGET_SUM

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from statetx.config import Evaluation
+from statetx.data.store.line_store import thinned
 from statetx.data.store.plan import Plan
 from statetx.data.store.roles import control_rows
-from statetx.data.store.store import Store, thinned
+from statetx.data.store.store import Store
 from statetx.evaluation.held_out.held_out_line import HeldOutLine
 from statetx.evaluation.scores.energy_and_mmd import gamma_grid, median_squared_distance
 from statetx.shared.seeds import generator

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from statetx.data.store.store import LineStore, Store
+from statetx.data.store.line_store import LineStore
+from statetx.data.store.store import Store
 
 CELLS = 256
 """Most cells read of a condition: the squared effect then has noise below 1 % of an SD per gene."""

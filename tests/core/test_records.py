@@ -57,6 +57,10 @@ def test_an_altered_file_is_refused(tmp_path: Path) -> None:
     path.write_text("role: test, and more")
     with pytest.raises(ResultsError, match="it has 20 bytes, 10 were written"):
         records.verify(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ResultsError, match="the file that a stage wrote"):
+        records.verify(path)
 
 
 def test_nothing_is_renamed_into_place_while_an_input_is_damaged(

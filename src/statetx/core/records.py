@@ -78,16 +78,12 @@ class Record:
 
 
 def record_path(path: str | Path) -> Path:
-    """Return the path of the record of an output.
-
-    Parameters
-    ----------
-    path
-        A file, or a directory that one stage wrote.
-    """
+    """Return the path of the record of a file, or of a directory that one stage wrote."""
     path = Path(path)
-    if path.is_dir():
-        return path / NAME
+    return path / NAME if path.is_dir() else _record_of_file(path)
+
+
+def _record_of_file(path: Path) -> Path:
     beside = path.with_name(f"{COMPANIONS.get(path.name, path.name)}.{NAME}")
     return beside if beside.exists() or not (path.parent / NAME).exists() else path.parent / NAME
 
@@ -195,7 +191,7 @@ def verify(path: str | Path, background: bool = False) -> Path:
         The file differs from what its stage wrote, or does not exist, or its record is damaged.
     """
     path = Path(path)
-    beside = record_path(path)
+    beside = _record_of_file(path)  # a directory in the place of a file is damage
     if beside.exists():
         entry = read_record(beside).files.get(_relative(path, beside))
         if entry is not None and not path.is_file():

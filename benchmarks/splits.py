@@ -54,7 +54,7 @@ def measure(name: str) -> dict[str, Any]:
     from make import CONTROL, from_design
 
     from statetx.config import GENERATORS
-    from statetx.splits.apply_toml import resolve
+    from statetx.splits.apply_toml import roles_from_toml
     from statetx.splits.compounds.drug_tables import facts_of
     from statetx.splits.findings import Findings
     from statetx.splits.lint.lint import Facts
@@ -75,7 +75,7 @@ def measure(name: str) -> dict[str, Any]:
     text = plan_file(plan, source.conditions, "tahoe", "results/tahoe/pack", {}).text()
     log = Findings()
     read = parse(tomllib.loads(text), log)
-    again = resolve(read, "tahoe", source.conditions, [CONTROL], log)
+    again = roles_from_toml(read, "tahoe", source.conditions, [CONTROL], log)
     keys = ["line", "perturbation", "role"]
     same = again[keys].sort_values(keys).to_numpy() == plan[keys].sort_values(keys).to_numpy()
     assert same.all(), "the plan changes on its way through the TOML"

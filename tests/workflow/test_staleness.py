@@ -41,7 +41,7 @@ def test_evaluation_code_reruns_scoring_only(road):
 def test_a_reworded_error_a_comment_and_a_docstring_rerun_nothing(road):
     source = road / "src/statetx"
     edit(source / "core/errors.py", "where:", "place:")
-    edit(source / "data/store/store.py", "has no perturbation", "knows no perturbation")
+    edit(source / "data/store/line_store.py", "has no perturbation", "knows no perturbation")
     for name in (
         "training/fit.py",
         "data/sets/set_table.py",

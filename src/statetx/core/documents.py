@@ -340,6 +340,7 @@ def zip_entries(path: str | Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as file:
             return file.infolist()
+    # zipfile raises NotImplementedError for versions and compressions that it does not know.
     except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as error:
         raise ValueError(f"it is truncated or damaged: {error}") from error
 

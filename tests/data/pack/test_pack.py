@@ -60,7 +60,7 @@ def test_every_cell_arrives_unchanged(tiny_source: Path, reference: Path) -> Non
 def test_counts_may_be_whole_but_for_rounding(
     tiny_source: Path, tiny_settings: Dataset, tmp_path: Path
 ) -> None:
-    """The check of a whole file and that of each line once disagreed on a single 2.0000153."""
+    """The check of a whole file and that of each line must agree on a single 2.0000153."""
     for path in sources(tiny_source):
         cells = anndata.read_h5ad(path)
         cells.X = cells.X.astype(np.float32)

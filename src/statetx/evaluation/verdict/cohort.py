@@ -22,7 +22,7 @@ WANTED = Wanted("the scores", ResultsError, "run the evaluate stage again")
 REFERENCES = ("floor", "mean_response", "interpolated_duplicate", "ceiling")
 """Names and roles of the references; each is a file ``<name>.csv``."""
 OPTIONAL_ENDS = ("mean_response", "interpolated_duplicate")
-"""Without them there is no dynamic range, but a verdict: a floor and a ceiling suffice for it."""
+"""A verdict needs a floor and a ceiling; the dynamic range needs these too."""
 ROLES = ("floor", "mean_response", "baseline", "model", "interpolated_duplicate", "ceiling")
 """In the order of the rows."""
 

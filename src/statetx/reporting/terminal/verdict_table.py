@@ -24,7 +24,7 @@ _ASCII = str.maketrans(
 LEFT_TO_THE_PAGE = ("mean_response", "interpolated_duplicate")
 """Columns without which the table fits a terminal."""
 LOG_WIDTH = 100
-"""Width of sentences where there is no terminal; the table there is as wide as it needs."""
+"""Line width when output is not a terminal. Tables are never wrapped there."""
 
 
 def print_verdict(verdict: Path, file: TextIO | None = None) -> None:
